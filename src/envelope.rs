@@ -1,0 +1,156 @@
+//! What an answer's text holds: device states, nothing, or a refusal.
+//!
+//! The API document says that the per-device endpoint answers with a bare object while its siblings
+//! wrap theirs in `{success, errors, messages, result}`; both are read everywhere, so that it does
+//! not matter who is right. The states themselves are not looked into.
+
+use crate::json::{self, JsonError};
+
+/// What a text holds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Content<'a> {
+    /// The raw text of each device state.
+    States(Vec<&'a str>),
+    /// `null`, `{}` or an empty list: there is no state in the window.
+    Absent,
+    /// `success` is false, whatever the HTTP status says.
+    Refused(Refusal),
+}
+
+/// The first error that a refusing envelope names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusal {
+    /// Cloudflare's error code.
+    pub code: Option<i64>,
+    /// Cloudflare's words; foreign text, to be escaped where it is shown.
+    pub message: Option<String>,
+}
+
+/// Reads an answer, bare or in the envelope.
+///
+/// # Errors
+/// Where the text is not JSON.
+pub fn read(text: &str) -> Result<Content<'_>, JsonError> {
+    let text = json::value(text)?;
+    if !text.starts_with('{') {
+        return states(text);
+    }
+    let envelope = Envelope::find(text)?;
+    match envelope {
+        None => states(text),
+        Some(Envelope { success: Some("false"), errors, .. }) => Ok(Content::Refused(refusal(errors))),
+        Some(Envelope { result: Some(result), .. }) => states(result),
+        Some(Envelope { result: None, .. }) => Ok(Content::Absent),
+    }
+}
+
+/// The members of an envelope that say something.
+#[derive(Default)]
+struct Envelope<'a> {
+    success: Option<&'a str>,
+    result: Option<&'a str>,
+    errors: Option<&'a str>,
+}
+
+impl<'a> Envelope<'a> {
+    /// The envelope that an object is; `None` where it is a device state itself.
+    fn find(text: &'a str) -> Result<Option<Self>, JsonError> {
+        let mut found = Self::default();
+        let mut bare = false;
+        json::each_entry(text, &mut |key, raw| match &*key {
+            "success" => found.success = Some(raw),
+            "result" => found.result = Some(raw),
+            "errors" => found.errors = Some(raw),
+            "deviceId" => bare = true,
+            _ => (),
+        })?;
+        let enveloped = !bare && (found.success.is_some() || found.result.is_some());
+        Ok(enveloped.then_some(found))
+    }
+}
+
+fn states(raw: &str) -> Result<Content<'_>, JsonError> {
+    let mut states = Vec::new();
+    match raw.as_bytes().first() {
+        Some(b'[') => json::each_item(raw, &mut |item| states.push(item))?,
+        Some(b'n') => (),
+        Some(b'{') if raw[1..].trim_start().starts_with('}') => (),
+        _ => states.push(raw),
+    }
+    Ok(if states.is_empty() { Content::Absent } else { Content::States(states) })
+}
+
+fn refusal(errors: Option<&str>) -> Refusal {
+    let mut refusal = Refusal::default();
+    let mut first = None;
+    // Errors of another form than the documented one say nothing; the refusal stands all the same.
+    let _ = json::each_item(errors.unwrap_or("[]"), &mut |item| {
+        first.get_or_insert(item);
+    });
+    let _ = json::each_entry(first.unwrap_or("{}"), &mut |key, raw| match &*key {
+        "code" => refusal.code = raw.parse().ok(),
+        "message" => refusal.message = json::string(raw).map(std::borrow::Cow::into_owned),
+        _ => (),
+    });
+    refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expect: &Content<'_>) {
+        assert_eq!(read(text).as_ref(), Ok(expect), "{text}");
+    }
+
+    #[test]
+    fn reads_states_bare_and_in_the_envelope() {
+        let state = r#"{"deviceId": "d", "colo":"SJC"}"#;
+        check(state, &Content::States(vec![state]));
+        check(&format!(" {state}\n"), &Content::States(vec![state]));
+        check(
+            &format!(r#"{{"success":true,"errors":[],"messages":[],"result":{state}}}"#),
+            &Content::States(vec![state]),
+        );
+        check(
+            &format!(r#"{{"result":[{state},{state}],"result_info":{{"page":1}}}}"#),
+            &Content::States(vec![state, state]),
+        );
+        check(&format!("[{state}]"), &Content::States(vec![state]));
+        check(r#"{"deviceId":"d","result":1}"#, &Content::States(vec![r#"{"deviceId":"d","result":1}"#]));
+    }
+
+    #[test]
+    fn reads_every_way_of_saying_nothing() {
+        for text in
+            ["null", "{}", "{ }", "[]", r#"{"success":true}"#, r#"{"success":true,"result":null}"#, r#"{"result":{}}"#]
+        {
+            check(text, &Content::Absent);
+        }
+    }
+
+    #[test]
+    fn a_refusal_stands_whatever_its_errors_look_like() {
+        let refused = |code: Option<i64>, message: Option<&str>| {
+            Content::Refused(Refusal { code, message: message.map(str::to_owned) })
+        };
+        let text = r#"{"success":false,"errors":[{"code":971,"message":"Please wait"},{"code":1}],"result":null}"#;
+        check(text, &refused(Some(971), Some("Please wait")));
+        check(r#"{"success":false,"result":{"deviceId":"d"}}"#, &refused(None, None));
+        check(r#"{"success":false,"errors":"none"}"#, &refused(None, None));
+        check(r#"{"success":false,"errors":[5]}"#, &refused(None, None));
+    }
+
+    #[test]
+    fn what_is_no_state_is_handed_on_to_be_kept() {
+        check("17", &Content::States(vec!["17"]));
+        check(r#"{"success":true,"result":"x"}"#, &Content::States(vec![r#""x""#]));
+    }
+
+    #[test]
+    fn says_where_it_is_no_json() {
+        for text in ["", "<html>", r#"{"success":true,"result":{"#, "{} {}"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}

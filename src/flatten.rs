@@ -1,0 +1,384 @@
+//! From the raw body of a device state to one row of the schema.
+//!
+//! A [`Plan`] is a schema compiled to a trie of keys; it reads a body into a [`Row`], and rows fill
+//! [`Columns`], which become an Arrow batch. A row is complete before any column is touched, so a
+//! body that turns out to be no row leaves nothing behind.
+//!
+//! A value goes into its column only where it fits exactly. Whatever else the body held (a value of
+//! another type, a key that the schema does not know) is kept verbatim in the `unmapped` column.
+//! Nothing is rescaled, guessed or dropped, and no column is known here by name.
+
+mod columns;
+mod number;
+mod row;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clock;
+use crate::json::{self, JsonError};
+use crate::schema::{Column, Kind, Schema, Shape};
+
+pub use columns::Columns;
+pub use row::{Cell, Row};
+
+/// A schema compiled for reading bodies.
+#[derive(Debug)]
+pub struct Plan {
+    schema: Arc<Schema>,
+    groups: Vec<Group>,
+}
+
+/// Why a body is no row.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FlattenError {
+    /// It is not text.
+    #[error("not UTF-8 from byte {0} on")]
+    Encoding(usize),
+    /// It is not JSON.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// It is JSON, but not an object.
+    #[error("not an object")]
+    Kind,
+    /// It lacks what makes a row one.
+    #[error("no {column:?} in it")]
+    Missing {
+        /// The column that has to have a value.
+        column: String,
+    },
+}
+
+/// The keys of one object in a body.
+#[derive(Debug, Default)]
+struct Group {
+    path: String,
+    keys: HashMap<String, Target>,
+    /// Every column at or below this object.
+    columns: Vec<usize>,
+}
+
+/// Where a key leads.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Column(usize),
+    Group(usize),
+}
+
+impl Plan {
+    /// Compiles a schema.
+    #[must_use]
+    pub fn new(schema: Arc<Schema>) -> Self {
+        let mut groups = vec![Group::default()];
+        for (at, column) in schema.columns.iter().enumerate() {
+            if let Some(path) = &column.path {
+                insert(&mut groups, path, at);
+            }
+        }
+        Self { schema, groups }
+    }
+
+    /// The schema that was compiled.
+    #[must_use]
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// Reads a body into `row`, in place of what the row held. Of a key that stands twice in an
+    /// object the last counts, as most readers of JSON have it.
+    ///
+    /// # Errors
+    /// Where the body is no row of the dataset; the row's content is then void.
+    pub fn flatten(&self, body: &[u8], row: &mut Row) -> Result<(), FlattenError> {
+        let text = std::str::from_utf8(body).map_err(|error| FlattenError::Encoding(error.valid_up_to()))?;
+        row.clear(self.schema.columns.len(), self.groups.len());
+        if !text.trim_start().starts_with('{') {
+            json::value(text)?;
+            return Err(FlattenError::Kind);
+        }
+        self.read_group(0, text, row)?;
+        self.require(row)?;
+        if let Some(at) = self.schema.unmapped() {
+            row.close_unmapped(at);
+        }
+        Ok(())
+    }
+
+    fn require(&self, row: &Row) -> Result<(), FlattenError> {
+        let missing = |at: usize| matches!(row.cell(at), Cell::Null) || row.text(at) == Some("");
+        let columns = self.schema.columns.iter().enumerate();
+        match columns.into_iter().find(|(at, column)| column.required && missing(*at)) {
+            Some((_, column)) => Err(FlattenError::Missing { column: column.name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn read_group(&self, group: usize, text: &str, row: &mut Row) -> Result<(), JsonError> {
+        let mut read = Ok(());
+        json::each_entry(text, &mut |key, raw| {
+            if read.is_ok() {
+                read = self.read_entry(&self.groups[group], &key, raw, row);
+            }
+        })?;
+        read
+    }
+
+    fn read_entry(&self, group: &Group, key: &str, raw: &str, row: &mut Row) -> Result<(), JsonError> {
+        match group.keys.get(key) {
+            None => row.keep(join(&group.path, key), raw),
+            Some(&Target::Column(at)) => {
+                let column = &self.schema.columns[at];
+                if row.meet_column(at) {
+                    row.forget(at);
+                    row.forget_below(&join(&group.path, key));
+                }
+                read_column(column, at, || join(&group.path, key), raw, row)?;
+            }
+            Some(&Target::Group(inner)) => self.read_inner(inner, raw, row)?,
+        }
+        Ok(())
+    }
+
+    fn read_inner(&self, inner: usize, raw: &str, row: &mut Row) -> Result<(), JsonError> {
+        let group = &self.groups[inner];
+        if row.meet_group(inner) {
+            group.columns.iter().for_each(|&at| row.forget(at));
+            row.forget_below(&group.path);
+        }
+        match raw {
+            "null" => (),
+            object if object.starts_with('{') => self.read_group(inner, object, row)?,
+            other => row.keep(group.path.clone(), other),
+        }
+        Ok(())
+    }
+}
+
+fn insert(groups: &mut Vec<Group>, path: &[String], at: usize) {
+    let (leaf, outer) = path.split_last().expect("a path of the table has at least one key");
+    let mut here = 0;
+    for key in outer {
+        groups[here].columns.push(at);
+        here = match groups[here].keys.get(key) {
+            Some(&Target::Group(inner)) => inner,
+            _ => {
+                let path = join(&groups[here].path, key);
+                groups.push(Group { path, ..Group::default() });
+                let inner = groups.len() - 1;
+                groups[here].keys.insert(key.clone(), Target::Group(inner));
+                inner
+            }
+        };
+    }
+    groups[here].columns.push(at);
+    groups[here].keys.insert(leaf.clone(), Target::Column(at));
+}
+
+/// Reads one value into its column, or keeps it.
+fn read_column(
+    column: &Column,
+    at: usize,
+    path: impl Fn() -> String,
+    raw: &str,
+    row: &mut Row,
+) -> Result<(), JsonError> {
+    if column.kind == Kind::List && raw.starts_with('[') {
+        return read_list(column, at, &path(), raw, row);
+    }
+    match scalar(column.kind, raw, row) {
+        Some(cell) => row.set(at, cell),
+        None => row.keep(path(), raw),
+    }
+    Ok(())
+}
+
+/// The cell that a value fits exactly; `None` where it fits none of this kind.
+fn scalar(kind: Kind, raw: &str, row: &mut Row) -> Option<Cell> {
+    if raw == "null" {
+        return Some(Cell::Null);
+    }
+    match kind {
+        Kind::String => Some(row.write(&json::string(raw)?)),
+        Kind::Boolean => raw.parse().ok().map(Cell::Boolean),
+        Kind::Int64 => number::int64(raw).map(Cell::Int64),
+        Kind::Float64 => number::float64(raw).map(Cell::Float64),
+        Kind::Timestamp => {
+            let text = json::string(raw);
+            let at = match &text {
+                Some(text) => clock::parse_timestamp(text),
+                None => number::int64(raw).and_then(clock::from_epoch_ms),
+            };
+            at.map(|at| Cell::Timestamp(at.timestamp_micros()))
+        }
+        Kind::List => None,
+    }
+}
+
+/// Reads a list of structs; where the column accepts it, also a list of such lists.
+fn read_list(column: &Column, at: usize, path: &str, raw: &str, row: &mut Row) -> Result<(), JsonError> {
+    let nested = column.accept.contains(&Shape::Nested);
+    row.open_list(at);
+    each_place(path, raw, &mut |place, item| match item.as_bytes().first() {
+        Some(b'[') if nested => each_place(&place, item, &mut |place, inner| read_element(column, place, inner, row)),
+        _ => read_element(column, place, item, row),
+    })?;
+    row.close_list(at);
+    Ok(())
+}
+
+/// Calls `item` with the path and the text of each element.
+fn each_place(
+    path: &str,
+    raw: &str,
+    item: &mut dyn FnMut(String, &str) -> Result<(), JsonError>,
+) -> Result<(), JsonError> {
+    let mut read = Ok(());
+    let mut index = 0_usize;
+    json::each_item(raw, &mut |text| {
+        if read.is_ok() {
+            read = item(format!("{path}[{index}]"), text);
+        }
+        index += 1;
+    })?;
+    read
+}
+
+/// Reads one struct of a list. What is no object takes its place as a null and is kept aside.
+fn read_element(column: &Column, place: String, raw: &str, row: &mut Row) -> Result<(), JsonError> {
+    if !raw.starts_with('{') {
+        row.push_null_element();
+        if raw != "null" {
+            row.keep(place, raw);
+        }
+        return Ok(());
+    }
+    let element = row.push_element(column.fields.len());
+    json::each_entry(raw, &mut |key, raw| {
+        let path = join(&place, &key);
+        let Some(member) = column.fields.iter().position(|member| *member.name == *key) else {
+            row.keep(path, raw);
+            return;
+        };
+        row.forget_below(&path);
+        let cell = scalar(column.fields[member].kind, raw, row);
+        row.set_member(element, member, cell.unwrap_or(Cell::Null));
+        if cell.is_none() {
+            row.keep(path, raw);
+        }
+    })
+}
+
+/// The path of a key within the object at `outer`. A key of other letters than names have stands in
+/// brackets, so that no two places share a path.
+fn join(outer: &str, key: &str) -> String {
+    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    match (outer, plain) {
+        ("", true) => key.to_owned(),
+        (_, true) => format!("{outer}.{key}"),
+        (_, false) => format!("{outer}[{}]", quoted(key)),
+    }
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> Cow<'static, str> {
+    serde_json::to_string(text).expect("a string always has a form in JSON").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    fn check(body: &str, expect: &Expect) {
+        let plan = Plan::new(Schema::device_state());
+        let mut row = Row::default();
+        let said = match plan.flatten(body.as_bytes(), &mut row) {
+            Ok(()) => row.describe(plan.schema()),
+            Err(error) => format!("error: {error}"),
+        };
+        expect.assert_eq(&said);
+    }
+
+    #[test]
+    fn a_value_goes_where_it_fits_exactly() {
+        check(
+            r#"{"deviceId":"d","cpuPct":12,"batteryCycles":12.0,"diskReadBps":1.5e1,"alwaysOn":true,
+                "timestamp":"2023-10-11 00:00:00.5+00","deviceIpv4":{"location":{"city":"Z\u00fcrich"}}}"#,
+            &expect![[r#"
+                device_id = "d"
+                timestamp = 1696982400500000
+                always_on = true
+                cpu_pct = 12.0
+                disk_read_bps = 15
+                battery_cycles = 12
+                device_ipv4_location_city = "Zürich"
+            "#]],
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_kept_verbatim() {
+        check(
+            r#"{"deviceId":"d","cpuPct":"12","batteryCycles":1.50,"alwaysOn":1,"colo":7,"new":{"a": [1]},"x.y":null,
+                "deviceIpv4":{"version":"4","location":[ ],"ttl":3},"rtt":5,"timestamp":"soon"}"#,
+            &expect![[r#"
+                device_id = "d"
+                unmapped = "{\"[\\\"x.y\\\"]\":null,\"alwaysOn\":1,\"batteryCycles\":1.50,\"colo\":7,\"cpuPct\":\"12\",\"deviceIpv4.location\":[ ],\"deviceIpv4.ttl\":3,\"deviceIpv4.version\":\"4\",\"new\":{\"a\": [1]},\"rtt\":5,\"timestamp\":\"soon\"}"
+            "#]],
+        );
+    }
+
+    #[test]
+    fn lists_are_read_flat_and_nested() {
+        check(
+            r#"{"deviceId":"d","cpuPctByApp":[[{"cpu_pct":1,"name":"a"}],[],[{"name":"b","pid":7}]],
+                "ramUsedPctByApp":[{"name":"c","ram_used_pct":"1"},null,9]}"#,
+            &expect![[r#"
+                device_id = "d"
+                cpu_pct_by_app = [{name: "a", cpu_pct: 1.0}, {name: "b", cpu_pct: null}]
+                ram_used_pct_by_app = [{name: "c", ram_used_pct: null}, null, null]
+                unmapped = "{\"cpuPctByApp[2][0].pid\":7,\"ramUsedPctByApp[0].ram_used_pct\":\"1\",\"ramUsedPctByApp[2]\":9}"
+            "#]],
+        );
+    }
+
+    #[test]
+    fn of_a_key_that_stands_twice_the_last_counts() {
+        check(
+            r#"{"deviceId":"c","deviceId":"d","rtt":{"rttUs":{"upstream":1,"downstream":2},"odd":1},"cpuPct":"x","cpuPct":2,
+                "rtt":{"rttUs":{"upstream":3}},"ramUsedPctByApp":[{"name":"a"}],"ramUsedPctByApp":[],"new":1,"new":2}"#,
+            &expect![[r#"
+                device_id = "d"
+                cpu_pct = 2.0
+                rtt_rtt_us_upstream = 3
+                ram_used_pct_by_app = []
+                unmapped = "{\"new\":2}"
+            "#]],
+        );
+    }
+
+    #[test]
+    fn says_why_a_body_is_no_row() {
+        check("17", &expect!["error: not an object"]);
+        check("{\"colo\":\"SJC\"}", &expect![[r#"error: no "device_id" in it"#]]);
+        check("{\"deviceId\":null}", &expect![[r#"error: no "device_id" in it"#]]);
+        check("{\"deviceId\":\"\"}", &expect![[r#"error: no "device_id" in it"#]]);
+        check("{\"deviceId\":5}", &expect![[r#"error: no "device_id" in it"#]]);
+        check("{\"deviceId\":", &expect!["error: not JSON: it ends too early at line 1 column 12"]);
+        // Half a surrogate pair is no text; as a key it has no place to be kept at.
+        let half_a_pair = r#"{"deviceId":"d","cpuPctByApp":[{"\ud800":1}]}"#;
+        check(half_a_pair, &expect!["error: not JSON: it cannot be read at line 1 column 9"]);
+        check("<html>", &expect!["error: not JSON: it cannot be read at line 1 column 1"]);
+    }
+
+    #[test]
+    fn a_row_forgets_the_body_before() {
+        let plan = Plan::new(Schema::device_state());
+        let mut row = Row::default();
+        plan.flatten(br#"{"deviceId":"d","colo":"SJC","new":1,"cpuPctByApp":[{"name":"a"}]}"#, &mut row)
+            .expect("a row");
+        plan.flatten(br#"{"deviceId":"e"}"#, &mut row).expect("a row");
+        assert_eq!(row.describe(plan.schema()), "device_id = \"e\"\n");
+    }
+}

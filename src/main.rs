@@ -1,0 +1,2 @@
+//! The `dex-archive` program.
+fn main() {}

@@ -1,0 +1,223 @@
+//! The TOML of a schema table and the rules that it keeps.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+
+use super::{Column, EqualKeys, Kind, Member, Personal, Role, Schema, SchemaError, Shape, TABLE_FORMAT, Unit};
+
+/// A table that keeps its rules.
+pub(super) struct Checked {
+    pub(super) dataset: String,
+    pub(super) description: String,
+    pub(super) columns: Vec<Column>,
+    pub(super) key: Vec<usize>,
+    pub(super) partition_by: Vec<usize>,
+    pub(super) equal_keys: EqualKeys,
+}
+
+/// Reads a table and holds it against its rules.
+pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
+    let format: Format = toml::from_str(text).map_err(Box::new)?;
+    if format.format != TABLE_FORMAT {
+        return Err(SchemaError::Format { found: format.format });
+    }
+    let table: Table = toml::from_str(text).map_err(Box::new)?;
+    let columns: Vec<Column> = table.column.into_iter().map(Entry::into_column).collect();
+    check_columns(&columns)?;
+    let key = positions(&columns, &table.key)?;
+    let partition_by = positions(&columns, &table.partition_by)?;
+    check_partition(&columns, &key, &partition_by)?;
+    let Table { dataset, description, equal_keys, .. } = table;
+    Ok(Schema::new(Checked { dataset, description, columns, key, partition_by, equal_keys }))
+}
+
+/// Only the format, so that a table of another one is refused for that and not for a strange key.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    #[expect(dead_code, reason = "read by `Format`; named here because other keys are refused")]
+    format: u32,
+    dataset: String,
+    description: String,
+    partition_by: Vec<String>,
+    key: Vec<String>,
+    equal_keys: EqualKeys,
+    column: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    path: Option<String>,
+    #[serde(rename = "type")]
+    kind: Kind,
+    role: Role,
+    unit: Option<Unit>,
+    personal: Option<Personal>,
+    group: Option<String>,
+    #[serde(default)]
+    required: bool,
+    #[serde(default)]
+    accept: Vec<Shape>,
+    #[serde(default = "first_version")]
+    since: u32,
+    description: String,
+    #[serde(default)]
+    field: Vec<Member>,
+}
+
+impl Entry {
+    fn into_column(self) -> Column {
+        Column {
+            name: self.name,
+            path: self.path.map(|path| path.split('.').map(str::to_owned).collect()),
+            kind: self.kind,
+            role: self.role,
+            unit: self.unit,
+            personal: self.personal,
+            group: self.group,
+            required: self.required,
+            accept: self.accept,
+            since: self.since,
+            description: self.description,
+            fields: self.field,
+        }
+    }
+}
+
+fn first_version() -> u32 {
+    1
+}
+
+fn check_columns(columns: &[Column]) -> Result<(), SchemaError> {
+    let mut names = HashSet::new();
+    let mut paths = HashSet::new();
+    let mut newest = 1;
+    for column in columns {
+        let problem = column_problem(column, newest)
+            .or_else(|| (!names.insert(column.name.as_str())).then_some("stands in the table twice"))
+            .or_else(|| column.path.as_ref().and_then(|path| (!paths.insert(path)).then_some("has another's path")));
+        if let Some(problem) = problem {
+            return Err(broken(&column.name, problem));
+        }
+        newest = newest.max(column.since);
+    }
+    let inside = |outer: &[String], inner: &[String]| outer.len() < inner.len() && inner.starts_with(outer);
+    for column in columns {
+        if column.path.as_ref().is_some_and(|path| paths.iter().any(|other| inside(path, other))) {
+            return Err(broken(&column.name, "has a path that leads into a group of others"));
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a column on its own, given the newest `since` before it.
+fn column_problem(column: &Column, newest: u32) -> Option<&'static str> {
+    let plain = |name: &str| !name.is_empty() && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    let nested = column.accept.contains(&Shape::Nested);
+    match column {
+        _ if !plain(&column.name) => Some("has a name with other letters than a-z, 0-9 and _"),
+        _ if column.description.trim().is_empty() => Some("has no description"),
+        _ if column.since < newest => Some("stands after a column of a later version"),
+        _ if (column.kind == Kind::List) == column.fields.is_empty() => {
+            Some("has fields and no list, or a list without")
+        }
+        _ if column.fields.iter().any(|field| field.kind == Kind::List) => Some("has a list within a list"),
+        _ if nested && column.kind != Kind::List => Some("accepts nested lists and is none"),
+        _ if column.role == Role::Unmapped && column.kind != Kind::String => Some("keeps JSON text and is no string"),
+        _ => None,
+    }
+}
+
+fn positions(columns: &[Column], names: &[String]) -> Result<Vec<usize>, SchemaError> {
+    let find = |name: &String| columns.iter().position(|column| column.name == *name);
+    names
+        .iter()
+        .map(|name| find(name).ok_or_else(|| broken(name, "is named at the head and is not in the table")))
+        .collect()
+}
+
+fn check_partition(columns: &[Column], key: &[usize], partition_by: &[usize]) -> Result<(), SchemaError> {
+    if let Some(&list) = key.iter().find(|&&at| columns[at].kind == Kind::List) {
+        return Err(broken(&columns[list].name, "is a list and part of the key"));
+    }
+    if let Some(&at) = partition_by.iter().find(|&&at| columns[at].kind != Kind::Timestamp) {
+        return Err(broken(&columns[at].name, "is no timestamp and says the partition"));
+    }
+    match partition_by.first() {
+        Some(time) if key.contains(time) => Ok(()),
+        Some(&time) => Err(broken(&columns[time].name, "says the partition and is not part of the key")),
+        None => Err(broken("partition_by", "names no column")),
+    }
+}
+
+fn broken(column: &str, problem: &'static str) -> SchemaError {
+    SchemaError::Column { column: column.to_owned(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "format = 1\ndataset = \"t\"\ndescription = \"d\"\npartition_by = [\"at\"]\nkey = [\"at\"]\nequal_keys = \"last\"\n\
+        [[column]]\nname = \"at\"\npath = \"at\"\ntype = \"timestamp\"\nrole = \"time\"\ndescription = \"When.\"\n";
+
+    fn check(more: &str, expect: &str) {
+        let said = match Schema::parse(&format!("{HEAD}{more}")) {
+            Ok(_) => "fine".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        assert!(said.contains(expect), "{said}");
+    }
+
+    #[test]
+    fn holds_a_table_against_its_rules() {
+        let column = |more: &str| format!("[[column]]\nrole = \"label\"\n{more}");
+        check("", "fine");
+        check(&column("name = \"at\"\ntype = \"string\"\ndescription = \"x\""), "\"at\" stands in the table twice");
+        check(
+            &column("name = \"b\"\npath = \"at\"\ntype = \"string\"\ndescription = \"x\""),
+            "\"b\" has another's path",
+        );
+        check(
+            &column("name = \"b\"\npath = \"at.b\"\ntype = \"string\"\ndescription = \"x\""),
+            "\"at\" has a path that leads",
+        );
+        check(&column("name = \"b\"\ntype = \"string\"\ndescription = \" \""), "\"b\" has no description");
+        check(&column("name = \"B\"\ntype = \"string\"\ndescription = \"x\""), "\"B\" has a name with other letters");
+        check(&column("name = \"b\"\ntype = \"list\"\ndescription = \"x\""), "\"b\" has fields and no list");
+        check(
+            &column("name = \"b\"\ntype = \"string\"\nunit = \"furlong\"\ndescription = \"x\""),
+            "unknown variant `furlong`",
+        );
+        check(
+            &column("name = \"b\"\ntype = \"string\"\ncolour = \"red\"\ndescription = \"x\""),
+            "unknown field `colour`",
+        );
+        check(
+            &[2, 1]
+                .map(|v| column(&format!("name = \"b{v}\"\ntype = \"string\"\nsince = {v}\ndescription = \"x\"\n")))
+                .concat(),
+            "\"b1\" stands after a column of a later version",
+        );
+    }
+
+    #[test]
+    fn refuses_another_format_in_a_sentence() {
+        let said = Schema::parse("format = 2\nstrange = true\n").expect_err("an error").to_string();
+        assert_eq!(said, "the schema table has format 2, this version reads 1");
+    }
+
+    #[test]
+    fn wants_the_partition_in_the_key() {
+        let said = Schema::parse(&HEAD.replace("key = [\"at\"]", "key = []")).expect_err("an error").to_string();
+        assert_eq!(said, "column \"at\" says the partition and is not part of the key");
+    }
+}

@@ -1,0 +1,240 @@
+//! What is asked for and what comes back: accounts, devices, answers, polls.
+//!
+//! An [`Answer`] is what one request brought: its poll, and the raw bodies of the device states in
+//! it. It crosses from the client to the journal as it is; nobody looks into a body before it is
+//! journalled.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{self, Timestamp};
+
+/// A Cloudflare account: 32 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AccountId(String);
+
+/// A physical device: a UUID in its usual form, lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceId(String);
+
+/// An identifier that is not of its form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Not 32 hexadecimal digits.
+    #[error("{0:?} is no account id: it has 32 hexadecimal digits, as the dashboard's address shows them")]
+    Account(String),
+    /// Not a UUID.
+    #[error("{0:?} is no device id: a UUID such as cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7 is expected")]
+    Device(String),
+}
+
+/// Where device states come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The newest state of one device.
+    Live,
+    /// The newest states of the fleet, page by page.
+    List,
+    /// Every reported state of up to 7 days back.
+    Raw,
+    /// One averaged state per device and hour of up to 7 days back.
+    Hourly,
+    /// A file.
+    Import,
+}
+
+/// The endpoint that a request went to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Endpoint {
+    /// `/dex/devices/{id}/fleet-status/live`.
+    Live,
+    /// `/dex/fleet-status/devices`.
+    List,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It brought something new.
+    State,
+    /// It brought what the archive has already.
+    Unchanged,
+    /// The API answered that there is no state in the window: not a failure.
+    Absent,
+    /// No answer that could be used, whatever was tried.
+    Failed,
+}
+
+/// The record of one request. Its JSON is a row of the `poll` dataset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Poll {
+    /// The pass over the fleet that it belongs to.
+    pub sweep_id: String,
+    /// The account that was asked.
+    pub account_id: AccountId,
+    /// When it was first sent.
+    #[serde(with = "clock::rfc3339")]
+    pub requested_at: Timestamp,
+    /// Where it went.
+    pub endpoint: Endpoint,
+    /// The device that was asked for; none for a page of the list.
+    pub device_id: Option<String>,
+    /// The page of the list; none for one device.
+    pub page: Option<u32>,
+    /// How it ended. Whether a state is new is known only once the archive has been looked at:
+    /// until then an answer with states counts as [`Outcome::State`].
+    pub outcome: Outcome,
+    /// Device states in the answer.
+    pub rows: u32,
+    /// HTTP status of the last attempt.
+    pub http_status: Option<u16>,
+    /// Cloudflare's error code.
+    pub error_code: Option<i64>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// From sending the last attempt to its last byte, in milliseconds.
+    pub latency_ms: Option<f64>,
+    /// Cloudflare's name for the answer.
+    pub cf_ray: Option<String>,
+}
+
+/// What one request, or one stretch of an imported file, brought.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The account that the states belong to.
+    pub account_id: AccountId,
+    /// The pass that brought them.
+    pub sweep_id: String,
+    /// Where they come from.
+    pub source: Source,
+    /// When they were received.
+    pub collected_at: Timestamp,
+    /// The raw bodies, one a device state.
+    pub bodies: Vec<Body>,
+    /// The request; none for a file.
+    pub poll: Option<Poll>,
+}
+
+/// The raw text of one device state, as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Body {
+    /// The bytes; not yet known to be UTF-8, JSON or a device state.
+    pub bytes: Box<[u8]>,
+    /// Where it stands in an imported file (`states.ndjson:17`).
+    pub origin: Option<Box<str>>,
+}
+
+impl AccountId {
+    /// Reads an account id.
+    ///
+    /// # Errors
+    /// Where it has not 32 hexadecimal digits.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        let fits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if !fits {
+            return Err(IdError::Account(text.to_owned()));
+        }
+        Ok(Self(text.to_ascii_lowercase()))
+    }
+
+    /// The 32 digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl DeviceId {
+    /// Reads a device id.
+    ///
+    /// # Errors
+    /// Where it is not a UUID of 36 characters.
+    pub fn parse(text: &str) -> Result<Self, IdError> {
+        let fits = text.len() == 36
+            && text.bytes().enumerate().all(|(at, b)| match at {
+                8 | 13 | 18 | 23 => b == b'-',
+                _ => b.is_ascii_hexdigit(),
+            });
+        if !fits {
+            return Err(IdError::Device(text.to_owned()));
+        }
+        Ok(Self(text.to_ascii_lowercase()))
+    }
+
+    /// The UUID.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl Source {
+    /// The word for it in the archive.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::List => "list",
+            Self::Raw => "raw",
+            Self::Hourly => "hourly",
+            Self::Import => "import",
+        }
+    }
+}
+
+impl Body {
+    /// A body as it came over the network.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self { bytes: text.as_bytes().into(), origin: None }
+    }
+}
+
+/// A name for a pass over the fleet: its start to the second and four random digits, so that names
+/// sort by time and two collectors do not share one.
+#[must_use]
+pub fn sweep_id(start: Timestamp, random: u16) -> String {
+    format!("{}-{random:04x}", start.format("%Y%m%dT%H%M%SZ"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holds_ids_to_their_form() {
+        assert!(AccountId::parse("01a7362d577a6c3019a474fd6f485823").is_ok());
+        for bad in ["", "01a7362d577a6c3019a474fd6f48582", "01a7362d577a6c3019a474fd6f48582g", "../../etc"] {
+            assert_eq!(AccountId::parse(bad), Err(IdError::Account(bad.to_owned())));
+        }
+        let device = DeviceId::parse("CB49C27F-7f97-49c5-b6f3-f7c01ead0fd7").expect("a device id");
+        assert_eq!(device.as_str(), "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7");
+        for bad in ["", "laptop-17", "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd", "cb49c27f/7f97-49c5-b6f3-f7c01ead0fd7"] {
+            assert_eq!(DeviceId::parse(bad), Err(IdError::Device(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn names_of_sweeps_sort_by_time() {
+        let at = clock::parse_timestamp("2026-11-24T07:40:51.9Z").expect("a timestamp");
+        assert_eq!(sweep_id(at, 0xab), "20261124T074051Z-00ab");
+    }
+}
