@@ -1,8 +1,13 @@
 //! Keeps the history of a Cloudflare WARP fleet that Cloudflare itself forgets after 7 days.
 
+pub mod api;
+pub mod archive;
 pub mod clock;
 pub mod envelope;
 pub mod flatten;
+pub mod ingest;
+pub mod journal;
 pub mod json;
 pub mod schema;
+pub mod sim;
 pub mod snapshot;

@@ -32,8 +32,8 @@ pub struct Schema {
     pub key: Vec<usize>,
     /// Indices of the timestamps whose UTC day is the partition: the first that has a value counts.
     pub partition_by: Vec<usize>,
-    /// Which of two rows with one key stays.
-    pub equal_keys: EqualKeys,
+    /// The timestamp by which the later of two rows with one key stays; without, the first does.
+    pub newest_by: Option<usize>,
     by_name: HashMap<String, usize>,
     arrow: SchemaRef,
 }
@@ -181,16 +181,6 @@ pub enum Shape {
     Nested,
 }
 
-/// Which of two rows with one key stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EqualKeys {
-    /// The one that was in the archive first.
-    First,
-    /// The one that was collected last.
-    Last,
-}
-
 /// Why a table is no schema.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
@@ -283,7 +273,7 @@ impl Schema {
             columns: table.columns,
             key: table.key,
             partition_by: table.partition_by,
-            equal_keys: table.equal_keys,
+            newest_by: table.newest_by,
             by_name,
             arrow: Arc::new(arrow_schema::Schema::new(fields)),
         }
@@ -303,7 +293,7 @@ impl Column {
         match self.kind {
             Kind::List => {
                 let members: Fields = self.fields.iter().map(Member::to_field).collect();
-                DataType::List(Arc::new(Field::new("item", DataType::Struct(members), true)))
+                DataType::List(Arc::new(Field::new("element", DataType::Struct(members), true)))
             }
             scalar => scalar.data_type(),
         }
@@ -454,7 +444,7 @@ mod tests {
         let table = |columns: &str| {
             format!(
                 "format = 1\ndataset = \"t\"\ndescription = \"d\"\npartition_by = [\"a\"]\nkey = [\"a\"]\n\
-                 equal_keys = \"last\"\n{columns}"
+                 {columns}"
             )
         };
         let column = |name: &str, kind: &str, says: &str| {

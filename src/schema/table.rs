@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 
-use super::{Column, EqualKeys, Kind, Member, Personal, Role, Schema, SchemaError, Shape, TABLE_FORMAT, Unit};
+use super::{Column, Kind, Member, Personal, Role, Schema, SchemaError, Shape, TABLE_FORMAT, Unit};
 
 /// A table that keeps its rules.
 pub(super) struct Checked {
@@ -13,7 +13,7 @@ pub(super) struct Checked {
     pub(super) columns: Vec<Column>,
     pub(super) key: Vec<usize>,
     pub(super) partition_by: Vec<usize>,
-    pub(super) equal_keys: EqualKeys,
+    pub(super) newest_by: Option<usize>,
 }
 
 /// Reads a table and holds it against its rules.
@@ -27,9 +27,11 @@ pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
     check_columns(&columns)?;
     let key = positions(&columns, &table.key)?;
     let partition_by = positions(&columns, &table.partition_by)?;
+    let newest_by = positions(&columns, table.newest_by.as_slice())?.first().copied();
+    check_times(&columns, partition_by.iter().chain(&newest_by))?;
     check_partition(&columns, &key, &partition_by)?;
-    let Table { dataset, description, equal_keys, .. } = table;
-    Ok(Schema::new(Checked { dataset, description, columns, key, partition_by, equal_keys }))
+    let Table { dataset, description, .. } = table;
+    Ok(Schema::new(Checked { dataset, description, columns, key, partition_by, newest_by }))
 }
 
 /// Only the format, so that a table of another one is refused for that and not for a strange key.
@@ -47,7 +49,7 @@ struct Table {
     description: String,
     partition_by: Vec<String>,
     key: Vec<String>,
-    equal_keys: EqualKeys,
+    newest_by: Option<String>,
     column: Vec<Entry>,
 }
 
@@ -144,12 +146,17 @@ fn positions(columns: &[Column], names: &[String]) -> Result<Vec<usize>, SchemaE
         .collect()
 }
 
-fn check_partition(columns: &[Column], key: &[usize], partition_by: &[usize]) -> Result<(), SchemaError> {
-    if let Some(&list) = key.iter().find(|&&at| columns[at].kind == Kind::List) {
-        return Err(broken(&columns[list].name, "is a list and part of the key"));
+fn check_times<'a>(columns: &[Column], mut times: impl Iterator<Item = &'a usize>) -> Result<(), SchemaError> {
+    match times.find(|&&at| columns[at].kind != Kind::Timestamp) {
+        Some(&at) => Err(broken(&columns[at].name, "says a time at the head and is no timestamp")),
+        None => Ok(()),
     }
-    if let Some(&at) = partition_by.iter().find(|&&at| columns[at].kind != Kind::Timestamp) {
-        return Err(broken(&columns[at].name, "is no timestamp and says the partition"));
+}
+
+fn check_partition(columns: &[Column], key: &[usize], partition_by: &[usize]) -> Result<(), SchemaError> {
+    let orders = |kind| matches!(kind, Kind::String | Kind::Int64 | Kind::Timestamp);
+    if let Some(&other) = key.iter().find(|&&at| !orders(columns[at].kind)) {
+        return Err(broken(&columns[other].name, "is part of the key and no string, int64 or timestamp"));
     }
     match partition_by.first() {
         Some(time) if key.contains(time) => Ok(()),
@@ -166,7 +173,7 @@ fn broken(column: &str, problem: &'static str) -> SchemaError {
 mod tests {
     use super::*;
 
-    const HEAD: &str = "format = 1\ndataset = \"t\"\ndescription = \"d\"\npartition_by = [\"at\"]\nkey = [\"at\"]\nequal_keys = \"last\"\n\
+    const HEAD: &str = "format = 1\ndataset = \"t\"\ndescription = \"d\"\npartition_by = [\"at\"]\nkey = [\"at\"]\n\
         [[column]]\nname = \"at\"\npath = \"at\"\ntype = \"timestamp\"\nrole = \"time\"\ndescription = \"When.\"\n";
 
     fn check(more: &str, expect: &str) {

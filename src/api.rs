@@ -1,0 +1,357 @@
+//! The DEX API: requests out, answers back. The only user of the HTTP client.
+//!
+//! [`Client::live`] and [`Client::list`] each make one request, which may take several attempts, and
+//! hand back what came of it as an [`Exchange`]: failing is an outcome that is recorded, not an error.
+//! Every attempt, retries included, waits for the [`Pacer`], since the limit is the account's.
+//!
+//! Bodies are not looked into beyond the envelope. The token never leaves this module: not in a log,
+//! an error, a file or `Debug`.
+
+mod attempt;
+mod backoff;
+mod credential;
+mod limits;
+mod pacer;
+mod retry;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use reqwest::Url;
+
+use crate::clock::{self, Clock, Timestamp};
+use crate::envelope::{self, Content};
+use crate::snapshot::{AccountId, Answer, Body, DeviceId, Endpoint, Outcome, Poll, Source};
+
+use attempt::Attempt;
+use backoff::Backoff;
+use retry::Retry;
+
+pub use credential::{Credential, CredentialError, Secret};
+pub use pacer::{Budget, BudgetError, Pacer};
+
+/// Device states on a full page of the list: the most that the API gives at once.
+pub const PAGE_ROWS: usize = 50;
+
+/// How the API is asked.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// Where the API is, up to and without `/accounts`.
+    pub base_url: String,
+    /// Whose fleet is asked for.
+    pub account_id: AccountId,
+    /// Who asks.
+    pub credential: Credential,
+    /// How fast it may be asked.
+    pub budget: Budget,
+    /// How often a request is sent at most.
+    pub attempts: u32,
+    /// The first wait before a request is sent again; later ones are longer.
+    pub retry_delay: Duration,
+    /// The longest time that a connection may take to come about.
+    pub connect_timeout: Duration,
+    /// The longest time that an answer may take as a whole.
+    pub timeout: Duration,
+    /// The largest answer that is read, in bytes after decompression.
+    pub max_body_bytes: usize,
+    /// Seed of the random numbers in the waits.
+    pub seed: u64,
+}
+
+/// One account's client.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    account_id: AccountId,
+    credential: Credential,
+    pacer: Pacer,
+    clock: Clock,
+    options: ClientOptions,
+    random: Mutex<StdRng>,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exchange {
+    /// The answer, with its poll.
+    pub answer: Answer,
+    /// Why there is none, where it failed.
+    pub failure: Option<Failure>,
+}
+
+/// How a request failed for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The API does not know the credentials, or does not let them do this: nothing else will work.
+    Denied(String),
+    /// There was no connection at all.
+    Unreachable(String),
+    /// Anything else.
+    Other(String),
+}
+
+/// A stretch of the list: a source, and the window that it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listing {
+    /// Which of the list's sources.
+    pub source: Source,
+    /// First moment of the window.
+    pub from: Timestamp,
+    /// End of the window.
+    pub to: Timestamp,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address of the API is none.
+    #[error("{url:?} is no address of an API: {problem}")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The HTTP client cannot be set up.
+    #[error("the HTTP client cannot be set up: {0}")]
+    Http(String),
+    /// The API cannot be reached.
+    #[error("cannot reach {url}: {problem}")]
+    Unreachable {
+        /// The address.
+        url: Url,
+        /// Why not.
+        problem: String,
+    },
+}
+
+impl Client {
+    /// Sets up a client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// Where the address is none, or the system's certificates cannot be read.
+    pub fn new(options: ClientOptions, clock: Clock) -> Result<Self, ClientError> {
+        let base = parse_base(&options.base_url)?;
+        // A second client in one process finds the provider installed, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("dex-archive/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(options.connect_timeout)
+            .timeout(options.timeout)
+            // A redirect could lead the token to somebody else.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| ClientError::Http(attempt::reason(&error)))?;
+        Ok(Self {
+            http,
+            base,
+            account_id: options.account_id.clone(),
+            credential: options.credential.clone(),
+            pacer: Pacer::new(options.budget),
+            clock,
+            random: Mutex::new(StdRng::seed_from_u64(options.seed)),
+            options,
+        })
+    }
+
+    /// How fast it may be asked, and how much it was held back.
+    #[must_use]
+    pub fn pacer(&self) -> &Pacer {
+        &self.pacer
+    }
+
+    /// The account that is asked for.
+    #[must_use]
+    pub fn account_id(&self) -> &AccountId {
+        &self.account_id
+    }
+
+    /// Checks that something answers at the API's address, whatever it says. Made once before an
+    /// archive comes into being, so that a wrong address leaves nothing behind.
+    ///
+    /// # Errors
+    /// Where there is no connection, or no trust in it.
+    pub async fn reach(&self) -> Result<(), ClientError> {
+        self.pacer.acquire().await;
+        match self.http.head(self.base.clone()).send().await {
+            Err(error) if error.is_connect() || error.is_timeout() => {
+                Err(ClientError::Unreachable { url: self.base.clone(), problem: attempt::reason(&error) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the newest state of one device within the last minutes (1 to 60).
+    pub async fn live(&self, sweep_id: &str, device: &DeviceId, since_minutes: u32) -> Exchange {
+        let path = ["dex", "devices", device.as_str(), "fleet-status", "live"];
+        let url = self.url(&path, &[("since_minutes", since_minutes.to_string())]);
+        let mut poll = self.poll(sweep_id, Endpoint::Live);
+        poll.device_id = Some(device.as_str().to_owned());
+        self.exchange(url, Source::Live, poll).await
+    }
+
+    /// Asks for a page of the list, counted from 1.
+    pub async fn list(&self, sweep_id: &str, listing: &Listing, page: u32) -> Exchange {
+        let source = match listing.source {
+            Source::Raw => "raw",
+            Source::Hourly => "hourly",
+            _ => "last_seen",
+        };
+        let query = [
+            ("from", clock::format_timestamp(listing.from)),
+            ("to", clock::format_timestamp(listing.to)),
+            ("page", page.to_string()),
+            ("per_page", PAGE_ROWS.to_string()),
+            ("source", source.to_owned()),
+            // By device, a state that is reported while the pages are read moves no other row.
+            ("sort_by", "device_id".to_owned()),
+        ];
+        let url = self.url(&["dex", "fleet-status", "devices"], &query);
+        let mut poll = self.poll(sweep_id, Endpoint::List);
+        poll.page = Some(page);
+        self.exchange(url, listing.source, poll).await
+    }
+
+    fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["accounts", self.account_id.as_str()]).extend(path);
+        }
+        url.query_pairs_mut().extend_pairs(query);
+        url
+    }
+
+    fn poll(&self, sweep_id: &str, endpoint: Endpoint) -> Poll {
+        Poll {
+            sweep_id: sweep_id.to_owned(),
+            account_id: self.account_id.clone(),
+            requested_at: self.clock.now(),
+            endpoint,
+            device_id: None,
+            page: None,
+            outcome: Outcome::Failed,
+            rows: 0,
+            http_status: None,
+            error_code: None,
+            error: None,
+            attempts: 0,
+            latency_ms: None,
+            cf_ray: None,
+        }
+    }
+
+    /// Sends a request until it has an answer, or will have none.
+    async fn exchange(&self, url: Url, source: Source, mut poll: Poll) -> Exchange {
+        let mut backoff = Backoff::new(self.options.retry_delay);
+        loop {
+            self.pacer.acquire().await;
+            if poll.attempts == 0 {
+                poll.requested_at = self.clock.now();
+            }
+            poll.attempts += 1;
+            let attempt = Attempt::send(self, url.clone()).await;
+            self.pacer.observe(&attempt.limits);
+            let retry = retry::classify(&attempt);
+            if let Retry::After(pause) = retry {
+                self.pacer.pause(pause);
+            }
+            if matches!(retry, Retry::Never) || poll.attempts >= self.options.attempts {
+                return self.conclude(&attempt, source, poll);
+            }
+            if matches!(retry, Retry::Backoff) {
+                let wait = backoff.next(&mut self.random.lock().expect("no holder of the random source panics"));
+                self.pacer.rest(wait).await;
+            }
+        }
+    }
+
+    /// What came of the last attempt.
+    fn conclude(&self, attempt: &Attempt, source: Source, mut poll: Poll) -> Exchange {
+        poll.http_status = attempt.status;
+        poll.latency_ms = Some(attempt.latency.as_secs_f64() * 1e3);
+        poll.cf_ray.clone_from(&attempt.cf_ray);
+        let mut bodies = Vec::new();
+        let failure = match &attempt.body {
+            _ if is_absent(attempt) => {
+                poll.outcome = Outcome::Absent;
+                None
+            }
+            Ok(text) if attempt.is_success() => match envelope::read(text) {
+                Ok(Content::States(states)) => {
+                    poll.outcome = Outcome::State;
+                    bodies.extend(states.into_iter().map(Body::new));
+                    None
+                }
+                _ => Some(attempt.failure()),
+            },
+            _ => Some(attempt.failure()),
+        };
+        poll.error_code = attempt.refusal().and_then(|refusal| refusal.code);
+        poll.error = failure.as_ref().map(|failure| failure.reason().to_owned());
+        poll.rows = u32::try_from(bodies.len()).unwrap_or(u32::MAX);
+        let answer = Answer {
+            account_id: self.account_id.clone(),
+            sweep_id: poll.sweep_id.clone(),
+            source,
+            collected_at: self.clock.now(),
+            bodies,
+            poll: Some(poll),
+        };
+        Exchange { answer, failure }
+    }
+}
+
+impl Failure {
+    /// Why, in words.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Denied(reason) | Self::Unreachable(reason) | Self::Other(reason) => reason,
+        }
+    }
+}
+
+/// Whether the API answered that there is no state: `null`, `{}`, an empty list, no content, or a 404
+/// in the API's own form. The API document describes no such case; these are the forms seen elsewhere.
+fn is_absent(attempt: &Attempt) -> bool {
+    let text = attempt.body.as_deref().unwrap_or("");
+    match attempt.status {
+        Some(204) => true,
+        Some(200) => matches!(envelope::read(text), Ok(Content::Absent)),
+        Some(404) => attempt.refusal().is_some_and(|refusal| refusal.code.is_some()),
+        _ => false,
+    }
+}
+
+fn parse_base(text: &str) -> Result<Url, ClientError> {
+    let wrong = |problem: &str| ClientError::Url { url: text.to_owned(), problem: problem.to_owned() };
+    let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
+    match url.scheme() {
+        "https" | "http" if !url.username().is_empty() || url.password().is_some() => {
+            Err(ClientError::Url { url: "(hidden)".to_owned(), problem: "it holds a password".to_owned() })
+        }
+        "https" => Ok(url),
+        "http" if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) => Ok(url),
+        "http" => Err(wrong("the token would travel unencrypted: use https")),
+        _ => Err(wrong("it begins with https://")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_that_keeps_the_token_secret_will_do() {
+        let said = |url: &str| parse_base(url).err().map_or("fine".to_owned(), |error| error.to_string());
+        assert_eq!(said("https://api.cloudflare.com/client/v4"), "fine");
+        assert_eq!(said("http://127.0.0.1:8080"), "fine");
+        assert!(said("http://example.com").ends_with("the token would travel unencrypted: use https"));
+        assert!(said("ftp://example.com").ends_with("it begins with https://"));
+        assert!(said("example.com/client").contains("is no address of an API"));
+        assert!(!said("https://me:secret@example.com").contains("secret"));
+    }
+}

@@ -1,0 +1,172 @@
+//! One attempt: a request sent once, and what came back.
+
+use std::error::Error;
+use std::time::Duration;
+
+use reqwest::{Response, Url};
+use tokio::time::Instant;
+
+use crate::envelope::{self, Content, Refusal};
+
+use super::limits::Limits;
+use super::{Client, Failure};
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(super) struct Attempt {
+    /// The status, where there was an answer at all.
+    pub(super) status: Option<u16>,
+    /// The body, where all of it came.
+    pub(super) body: Result<String, Trouble>,
+    /// What the headers say of the limit.
+    pub(super) limits: Limits,
+    /// Cloudflare's name for the answer.
+    pub(super) cf_ray: Option<String>,
+    /// From the first byte sent to the last received.
+    pub(super) latency: Duration,
+}
+
+/// Why there is no body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// No connection.
+    Connect(String),
+    /// Not in time.
+    Timeout,
+    /// The answer broke off, or was no text.
+    Broken(String),
+    /// More than is read.
+    TooLarge,
+}
+
+/// The longest `cf-ray` that is believed.
+const MAX_RAY: usize = 64;
+
+/// The longest message of the API that is passed on.
+const MAX_MESSAGE: usize = 200;
+
+impl Attempt {
+    /// Sends a request once.
+    pub(super) async fn send(client: &Client, url: Url) -> Self {
+        let start = Instant::now();
+        let mut attempt = match client.credential.sign(client.http.get(url)).send().await {
+            Ok(response) => Self::receive(client, response).await,
+            Err(error) => Self { body: Err(trouble(&error)), ..Self::default() },
+        };
+        attempt.latency = start.elapsed();
+        attempt
+    }
+
+    async fn receive(client: &Client, response: Response) -> Self {
+        let ray = response.headers().get("cf-ray").and_then(|ray| ray.to_str().ok());
+        let ray = ray.filter(|ray| ray.len() <= MAX_RAY).map(str::to_owned);
+        let limits = Limits::read(response.headers(), client.clock.now());
+        let status = Some(response.status().as_u16());
+        let body = read_body(response, client.options.max_body_bytes).await;
+        Self { status, body, limits, cf_ray: ray, latency: Duration::ZERO }
+    }
+
+    /// Whether the status says that it went well.
+    pub(super) fn is_success(&self) -> bool {
+        self.status.is_some_and(|status| (200..300).contains(&status))
+    }
+
+    /// Whether the body of an answer that went well can be read; that of a 204 is empty.
+    pub(super) fn is_readable(&self, text: &str) -> bool {
+        self.status == Some(204) || envelope::read(text).is_ok()
+    }
+
+    /// The envelope's refusal, if it is one.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        match envelope::read(self.body.as_deref().ok()?) {
+            Ok(Content::Refused(refusal)) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// What the attempt failed of, in words.
+    pub(super) fn failure(&self) -> Failure {
+        let refusal = self.refusal();
+        let code = refusal.as_ref().and_then(|refusal| refusal.code);
+        let denied = matches!(self.status, Some(401 | 403)) || matches!(code, Some(10000 | 9109 | 9103 | 6003 | 6111));
+        match (&self.body, self.status) {
+            (Err(Trouble::Connect(reason)), _) => Failure::Unreachable(reason.clone()),
+            (Err(Trouble::Timeout), _) => Failure::Other("no answer in time".to_owned()),
+            (Err(Trouble::TooLarge), _) => Failure::Other("the answer is larger than is read".to_owned()),
+            (Err(Trouble::Broken(reason)), _) => Failure::Other(format!("the answer broke off: {reason}")),
+            (Ok(_), status) if denied => Failure::Denied(describe(status, refusal)),
+            (Ok(_), status) if refusal.is_some() || !self.is_success() => Failure::Other(describe(status, refusal)),
+            (Ok(_), _) => Failure::Other("the answer is not JSON".to_owned()),
+        }
+    }
+}
+
+impl Default for Attempt {
+    fn default() -> Self {
+        let body = Err(Trouble::Broken("nothing was sent".to_owned()));
+        Self { status: None, body, limits: Limits::default(), cf_ray: None, latency: Duration::ZERO }
+    }
+}
+
+/// Why a request failed, without its address: innermost cause last.
+pub(super) fn reason(error: &reqwest::Error) -> String {
+    let mut causes = Vec::new();
+    let mut cause: Option<&dyn Error> = error.source();
+    while let Some(error) = cause {
+        causes.push(error.to_string());
+        cause = error.source();
+    }
+    // The outer causes repeat the inner ones in other words; the innermost says what happened.
+    causes.pop().unwrap_or_else(|| "the request could not be sent".to_owned())
+}
+
+async fn read_body(mut response: Response, max_bytes: usize) -> Result<String, Trouble> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| trouble(&error))? {
+        if bytes.len() + chunk.len() > max_bytes {
+            return Err(Trouble::TooLarge);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    String::from_utf8(bytes).map_err(|error| Trouble::Broken(error.utf8_error().to_string()))
+}
+
+fn trouble(error: &reqwest::Error) -> Trouble {
+    if error.is_timeout() {
+        Trouble::Timeout
+    } else if error.is_connect() {
+        Trouble::Connect(reason(error))
+    } else {
+        Trouble::Broken(reason(error))
+    }
+}
+
+/// A refusal in words. The API's message is foreign text: it is cut, and its control characters go.
+fn describe(status: Option<u16>, refusal: Option<Refusal>) -> String {
+    let status = status.map_or_else(String::new, |status| format!("HTTP {status}"));
+    let Refusal { code, message } = refusal.unwrap_or_default();
+    let code = code.map_or_else(String::new, |code| format!(", code {code}"));
+    let message: String = message.unwrap_or_default().chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
+    if message.is_empty() { format!("{status}{code}") } else { format!("{status}{code}: {message}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(status: u16, body: &str, expect: &Failure) {
+        let attempt = Attempt { status: Some(status), body: Ok(body.to_owned()), ..Attempt::default() };
+        assert_eq!(attempt.failure(), *expect);
+    }
+
+    #[test]
+    fn says_in_words_what_failed() {
+        let denied = r#"{"success":false,"errors":[{"code":10000,"message":"Authentication\u001b[31m error"}]}"#;
+        check(403, denied, &Failure::Denied("HTTP 403, code 10000: Authentication[31m error".to_owned()));
+        check(200, denied, &Failure::Denied("HTTP 200, code 10000: Authentication[31m error".to_owned()));
+        check(401, "<html>", &Failure::Denied("HTTP 401".to_owned()));
+        check(503, "<html>", &Failure::Other("HTTP 503".to_owned()));
+        check(200, "<html>", &Failure::Other("the answer is not JSON".to_owned()));
+        check(404, "nothing here", &Failure::Other("HTTP 404".to_owned()));
+    }
+}

@@ -1,0 +1,118 @@
+//! Whether a request is sent again: a pure function of what came of the attempt.
+
+use std::time::Duration;
+
+use super::attempt::{Attempt, Trouble};
+
+/// What to do after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// It is settled, for good or bad.
+    Never,
+    /// Pause everything for so long, then send it again: the limit was overrun.
+    After(Duration),
+    /// Send it again after a wait of its own.
+    Backoff,
+}
+
+/// How long Cloudflare blocks all API calls of a client that overran the limit.
+const BLOCK: Duration = Duration::from_mins(5);
+
+/// Codes of "too many requests", which may come with any status.
+const THROTTLED: [i64; 2] = [971, 10100];
+
+/// Codes that no other try will change: bad credentials, no permission, no such route.
+const SETTLED: [i64; 7] = [10000, 9109, 9103, 6003, 6111, 7000, 7003];
+
+/// Classifies an attempt.
+pub(super) fn classify(attempt: &Attempt) -> Retry {
+    let refusal = attempt.refusal();
+    let code = refusal.as_ref().and_then(|refusal| refusal.code).unwrap_or(0);
+    match (attempt.status, &attempt.body) {
+        _ if attempt.status == Some(429) || THROTTLED.contains(&code) => Retry::After(pause(attempt)),
+        (_, Err(Trouble::TooLarge)) => Retry::Never,
+        (None | Some(408 | 425 | 500..), _) | (Some(200..=299), Err(_)) => Retry::Backoff,
+        (Some(200..=299), Ok(_)) if refusal.is_some() && !SETTLED.contains(&code) => Retry::Backoff,
+        (Some(200..=299), Ok(text)) if refusal.is_none() && !attempt.is_readable(text) => Retry::Backoff,
+        _ => Retry::Never,
+    }
+}
+
+/// For how long nothing is sent: as long as the answer says; else the whole block, or what is left of
+/// the window where the answer says that.
+fn pause(attempt: &Attempt) -> Duration {
+    let left = attempt.limits.states.iter().map(|state| state.reset).max();
+    attempt.limits.retry_after.unwrap_or_else(|| left.unwrap_or(BLOCK).min(BLOCK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::limits::{Limits, State};
+
+    fn answer(status: u16, body: &str) -> Attempt {
+        Attempt { status: Some(status), body: Ok(body.to_owned()), ..Attempt::default() }
+    }
+
+    fn refused(code: i64) -> String {
+        format!(r#"{{"success":false,"errors":[{{"code":{code},"message":"no"}}],"result":null}}"#)
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again() {
+        for status in [408, 425, 500, 502, 503, 504, 520, 522, 524, 599] {
+            assert_eq!(classify(&answer(status, "<html>")), Retry::Backoff, "{status}");
+        }
+        for trouble in [Trouble::Connect("refused".into()), Trouble::Timeout, Trouble::Broken("cut".into())] {
+            let attempt = Attempt { body: Err(trouble.clone()), ..Attempt::default() };
+            assert_eq!(classify(&attempt), Retry::Backoff, "{trouble:?}");
+        }
+        let cut = Attempt { status: Some(200), body: Err(Trouble::Broken("cut".into())), ..Attempt::default() };
+        assert_eq!(classify(&cut), Retry::Backoff);
+        assert_eq!(classify(&answer(200, "<html>hello</html>")), Retry::Backoff);
+        assert_eq!(classify(&answer(200, "{\"success\":true,\"resu")), Retry::Backoff);
+        assert_eq!(classify(&answer(200, &refused(10001))), Retry::Backoff);
+        assert_eq!(classify(&answer(200, "{\"success\":false}")), Retry::Backoff);
+    }
+
+    #[test]
+    fn what_is_settled_is_not() {
+        for status in [301, 302, 400, 401, 403, 404, 405, 410, 422] {
+            assert_eq!(classify(&answer(status, "")), Retry::Never, "{status}");
+            assert_eq!(classify(&answer(status, &refused(10001))), Retry::Never, "{status}");
+        }
+        for body in ["{\"deviceId\":\"d\"}", "null", "{}", "[]", "17"] {
+            assert_eq!(classify(&answer(200, body)), Retry::Never, "{body}");
+        }
+        for code in SETTLED {
+            assert_eq!(classify(&answer(200, &refused(code))), Retry::Never, "{code}");
+        }
+        assert_eq!(classify(&answer(204, "")), Retry::Never);
+        let large = Attempt { status: Some(200), body: Err(Trouble::TooLarge), ..Attempt::default() };
+        assert_eq!(classify(&large), Retry::Never);
+    }
+
+    #[test]
+    fn an_overrun_limit_pauses_everything() {
+        let limits = |retry_after, reset| Limits {
+            retry_after: Option::map(retry_after, Duration::from_secs),
+            states: Option::map(reset, |reset| State { remaining: 0, reset: Duration::from_secs(reset) })
+                .into_iter()
+                .collect(),
+            ..Limits::default()
+        };
+        for (retry_after, reset, expect) in [
+            (Some(7), Some(99), 7),
+            (None, Some(99), 99),
+            (None, Some(900), 300),
+            (None, None, 300),
+            (Some(900), None, 900),
+        ] {
+            let attempt = Attempt { limits: limits(retry_after, reset), ..answer(429, "") };
+            assert_eq!(classify(&attempt), Retry::After(Duration::from_secs(expect)));
+        }
+        for code in THROTTLED {
+            assert_eq!(classify(&answer(200, &refused(code))), Retry::After(BLOCK), "{code}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The archive on disk: paths, locks, and the reading, merging and publishing of Parquet.
+//!
+//! # Format
+//!
+//! ```text
+//! ARCHIVE/
+//!   device_state/date=2026-11-24/part-0-000042.parquet   one row per device state
+//!   poll/date=2026-11-24/part-0-000042.parquet           one row per API request
+//!   _archive/archive.json                                format version and number of shards
+//!   _archive/journal/shard-0/                            answers that are not yet published
+//!   _archive/staging/shard-0/                            days that are being built
+//!   _archive/quarantine/                                 what was received and could not be filed
+//!   _archive/shard-0.lock, _archive/publish.lock
+//! ```
+//!
+//! * There is exactly one part per dataset, day and shard. `part-0-000042` is the 42nd publish of
+//!   that day by shard 0. A device always falls into the same shard.
+//! * The day is the UTC date of `timestamp`, or of `collected_at` where a state has no readable
+//!   timestamp. It stands in the path only.
+//! * A path's content never changes: readers open a path more than once per query, and a file that is
+//!   replaced under them gives wrong answers. A publish builds the day's folder anew in `staging` and
+//!   exchanges it with the live one, so that a reader sees the old day or the new, never both or half.
+//! * Nothing but complete Parquet files stands in a dataset's folder, not for a moment: no temporary
+//!   name is skipped by all of DuckDB, pandas and Polars.
+//! * Every part holds every column of its schema, with the same type for ever. Columns are only added.
+//! * Rows are sorted by the schema's key, which is unique in the archive; nulls come first. Of two
+//!   states with one key, the one collected last stays. States without a readable timestamp are told
+//!   apart by when they were collected.
+//! * Parts are zstd-compressed, carry statistics and a page index, name their sorting columns, and say
+//!   in their key-value metadata which format, schema and tool they come from.
+//!
+//! This module does not know where rows come from: it is handed Arrow batches of a schema. It is the
+//! only user of Parquet, and the only place where anything is renamed.
+
+mod lock;
+mod merge;
+mod paths;
+mod publish;
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parquet::errors::ParquetError;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{self, Timestamp};
+use crate::schema::Schema;
+
+pub use lock::ShardLock;
+pub use merge::partitions_of;
+pub use paths::{PartName, Partition};
+pub use publish::{PartInfo, Staged};
+pub use read::{Part, Scan};
+
+/// The version of the format above.
+pub const ARCHIVE_FORMAT: u32 = 1;
+
+/// An archive that is known to be one of this format.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    root: PathBuf,
+    shards: u32,
+    can_exchange: Arc<AtomicBool>,
+}
+
+/// What `_archive/archive.json` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Description {
+    format: u32,
+    shards: u32,
+    #[serde(with = "clock::rfc3339")]
+    created_at: Timestamp,
+    created_by: String,
+}
+
+/// Only the format, so that an archive of a later one is refused for that and not for a strange key.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// Why an archive cannot be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// There is none at the path.
+    #[error("{} is no archive: `collect` or `import` makes one there", .0.display())]
+    Absent(PathBuf),
+    /// The path is taken by something else.
+    #[error("{} is a file: an archive is a folder", .0.display())]
+    NotAFolder(PathBuf),
+    /// There is something in the folder, and it is no archive.
+    #[error("{} is not empty and no archive: name an empty or a new folder", .0.display())]
+    Foreign(PathBuf),
+    /// It was made by a later version.
+    #[error("archive {} has format {found}, this version reads {ARCHIVE_FORMAT}: use the newer dex-archive", path.display())]
+    Format {
+        /// The archive.
+        path: PathBuf,
+        /// The format it says it has.
+        found: u32,
+    },
+    /// Its description cannot be read.
+    #[error("{} is damaged: {problem}", path.display())]
+    Description {
+        /// The description's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Another collector writes to the shard.
+    #[error("archive {} is in use by {holder}: wait for it, or stop it", path.display())]
+    Locked {
+        /// The archive.
+        path: PathBuf,
+        /// Who says to hold the lock.
+        holder: String,
+    },
+    /// The file system said no.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A part cannot be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Parquet {
+        /// What was tried.
+        action: &'static str,
+        /// The part.
+        path: PathBuf,
+        /// What is wrong.
+        source: ParquetError,
+    },
+    /// A part has a column that the schema has not, or has with another type.
+    #[error("{} has a column {column:?} that this version's schema has not: use a newer dex-archive", path.display())]
+    Schema {
+        /// The part.
+        path: PathBuf,
+        /// The column.
+        column: String,
+    },
+}
+
+impl Archive {
+    /// Opens the archive at `root`.
+    ///
+    /// # Errors
+    /// Where there is none, or none of this format.
+    pub fn open(root: &Path) -> Result<Self, ArchiveError> {
+        let path = paths::description(root);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !root.exists() => {
+                return Err(ArchiveError::Absent(root.to_owned()));
+            }
+            Err(_) if root.is_file() => return Err(ArchiveError::NotAFolder(root.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Self::undescribed(root)),
+            Err(error) => return Err(ArchiveError::io("read", &path)(error)),
+        };
+        let description = read_description(root, &path, &text)?;
+        Ok(Self::new(root, description.shards))
+    }
+
+    /// Opens the archive at `root`, or makes one there with the given number of shards.
+    ///
+    /// # Errors
+    /// Where there is something else, an archive of another format, or no right to write.
+    pub fn open_or_create(root: &Path, shards: u32, now: Timestamp) -> Result<Self, ArchiveError> {
+        match Self::open(root) {
+            Err(ArchiveError::Absent(_)) => Self::create(root, shards, now),
+            other => other,
+        }
+    }
+
+    /// Whether [`Archive::open_or_create`] would have to make one. Writes nothing.
+    ///
+    /// # Errors
+    /// Where it would fail by what can be seen beforehand.
+    pub fn is_absent(root: &Path) -> Result<bool, ArchiveError> {
+        match Self::open(root) {
+            Ok(_) => Ok(false),
+            Err(ArchiveError::Absent(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The folder of the archive.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The number of shards, fixed when the archive was made.
+    #[must_use]
+    pub fn shards(&self) -> u32 {
+        self.shards
+    }
+
+    /// The folder of a shard's journal; made where it is missing.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn journal_dir(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
+        let dir = paths::journal(&self.root, shard);
+        make_dirs(&dir)?;
+        Ok(dir)
+    }
+
+    /// The days of a dataset that are there, oldest first.
+    ///
+    /// # Errors
+    /// Where the dataset's folder cannot be read.
+    pub fn partitions(&self, schema: &Schema) -> Result<Vec<Partition>, ArchiveError> {
+        let dir = paths::dataset(&self.root, &schema.dataset);
+        let names = paths::names(&dir)?;
+        let mut found: Vec<_> = names.iter().filter_map(|name| Partition::parse(&schema.dataset, name)).collect();
+        found.sort_unstable_by_key(|partition| partition.date);
+        Ok(found)
+    }
+
+    /// The parts of a day: the newest of each shard.
+    ///
+    /// # Errors
+    /// Where the day's folder cannot be read.
+    pub fn parts(&self, partition: &Partition) -> Result<Vec<(PartName, PathBuf)>, ArchiveError> {
+        let dir = partition.dir(&self.root);
+        let mut names: Vec<_> = paths::names(&dir)?.iter().filter_map(|name| PartName::parse(name)).collect();
+        names.sort_unstable();
+        let newest = names.chunk_by(|a, b| a.shard == b.shard).filter_map(|shard| shard.last().copied());
+        Ok(newest.map(|name| (name, dir.join(name.to_string()))).collect())
+    }
+
+    fn new(root: &Path, shards: u32) -> Self {
+        Self { root: root.to_owned(), shards, can_exchange: Arc::new(AtomicBool::new(true)) }
+    }
+
+    fn create(root: &Path, shards: u32, now: Timestamp) -> Result<Self, ArchiveError> {
+        let created_by = format!("dex-archive {}", env!("CARGO_PKG_VERSION"));
+        let description = Description { format: ARCHIVE_FORMAT, shards, created_at: now, created_by };
+        let text = serde_json::to_string_pretty(&description).expect("a description always has a form in JSON");
+        make_dirs(&paths::staging(root, 0))?;
+        let archive = Self::new(root, shards);
+        archive.write_durably(&paths::description(root), format!("{text}\n").as_bytes())?;
+        Ok(archive)
+    }
+
+    /// What a folder without a description is.
+    fn undescribed(root: &Path) -> ArchiveError {
+        match paths::names(root) {
+            // A crash before the description was written leaves at most the folders around it.
+            Ok(names) if names.iter().all(|name| name == paths::OWN) => ArchiveError::Absent(root.to_owned()),
+            Ok(_) => ArchiveError::Foreign(root.to_owned()),
+            Err(error) => error,
+        }
+    }
+}
+
+impl ArchiveError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+
+    fn parquet(action: &'static str, path: &Path) -> impl Fn(ParquetError) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Parquet { action, path: path.clone(), source }
+    }
+}
+
+fn read_description(root: &Path, path: &Path, text: &str) -> Result<Description, ArchiveError> {
+    let damaged = |error: serde_json::Error| ArchiveError::Description {
+        path: path.to_owned(),
+        problem: format!("not the JSON it was written as, at line {} column {}", error.line(), error.column()),
+    };
+    let format: Format = serde_json::from_str(text).map_err(damaged)?;
+    if format.format != ARCHIVE_FORMAT {
+        return Err(ArchiveError::Format { path: root.to_owned(), found: format.format });
+    }
+    let description: Description = serde_json::from_str(text).map_err(damaged)?;
+    if description.shards == 0 {
+        return Err(ArchiveError::Description { path: path.to_owned(), problem: "it has no shards".to_owned() });
+    }
+    Ok(description)
+}
+
+/// Makes a folder and those above it, durable with their names.
+fn make_dirs(dir: &Path) -> Result<(), ArchiveError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        make_dirs(parent)?;
+    }
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(ArchiveError::io("make", dir)(error)),
+        _ => (),
+    }
+    sync_dir(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+}
+
+/// Makes the names in a folder durable.
+fn sync_dir(dir: &Path) -> Result<(), ArchiveError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(ArchiveError::io("sync", dir))
+}

@@ -1,0 +1,81 @@
+//! One writer per shard, and one publish at a time: locks of the operating system, which die with
+//! their holder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::Path;
+
+use super::{Archive, ArchiveError, make_dirs, paths};
+
+/// The right to write to a shard, for as long as it lives.
+#[derive(Debug)]
+pub struct ShardLock {
+    /// Holds the lock; closing the file gives it up.
+    _file: File,
+    /// The shard.
+    pub shard: u32,
+}
+
+impl Archive {
+    /// Takes the right to write to a shard. `holder` is what another one who tries is told.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Locked`] at once where somebody has it.
+    pub fn lock(&self, shard: u32, holder: &str) -> Result<ShardLock, ArchiveError> {
+        let path = paths::shard_lock(&self.root, shard);
+        let mut file = open(&path)?;
+        match file.try_lock() {
+            Ok(()) => (),
+            Err(TryLockError::WouldBlock) => {
+                return Err(ArchiveError::Locked { path: self.root.clone(), holder: read_holder(file) });
+            }
+            Err(TryLockError::Error(error)) => return Err(ArchiveError::io("lock", &path)(error)),
+        }
+        let note = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
+        note.map_err(ArchiveError::io("write", &path))?;
+        Ok(ShardLock { _file: file, shard })
+    }
+
+    /// Waits for the right to publish; given up when the file is dropped.
+    pub(super) fn lock_publish(&self) -> Result<File, ArchiveError> {
+        let path = paths::publish_lock(&self.root);
+        let file = open(&path)?;
+        file.lock().map_err(ArchiveError::io("lock", &path))?;
+        Ok(file)
+    }
+}
+
+fn open(path: &Path) -> Result<File, ArchiveError> {
+    if let Some(parent) = path.parent() {
+        make_dirs(parent)?;
+    }
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    file.map_err(ArchiveError::io("open", path))
+}
+
+/// What the holder says of itself: one short line, whatever the file holds.
+fn read_holder(file: File) -> String {
+    let mut bytes = Vec::new();
+    let read = file.take(200).read_to_end(&mut bytes);
+    let said: String = String::from_utf8_lossy(&bytes).chars().filter(|letter| !letter.is_control()).collect();
+    if read.is_err() || said.is_empty() { "another process".to_owned() } else { said }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn the_second_is_told_who_has_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let now = clock::parse_timestamp("2026-11-24T07:40:51Z").expect("a timestamp");
+        let archive = Archive::open_or_create(&dir.path().join("a"), 2, now).expect("an archive");
+        let first = archive.lock(0, "collect, process 17").expect("the lock");
+        let said = archive.lock(0, "other").expect_err("locked").to_string();
+        assert!(said.ends_with("is in use by collect, process 17: wait for it, or stop it"), "{said}");
+        archive.lock(1, "other").expect("another shard is free");
+        drop(first);
+        archive.lock(0, "other").expect("the lock is free again");
+    }
+}

@@ -1,0 +1,309 @@
+//! Merging rows into the part they belong to.
+//!
+//! The old part is read and the new one written batch by batch, so memory depends on the rows that
+//! come in and not on the day. Rows that stay are copied in runs.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int64Type, TimestampMicrosecondType};
+use arrow_array::{
+    Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, make_array,
+};
+use arrow_data::transform::MutableArrayData;
+use arrow_schema::{ArrowError, DataType};
+use arrow_select::take::take_record_batch;
+use chrono::NaiveDate;
+
+use crate::clock;
+use crate::schema::Schema;
+
+use super::write::PartWriter;
+use super::{Archive, ArchiveError, Part, PartInfo, PartName, Partition, ShardLock, Staged, make_dirs};
+
+/// Sorts the rows of a batch by the day they belong to: the date, and the rows' positions.
+///
+/// # Panics
+/// Where the batch is not of the schema.
+#[must_use]
+pub fn partitions_of(schema: &Schema, batch: &RecordBatch) -> BTreeMap<NaiveDate, Vec<u32>> {
+    let times: Vec<_> = schema.partition_by.iter().map(|&at| times(batch, at)).collect();
+    let mut days: BTreeMap<NaiveDate, Vec<u32>> = BTreeMap::new();
+    for (index, row) in (0..batch.num_rows()).zip(0_u32..) {
+        let micros = times.iter().find(|times| times.is_valid(index)).map_or(0, |times| times.value(index));
+        let at = clock::from_micros(micros).unwrap_or_default();
+        days.entry(at.date_naive()).or_default().push(row);
+    }
+    days
+}
+
+impl Archive {
+    /// Merges rows into a day and stages the day's new version. `rows` are positions in `batch`, all
+    /// of one day, in the order in which they were collected.
+    ///
+    /// # Errors
+    /// Where the old part cannot be read or the new one not be written. Nothing live is touched.
+    pub fn stage(
+        &self,
+        lock: &ShardLock,
+        schema: &Schema,
+        date: NaiveDate,
+        batch: &RecordBatch,
+        rows: &[u32],
+    ) -> Result<Staged, ArchiveError> {
+        let partition = Partition { dataset: schema.dataset.clone(), date };
+        let parts = self.parts(&partition)?;
+        let old = parts.into_iter().find(|(name, _)| name.shard == lock.shard);
+        let name = PartName { shard: lock.shard, publish: old.as_ref().map_or(1, |(name, _)| name.publish + 1) };
+        let folder = partition.staging_dir(&self.root, lock.shard);
+        if folder.exists() {
+            self.clear(&folder, &[])?;
+        }
+        make_dirs(&folder)?;
+        let writer = PartWriter::create(&folder.join(name.to_string()), schema)?;
+        let mut merge = Merge::new(schema, batch, rows, writer);
+        if let Some((_, path)) = &old {
+            merge.pass(&Part::open(path, schema)?)?;
+        }
+        let (fresh, info) = merge.finish()?;
+        Ok(Staged { archive: self.clone(), partition, folder, name, info, fresh })
+    }
+}
+
+/// A merge on its way through the old part.
+struct Merge<'a> {
+    schema: &'a Schema,
+    incoming: Incoming,
+    /// The first row of `incoming` that is not written yet.
+    next: usize,
+    writer: PartWriter,
+    rows_before: u64,
+}
+
+/// The rows that come in: sorted, one for each key.
+struct Incoming {
+    batch: RecordBatch,
+    /// For each row of the batch, the first of the rows merged that has its key.
+    first: Vec<usize>,
+    /// For each of the rows merged: whether its key is new.
+    fresh: Vec<bool>,
+}
+
+/// A stretch of rows of one side.
+struct Run {
+    side: usize,
+    start: usize,
+    end: usize,
+}
+
+const OLD: usize = 0;
+const NEW: usize = 1;
+
+/// Rows that are written at once where no old batch sets the measure.
+const BATCH_ROWS: usize = 8 * 1024;
+
+impl<'a> Merge<'a> {
+    fn new(schema: &'a Schema, batch: &RecordBatch, rows: &[u32], writer: PartWriter) -> Self {
+        Self { schema, incoming: Incoming::new(schema, batch, rows), next: 0, writer, rows_before: 0 }
+    }
+
+    /// Writes the old part's rows, with those that come in at their places among them.
+    fn pass(&mut self, part: &Part) -> Result<(), ArchiveError> {
+        for batch in part.batches(None)? {
+            let batch = batch?;
+            self.rows_before += batch.num_rows() as u64;
+            let runs = self.weave(&batch);
+            let whole = matches!(runs[..], [Run { side: OLD, start: 0, end }] if end == batch.num_rows());
+            if whole {
+                self.writer.write(&batch)?;
+                continue;
+            }
+            let spliced = splice(&batch, &self.incoming.batch, &runs);
+            self.writer
+                .write(&spliced.map_err(|error| ArchiveError::parquet("merge into", part.path())(error.into()))?)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what comes after every old row, and closes the part.
+    fn finish(mut self) -> Result<(Vec<bool>, PartInfo), ArchiveError> {
+        while self.next < self.incoming.batch.num_rows() {
+            let length = BATCH_ROWS.min(self.incoming.batch.num_rows() - self.next);
+            (self.next..self.next + length).for_each(|row| self.incoming.mark_fresh(row));
+            self.writer.write(&self.incoming.batch.slice(self.next, length))?;
+            self.next += length;
+        }
+        let (rows, bytes) = self.writer.finish()?;
+        Ok((self.incoming.fresh, PartInfo { rows, rows_before: self.rows_before, bytes }))
+    }
+
+    /// The order in which the rows of an old batch and those that come in are written.
+    fn weave(&mut self, old: &RecordBatch) -> Vec<Run> {
+        let (old_keys, new_keys) = (Keys::new(self.schema, old), Keys::new(self.schema, &self.incoming.batch));
+        let mut runs = Runs::default();
+        let mut at = 0;
+        let mut fresh = Vec::new();
+        while self.next < self.incoming.batch.num_rows() {
+            let below = |row: usize| old_keys.compare(row, &new_keys, self.next) == Ordering::Less;
+            let place = partition_point(at, old.num_rows(), below);
+            runs.add(OLD, at, place);
+            at = place;
+            if at == old.num_rows() {
+                break;
+            }
+            if old_keys.compare(at, &new_keys, self.next) == Ordering::Equal {
+                let stays = replaces(&new_keys, self.next, &old_keys, at);
+                if stays {
+                    runs.add(NEW, self.next, self.next + 1)
+                } else {
+                    runs.add(OLD, at, at + 1)
+                }
+                at += 1;
+            } else {
+                runs.add(NEW, self.next, self.next + 1);
+                fresh.push(self.next);
+            }
+            self.next += 1;
+        }
+        runs.add(OLD, at, old.num_rows());
+        fresh.into_iter().for_each(|row| self.incoming.mark_fresh(row));
+        runs.0
+    }
+}
+
+impl Incoming {
+    fn new(schema: &Schema, batch: &RecordBatch, rows: &[u32]) -> Self {
+        let keys = Keys::new(schema, batch);
+        let row = |position: usize| rows[position] as usize;
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by(|&a, &b| keys.compare(row(a), &keys, row(b)));
+        let mut first = Vec::new();
+        let mut stay: Vec<u32> = Vec::new();
+        for equal in order.chunk_by(|&a, &b| keys.compare(row(a), &keys, row(b)) == Ordering::Equal) {
+            let newer =
+                |best: usize, next: usize| if replaces(&keys, row(next), &keys, row(best)) { next } else { best };
+            let best = equal[1..].iter().fold(equal[0], |best, &next| newer(best, next));
+            first.push(equal[0]);
+            stay.push(rows[best]);
+        }
+        let sorted = take_record_batch(batch, &UInt32Array::from(stay)).expect("every position lies in the batch");
+        Self { batch: sorted, first, fresh: vec![false; rows.len()] }
+    }
+
+    fn mark_fresh(&mut self, row: usize) {
+        self.fresh[self.first[row]] = true;
+    }
+}
+
+/// Whether a row takes the place of one with the same key that was there before it.
+fn replaces(new: &Keys, new_row: usize, old: &Keys, old_row: usize) -> bool {
+    match (&new.newest_by, &old.newest_by) {
+        (Some(new), Some(old)) => new.compare(new_row, old, old_row) != Ordering::Less,
+        _ => false,
+    }
+}
+
+/// The columns by which the rows of a batch are told apart.
+struct Keys<'a> {
+    columns: Vec<KeyColumn<'a>>,
+    /// The time, and what stands for it where it is null.
+    time: &'a TimestampMicrosecondArray,
+    stand_in: Option<KeyColumn<'a>>,
+    newest_by: Option<KeyColumn<'a>>,
+}
+
+enum KeyColumn<'a> {
+    String(&'a StringArray),
+    Int64(&'a Int64Array),
+    Timestamp(&'a TimestampMicrosecondArray),
+}
+
+impl<'a> Keys<'a> {
+    fn new(schema: &Schema, batch: &'a RecordBatch) -> Self {
+        Self {
+            columns: schema.key.iter().map(|&at| KeyColumn::new(batch.column(at))).collect(),
+            time: times(batch, schema.partition_by[0]),
+            stand_in: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
+            newest_by: schema.newest_by.map(|at| KeyColumn::new(batch.column(at))),
+        }
+    }
+
+    fn compare(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
+        let columns = self.columns.iter().zip(&other.columns);
+        let unequal = columns.map(|(a, b)| a.compare(row, b, other_row)).find(|order| order.is_ne());
+        unequal.unwrap_or_else(|| match (&self.stand_in, &other.stand_in) {
+            (Some(a), Some(b)) if self.time.is_null(row) => a.compare(row, b, other_row),
+            _ => Ordering::Equal,
+        })
+    }
+}
+
+impl<'a> KeyColumn<'a> {
+    fn new(array: &'a ArrayRef) -> Self {
+        match array.data_type() {
+            DataType::Utf8 => Self::String(array.as_string()),
+            DataType::Int64 => Self::Int64(array.as_primitive::<Int64Type>()),
+            _ => Self::Timestamp(array.as_primitive::<TimestampMicrosecondType>()),
+        }
+    }
+
+    /// Nulls come first, as the file's sorting columns say.
+    fn compare(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
+        fn get<A: Array, V>(array: &A, row: usize, value: impl Fn(usize) -> V) -> Option<V> {
+            array.is_valid(row).then(|| value(row))
+        }
+        match (self, other) {
+            (Self::String(a), Self::String(b)) => {
+                get(*a, row, |row| a.value(row)).cmp(&get(*b, other_row, |row| b.value(row)))
+            }
+            (Self::Int64(a), Self::Int64(b)) => {
+                get(*a, row, |row| a.value(row)).cmp(&get(*b, other_row, |row| b.value(row)))
+            }
+            (Self::Timestamp(a), Self::Timestamp(b)) => {
+                get(*a, row, |row| a.value(row)).cmp(&get(*b, other_row, |row| b.value(row)))
+            }
+            _ => unreachable!("both sides are of one schema"),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Runs(Vec<Run>);
+
+impl Runs {
+    fn add(&mut self, side: usize, start: usize, end: usize) {
+        match self.0.last_mut() {
+            _ if start == end => (),
+            Some(last) if last.side == side && last.end == start => last.end = end,
+            _ => self.0.push(Run { side, start, end }),
+        }
+    }
+}
+
+/// The rows of both sides in the order of the runs.
+fn splice(old: &RecordBatch, new: &RecordBatch, runs: &[Run]) -> Result<RecordBatch, ArrowError> {
+    let rows = runs.iter().map(|run| run.end - run.start).sum();
+    let columns = old.columns().iter().zip(new.columns()).map(|(old, new)| {
+        let (old, new) = (old.to_data(), new.to_data());
+        let mut spliced = MutableArrayData::new(vec![&old, &new], false, rows);
+        runs.iter().try_for_each(|run| spliced.try_extend(run.side, run.start, run.end))?;
+        Ok(make_array(spliced.freeze()))
+    });
+    RecordBatch::try_new(Arc::clone(new.schema_ref()), columns.collect::<Result<_, ArrowError>>()?)
+}
+
+/// The first position from `start` on at which `below` does not hold.
+fn partition_point(start: usize, end: usize, below: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (start, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if below(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
+fn times(batch: &RecordBatch, column: usize) -> &TimestampMicrosecondArray {
+    batch.column(column).as_primitive::<TimestampMicrosecondType>()
+}

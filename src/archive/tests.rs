@@ -1,0 +1,331 @@
+//! The archive against a naive model of it, and against what a crash or somebody else may leave.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::NaiveDate;
+use proptest::prelude::*;
+
+use super::*;
+use crate::flatten::{Columns, Plan, Row};
+
+const TABLE: &str = r#"
+format = 1
+dataset = "t"
+description = "Rows of a test."
+partition_by = ["at", "seen"]
+key = ["id", "at", "twin"]
+newest_by = "seen"
+
+[[column]]
+name = "id"
+path = "id"
+type = "string"
+role = "identity"
+description = "Who."
+
+[[column]]
+name = "at"
+path = "at"
+type = "timestamp"
+role = "time"
+description = "When."
+
+[[column]]
+name = "twin"
+path = "twin"
+type = "int64"
+role = "identity"
+description = "Which of two."
+
+[[column]]
+name = "seen"
+path = "seen"
+type = "timestamp"
+role = "provenance"
+description = "When it was seen."
+
+[[column]]
+name = "value"
+path = "value"
+type = "float64"
+role = "gauge"
+description = "What."
+
+[[column]]
+name = "apps"
+path = "apps"
+type = "list"
+role = "apps"
+description = "A list."
+
+[[column.field]]
+name = "name"
+type = "string"
+description = "Name."
+"#;
+
+/// One row of the test: (id, at or none, twin or none, seen, value).
+type Tuple = (u32, Option<u32>, Option<u32>, u32, u32);
+
+struct Bench {
+    dir: tempfile::TempDir,
+    archive: Archive,
+    schema: Arc<Schema>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let schema = Arc::new(Schema::parse(TABLE).expect("a schema"));
+        let archive = Archive::open_or_create(&dir.path().join("a"), 1, epoch()).expect("an archive");
+        Self { dir, archive, schema }
+    }
+
+    /// Publishes rows; returns which were new.
+    fn publish(&self, rows: &[Tuple]) -> Vec<bool> {
+        let batch = batch(&self.schema, rows);
+        let lock = self.archive.lock(0, "test").expect("the lock");
+        let mut fresh = vec![false; rows.len()];
+        for (date, positions) in partitions_of(&self.schema, &batch) {
+            let staged = self.archive.stage(&lock, &self.schema, date, &batch, &positions).expect("room on the disk");
+            positions.iter().zip(&staged.fresh).for_each(|(&at, &new)| fresh[at as usize] = new);
+            staged.publish().expect("room on the disk");
+        }
+        fresh
+    }
+
+    /// Every row of the archive, a line each, in the order of the files.
+    fn rows(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for partition in self.archive.partitions(&self.schema).expect("a folder") {
+            for (_, path) in self.archive.parts(&partition).expect("a folder") {
+                let part = Part::open(&path, &self.schema).expect("a part");
+                for batch in part.batches(None).expect("a part") {
+                    let batch = batch.expect("a batch");
+                    lines.extend((0..batch.num_rows()).map(|row| line(partition.date, &batch.slice(row, 1))));
+                }
+            }
+        }
+        lines
+    }
+}
+
+/// What a row is known by: id, at, twin, and when it was seen where it has no time.
+type Key = (u32, Option<u32>, Option<u32>, Option<u32>);
+
+/// A naive model: what an archive has to hold.
+#[derive(Default)]
+struct Model(BTreeMap<Key, Tuple>);
+
+impl Model {
+    fn publish(&mut self, rows: &[Tuple]) -> Vec<bool> {
+        let known: Vec<_> = self.0.keys().copied().collect();
+        let mut fresh = vec![false; rows.len()];
+        for (row, new) in rows.iter().zip(&mut fresh) {
+            let key = (row.0, row.1, row.2, if row.1.is_none() { Some(row.3) } else { None });
+            *new = !known.contains(&key) && !self.0.contains_key(&key);
+            match self.0.get(&key) {
+                Some(old) if old.3 > row.3 => (),
+                _ => drop(self.0.insert(key, *row)),
+            }
+        }
+        fresh
+    }
+
+    /// Sorted by day, then as a part is.
+    fn rows(&self, schema: &Arc<Schema>) -> Vec<String> {
+        let mut rows: Vec<&Tuple> = self.0.values().collect();
+        let day = |row: &Tuple| date(row.1.unwrap_or(row.3));
+        rows.sort_by_key(|row| (day(row), **row));
+        rows.iter().map(|row| line(day(row), &batch(schema, &[**row]))).collect()
+    }
+}
+
+fn line(day: NaiveDate, row: &arrow_array::RecordBatch) -> String {
+    format!("{day} {:?}", row.columns()).replace(char::is_whitespace, "")
+}
+
+/// Shows the first difference only.
+fn assert_same(left: &[String], right: &[String]) {
+    let differ = left.iter().zip(right).find(|(left, right)| left != right);
+    assert_eq!((left.len(), differ), (right.len(), None));
+}
+
+fn batch(schema: &Arc<Schema>, rows: &[Tuple]) -> arrow_array::RecordBatch {
+    let plan = Plan::new(Arc::clone(schema));
+    let (mut columns, mut row) = (Columns::new(Arc::clone(schema)), Row::default());
+    for (id, at, twin, seen, value) in rows {
+        let at = at.map_or("null".to_owned(), |at| format!("{}", u64::from(at) * HOUR_MS));
+        let twin = twin.map_or("null".to_owned(), |twin| twin.to_string());
+        let seen = u64::from(*seen) * HOUR_MS;
+        let apps = if value % 3 == 0 { "null".to_owned() } else { format!("[{{\"name\":\"n{value}\"}},null]") };
+        let body =
+            format!(r#"{{"id":"d{id:03}","at":{at},"twin":{twin},"seen":{seen},"value":{value},"apps":{apps}}}"#);
+        plan.flatten(body.as_bytes(), &mut row).expect("a row");
+        columns.push(&row);
+    }
+    columns.finish()
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn epoch() -> Timestamp {
+    clock::from_epoch_ms(0).expect("a timestamp")
+}
+
+fn date(hours: u32) -> NaiveDate {
+    clock::from_epoch_ms(i64::from(hours) * 3_600_000).expect("a timestamp").date_naive()
+}
+
+fn rows() -> impl Strategy<Value = Vec<Tuple>> {
+    let row = (0..6_u32, prop::option::weighted(0.9, 0..60_u32), prop::option::of(0..2_u32), 0..60_u32, 0..1_000_u32);
+    prop::collection::vec(row, 0..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_publishes_leave_what_the_model_holds(publishes in prop::collection::vec(rows(), 1..6)) {
+        compare_with_model(&publishes);
+    }
+}
+
+fn compare_with_model(publishes: &[Vec<Tuple>]) {
+    let (bench, mut model) = (Bench::new(), Model::default());
+    for rows in publishes {
+        assert_eq!(bench.publish(rows), model.publish(rows), "which rows are new");
+        assert_same(&bench.rows(), &model.rows(&bench.schema));
+    }
+}
+
+#[test]
+fn a_part_longer_than_a_batch_is_merged_in_order() {
+    let many = |from: u32| (0..20_000_u32).map(move |n| (n % 200, Some(20), Some(n / 200), from, n));
+    let (bench, mut model) = (Bench::new(), Model::default());
+    let publishes: [Vec<Tuple>; 2] = [many(1).step_by(2).collect(), many(2).step_by(3).collect()];
+    for rows in &publishes {
+        assert_eq!(bench.publish(rows), model.publish(rows));
+    }
+    assert_same(&bench.rows(), &model.rows(&bench.schema));
+}
+
+#[test]
+fn a_publish_gives_a_new_name_and_leaves_one_part() {
+    let bench = Bench::new();
+    bench.publish(&[(1, Some(1), None, 1, 1)]);
+    let day = bench.archive.partitions(&bench.schema).expect("a folder").remove(0);
+    let names = |bench: &Bench| paths::names(&day.dir(bench.archive.root())).expect("a folder");
+    assert_eq!(names(&bench), ["part-0-000001.parquet"]);
+    bench.publish(&[(2, Some(2), None, 1, 1)]);
+    assert_eq!(names(&bench), ["part-0-000002.parquet"]);
+    assert_eq!(paths::names(&paths::staging(bench.archive.root(), 0)).expect("a folder"), Vec::<String>::new());
+}
+
+#[test]
+fn without_exchange_the_new_part_comes_and_the_old_one_goes() {
+    let (bench, mut model) = (Bench::new(), Model::default());
+    bench.archive.can_exchange.store(false, std::sync::atomic::Ordering::Relaxed);
+    for rows in [[(1, Some(1), None, 1, 1)], [(2, Some(2), None, 1, 1)], [(1, Some(1), None, 3, 9)]] {
+        bench.publish(&rows);
+        model.publish(&rows);
+        assert_same(&bench.rows(), &model.rows(&bench.schema));
+    }
+    let day = bench.archive.partitions(&bench.schema).expect("a folder").remove(0);
+    assert_eq!(paths::names(&day.dir(bench.archive.root())).expect("a folder"), ["part-0-000003.parquet"]);
+}
+
+#[test]
+fn other_shards_and_other_peoples_files_stay() {
+    let bench = Bench::new();
+    bench.publish(&[(1, Some(1), None, 1, 1)]);
+    let day = bench.archive.partitions(&bench.schema).expect("a folder").remove(0).dir(bench.archive.root());
+    for name in ["part-1-000007.parquet", "notes.txt"] {
+        fs::copy(day.join("part-0-000001.parquet"), day.join(name)).expect("room on the disk");
+    }
+    fs::create_dir(day.join("odd")).expect("room on the disk");
+    bench.publish(&[(2, Some(2), None, 1, 1)]);
+    let mut names = paths::names(&day).expect("a folder");
+    names.sort();
+    assert_eq!(names, ["notes.txt", "part-0-000002.parquet", "part-1-000007.parquet"]);
+    let kept = paths::quarantine(bench.archive.root()).join("t.date=1970-01-01.0/odd");
+    assert!(kept.is_dir(), "a folder of somebody else's is kept aside");
+}
+
+#[test]
+fn what_is_staged_and_dropped_changes_nothing() {
+    let (bench, mut model) = (Bench::new(), Model::default());
+    let rows = [(1, Some(1), None, 1, 1)];
+    bench.publish(&rows);
+    model.publish(&rows);
+    let lost = batch(&bench.schema, &[(2, Some(2), None, 2, 2)]);
+    {
+        let lock = bench.archive.lock(0, "test").expect("the lock");
+        drop(bench.archive.stage(&lock, &bench.schema, date(0), &lost, &[0]).expect("room on the disk"));
+    }
+    assert_same(&bench.rows(), &model.rows(&bench.schema));
+    bench.archive.clear_staging(0).expect("room on the disk");
+    bench.publish(&rows);
+    assert_same(&bench.rows(), &model.rows(&bench.schema));
+}
+
+#[test]
+fn only_row_groups_that_can_hold_a_value_are_read() {
+    let bench = Bench::new();
+    let rows: Vec<Tuple> = (0..100_000_u32).map(|n| (n / 1_000, Some(1), Some(0), n % 1_000, n)).collect();
+    let distinct: Vec<Tuple> = rows.iter().map(|row| (row.0, None, row.2, row.3, row.4)).collect();
+    bench.publish(&distinct);
+    let mut read = 0;
+    for partition in bench.archive.partitions(&bench.schema).expect("a folder") {
+        let (_, path) = bench.archive.parts(&partition).expect("a folder").remove(0);
+        let part = Part::open(&path, &bench.schema).expect("a part");
+        let scan = Scan { columns: [0].into(), any_of: Some((0, vec!["d017".to_owned()])) };
+        let batches = part.batches(Some(&scan)).expect("a part").map(|batch| batch.expect("a batch"));
+        read += batches.map(|batch| batch.num_rows()).sum::<usize>();
+        let none = Scan { columns: [0].into(), any_of: Some((0, vec!["e".to_owned()])) };
+        assert_eq!(part.batches(Some(&none)).expect("a part").count(), 0);
+    }
+    assert!((1_000..=100_000).contains(&read), "{read}");
+}
+
+#[test]
+fn a_column_that_came_later_is_null_in_older_parts() {
+    let bench = Bench::new();
+    bench.publish(&[(1, Some(1), None, 1, 1)]);
+    let more =
+        "\n[[column]]\nname = \"extra\"\ntype = \"string\"\nrole = \"label\"\nsince = 2\ndescription = \"New.\"\n";
+    let newer = Schema::parse(&format!("{TABLE}{more}")).expect("a schema");
+    let day = bench.archive.partitions(&newer).expect("a folder").remove(0);
+    let (_, path) = bench.archive.parts(&day).expect("a folder").remove(0);
+    let batch = Part::open(&path, &newer).expect("a part").batches(None).expect("a part").next().expect("a batch");
+    let batch = batch.expect("a batch");
+    assert_eq!(batch.column_by_name("extra").expect("a column").null_count(), 1);
+    let older = Schema::parse(&TABLE.replace("value", "other")).expect("a schema");
+    let said = Part::open(&path, &older).expect_err("an error").to_string();
+    assert!(
+        said.ends_with("has a column \"value\" that this version's schema has not: use a newer dex-archive"),
+        "{said}"
+    );
+}
+
+#[test]
+fn says_what_is_wrong_with_a_path() {
+    let bench = Bench::new();
+    let said = |path: &Path| Archive::open(path).expect_err("an error").to_string();
+    let root = bench.dir.path();
+    assert!(said(&root.join("none")).ends_with("none is no archive: `collect` or `import` makes one there"));
+    let file = root.join("file");
+    File::create(&file).expect("room on the disk");
+    assert!(said(&file).ends_with("file is a file: an archive is a folder"));
+    assert!(said(root).ends_with("is not empty and no archive: name an empty or a new folder"));
+    let description = paths::description(bench.archive.root());
+    for (text, expect) in [
+        ("{\"format\":2,\"odd\":1}", "has format 2, this version reads 1: use the newer dex-archive"),
+        ("{\"format\":1}", "is damaged: not the JSON it was written as, at line 1 column 12"),
+        ("", "is damaged: not the JSON it was written as, at line 1 column 0"),
+    ] {
+        bench.archive.write_durably(&description, text.as_bytes()).expect("room on the disk");
+        assert!(said(bench.archive.root()).ends_with(expect), "{}", said(bench.archive.root()));
+    }
+}

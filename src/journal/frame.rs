@@ -1,0 +1,100 @@
+//! One frame: an answer as bytes.
+
+use std::hash::Hasher;
+
+use serde::{Deserialize, Serialize};
+use twox_hash::XxHash64;
+
+use crate::clock::{self, Timestamp};
+use crate::snapshot::{AccountId, Answer, Body, Poll, Source};
+
+/// Begins every frame. `F5` stands in no UTF-8 text.
+pub(super) const MARKER: &[u8; 4] = b"\xF5dxF";
+
+/// Marker, two lengths, checksum.
+const PREFIX: usize = 4 + 4 + 4 + 8;
+
+/// An answer without its bodies. Fields are only ever added, with a default.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    account_id: AccountId,
+    sweep_id: String,
+    source: Source,
+    #[serde(with = "clock::rfc3339")]
+    collected_at: Timestamp,
+    bodies: Vec<BodyHeader>,
+    poll: Option<Poll>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct BodyHeader {
+    length: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Box<str>>,
+}
+
+/// Appends an answer's frame to `out`. `None`, and nothing appended, where it is too long for one.
+pub(super) fn encode(answer: &Answer, out: &mut Vec<u8>) -> Option<()> {
+    let header = serde_json::to_vec(&Header::new(answer)).ok()?;
+    let bodies = answer.bodies.iter().map(|body| body.bytes.len()).sum::<usize>();
+    let lengths = [u32::try_from(header.len()).ok()?.to_le_bytes(), u32::try_from(bodies).ok()?.to_le_bytes()].concat();
+    let start = out.len() + PREFIX;
+    out.extend_from_slice(MARKER);
+    out.extend_from_slice(&lengths);
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&header);
+    answer.bodies.iter().for_each(|body| out.extend_from_slice(&body.bytes));
+    let checksum = checksum(&lengths, &out[start..]).to_le_bytes();
+    out[start - 8..start].copy_from_slice(&checksum);
+    Some(())
+}
+
+/// Reads the frame that `bytes` begins with: the answer, and the frame's length. `None` where there
+/// is none, or not all of it, or not as it was written.
+pub(super) fn decode(bytes: &[u8]) -> Option<(Answer, usize)> {
+    let (prefix, rest) = bytes.split_at_checked(PREFIX)?;
+    let (marker, prefix) = prefix.split_at(MARKER.len());
+    let (lengths, sum) = prefix.split_at(8);
+    let header_length = usize::try_from(u32::from_le_bytes(lengths[..4].try_into().ok()?)).ok()?;
+    let bodies_length = usize::try_from(u32::from_le_bytes(lengths[4..].try_into().ok()?)).ok()?;
+    let content = rest.get(..header_length.checked_add(bodies_length)?)?;
+    if marker != MARKER || checksum(lengths, content).to_le_bytes() != *sum {
+        return None;
+    }
+    let (header, bodies) = content.split_at(header_length);
+    let header: Header = serde_json::from_slice(header).ok()?;
+    Some((header.into_answer(bodies)?, PREFIX + content.len()))
+}
+
+impl Header {
+    fn new(answer: &Answer) -> Self {
+        let bodies = answer.bodies.iter();
+        let bodies = bodies.map(|body| BodyHeader { length: body.bytes.len(), origin: body.origin.clone() }).collect();
+        Self {
+            account_id: answer.account_id.clone(),
+            sweep_id: answer.sweep_id.clone(),
+            source: answer.source,
+            collected_at: answer.collected_at,
+            bodies,
+            poll: answer.poll.clone(),
+        }
+    }
+
+    fn into_answer(self, mut bytes: &[u8]) -> Option<Answer> {
+        let mut bodies = Vec::with_capacity(self.bodies.len());
+        for BodyHeader { length, origin } in self.bodies {
+            let (body, rest) = bytes.split_at_checked(length)?;
+            bodies.push(Body { bytes: body.into(), origin });
+            bytes = rest;
+        }
+        let Self { account_id, sweep_id, source, collected_at, poll, .. } = self;
+        bytes.is_empty().then_some(Answer { account_id, sweep_id, source, collected_at, bodies, poll })
+    }
+}
+
+fn checksum(lengths: &[u8], content: &[u8]) -> u64 {
+    let mut hash = XxHash64::with_seed(0);
+    hash.write(lengths);
+    hash.write(content);
+    hash.finish()
+}

@@ -1,0 +1,100 @@
+//! Segments that are there to be read. Reading never writes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::snapshot::Answer;
+
+use super::{JOURNAL_FORMAT, JournalError, MAGIC, SEGMENT_HEADER, frame, parse_segment_name};
+
+/// A segment in memory.
+#[derive(Debug)]
+pub struct Segment {
+    bytes: Vec<u8>,
+}
+
+/// What stands in a segment.
+#[derive(Debug, PartialEq)]
+pub enum Item {
+    /// An answer as it was appended.
+    Answer(Box<Answer>),
+    /// Bytes that are no frame: written in part, or bent since.
+    Gap {
+        /// First byte, counted from the start of the file.
+        start: u64,
+        /// One past the last byte.
+        end: u64,
+    },
+}
+
+/// The segments in a folder by sequence number; other files are not looked at.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(JournalError::io("read", dir))? {
+        let entry = entry.map_err(JournalError::io("read", dir))?;
+        if let Some(sequence) = entry.file_name().to_str().and_then(parse_segment_name) {
+            found.push((sequence, entry.path()));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+impl Segment {
+    /// Reads a segment.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or is of a later format.
+    pub fn read(path: &Path) -> Result<Self, JournalError> {
+        let bytes = fs::read(path).map_err(JournalError::io("read", path))?;
+        let version = bytes.get(MAGIC.len()..SEGMENT_HEADER).and_then(|version| version.try_into().ok());
+        match version.map(u32::from_le_bytes) {
+            Some(found) if bytes.starts_with(MAGIC) && found > JOURNAL_FORMAT => {
+                Err(JournalError::Format { path: path.to_owned(), found })
+            }
+            _ => Ok(Self { bytes }),
+        }
+    }
+
+    /// Everything in the segment, in order.
+    pub fn items(&self) -> impl Iterator<Item = Item> {
+        let has_header = self.bytes.len() >= SEGMENT_HEADER && self.bytes.starts_with(MAGIC);
+        Items { bytes: &self.bytes, at: if has_header { SEGMENT_HEADER } else { 0 } }
+    }
+
+    /// The bytes of a gap.
+    #[must_use]
+    pub fn bytes(&self, start: u64, end: u64) -> &[u8] {
+        let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(self.bytes.len());
+        &self.bytes[index(start)..index(end)]
+    }
+}
+
+struct Items<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Iterator for Items<'_> {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
+        if let Some((answer, length)) = frame::decode(rest) {
+            self.at += length;
+            return Some(Item::Answer(Box::new(answer)));
+        }
+        let start = self.at;
+        self.at += next_frame(rest).unwrap_or(rest.len());
+        Some(Item::Gap { start: start as u64, end: self.at as u64 })
+    }
+}
+
+/// Where the next whole frame begins, after a place where none does.
+fn next_frame(bytes: &[u8]) -> Option<usize> {
+    let markers = bytes.windows(frame::MARKER.len()).enumerate().skip(1).filter(|(_, window)| window == frame::MARKER);
+    markers.map(|(at, _)| at).find(|&at| frame::decode(&bytes[at..]).is_some())
+}

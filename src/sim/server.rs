@@ -1,0 +1,287 @@
+//! The API server in front of the fleet.
+//!
+//! It judges nobody: tests compare its record with what the program kept.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+
+use super::SimError;
+use super::answer::{Answer, Ending};
+use super::dice::{Dice, Topic};
+use super::fault::{FaultKind, Faults};
+use super::fleet::Fleet;
+use super::limit::{Meter, RateLimit};
+use super::list::Orders;
+use super::record::{Record, Served, lock};
+use super::respond::respond;
+use super::route::{Ask, Endpoint, authenticate, denied};
+use super::wire::{Lines, Scissors};
+use crate::clock::Clock;
+
+/// How the server behaves.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// Whom it tells of.
+    pub fleet: Fleet,
+    /// The token that is accepted. Without it and `email_key`, any credentials are.
+    pub token: Option<String>,
+    /// The email and the global key that are accepted.
+    pub email_key: Option<(String, String)>,
+    /// The rate limit.
+    pub limit: RateLimit,
+    /// Faults on purpose.
+    pub faults: Faults,
+    /// Whether the live endpoint answers without an envelope. [`super::Shape::Mixed`] decides by device.
+    pub bare_live: bool,
+    /// How long every answer takes.
+    pub latency: Duration,
+    /// Whether bodies are compressed for clients that accept it.
+    pub gzip: bool,
+    /// Whether the credentials lack the permission to read the list endpoint.
+    pub deny_list: bool,
+    /// Whether the credentials lack the permission to read the live endpoint.
+    pub deny_live: bool,
+    /// Whether [`Handle::served`] has anything to tell. A server that runs for days should not.
+    pub keep_served: bool,
+}
+
+impl ServerOptions {
+    /// A server with the real limit, without faults, open to any credentials, that keeps its record.
+    #[must_use]
+    pub fn new(fleet: Fleet) -> Self {
+        Self {
+            fleet,
+            token: None,
+            email_key: None,
+            limit: RateLimit::default(),
+            faults: Faults::none(),
+            bare_live: false,
+            latency: Duration::ZERO,
+            gzip: false,
+            deny_list: false,
+            deny_live: false,
+            keep_served: true,
+        }
+    }
+}
+
+/// A server that listens, and answers once it runs.
+pub struct Server {
+    lines: Lines,
+    addr: SocketAddr,
+    core: Arc<Core>,
+}
+
+impl Server {
+    /// Listens at an address; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn bind(options: ServerOptions, clock: Clock, addr: SocketAddr) -> Result<Self, SimError> {
+        let failed = |source| SimError::Bind { addr, source };
+        let listener = TcpListener::bind(addr).await.map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+        Ok(Self { lines: Lines(listener), addr, core: Arc::new(Core::new(options, clock)) })
+    }
+
+    /// The address that it listens at.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// What steers and questions the server while it runs.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.core))
+    }
+
+    /// Answers until `shutdown`, and then finishes the answers under way.
+    ///
+    /// # Errors
+    /// When the listening socket breaks.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), SimError> {
+        let router = Router::new().fallback(answer).with_state(self.core);
+        let service = router.into_make_service_with_connect_info::<Scissors>();
+        axum::serve(self.lines, service).with_graceful_shutdown(shutdown).await.map_err(SimError::Serve)
+    }
+}
+
+/// Steers and questions a server.
+#[derive(Clone)]
+pub struct Handle(Arc<Core>);
+
+impl Handle {
+    /// Changes the limit; requests that were counted stay counted.
+    pub fn set_limit(&self, limit: RateLimit) {
+        lock(&self.0.meter).limit = limit;
+    }
+
+    /// Changes the faults.
+    pub fn set_faults(&self, faults: Faults) {
+        *lock(&self.0.faults) = faults;
+    }
+
+    /// What was answered so far, in the order in which the answers were given.
+    #[must_use]
+    pub fn served(&self) -> Vec<Served> {
+        self.0.record.all()
+    }
+
+    /// How many requests arrived.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        lock(&self.0.meter).arrivals
+    }
+
+    /// How many requests the limit refused; faults that look like it are not among them.
+    #[must_use]
+    pub fn throttled(&self) -> u64 {
+        lock(&self.0.meter).throttled
+    }
+
+    /// The most requests, refused ones too, that arrived within one window of the limit.
+    #[must_use]
+    pub fn max_in_window(&self) -> u32 {
+        lock(&self.0.meter).max_in_window
+    }
+}
+
+/// What all requests share.
+struct Core {
+    options: ServerOptions,
+    clock: Clock,
+    meter: Mutex<Meter>,
+    faults: Mutex<Faults>,
+    /// How often each device and each page was asked for.
+    attempts: Mutex<HashMap<(bool, u32), u64>>,
+    orders: Mutex<Orders>,
+    record: Record,
+}
+
+impl Core {
+    fn new(options: ServerOptions, clock: Clock) -> Self {
+        Self {
+            clock,
+            meter: Mutex::new(Meter::new(options.limit)),
+            faults: Mutex::new(options.faults),
+            attempts: Mutex::default(),
+            orders: Mutex::default(),
+            record: Record::new(options.keep_served),
+            options,
+        }
+    }
+
+    /// The answer to a request that the limit lets through.
+    fn decide(&self, ask: &Ask, headers: &HeaderMap) -> (Answer, Option<FaultKind>) {
+        match self.genuine(ask, headers) {
+            Err(refusal) => (refusal, None),
+            Ok(answer) => {
+                let dice = self.fault_dice(ask);
+                let fault = lock(&self.faults).draw(dice);
+                let live = ask.endpoint != Endpoint::List;
+                match fault {
+                    Some(kind) => (kind.spoil(answer, dice.on(Topic::FaultDetail), live), fault),
+                    None => (answer, None),
+                }
+            }
+        }
+    }
+
+    fn fault_dice(&self, ask: &Ask) -> Dice {
+        let fleet = &self.options.fleet;
+        let key = match &ask.endpoint {
+            Endpoint::Live { device } => (true, fleet.index_of(device).unwrap_or(u32::MAX)),
+            _ => (false, ask.page().unwrap_or(0)),
+        };
+        let mut attempts = lock(&self.attempts);
+        let attempt = attempts.entry(key).or_default();
+        *attempt += 1;
+        Dice::new(fleet.options().seed).on(Topic::Fault).with(key.0.into()).with(key.1.into()).with(*attempt)
+    }
+
+    /// The answer of a server without faults; an error when the request itself is at fault.
+    fn genuine(&self, ask: &Ask, headers: &HeaderMap) -> Result<Answer, Answer> {
+        authenticate(headers, &self.options)?;
+        let options = &self.options;
+        if ask.endpoint == Endpoint::Other {
+            return Err(Answer::failure(404, 7003, "No route for the URI"));
+        }
+        if ask.account != options.fleet.options().account_id {
+            let path = ask.path.strip_prefix("/client/v4").unwrap_or(&ask.path);
+            let text = "perhaps your object identifier is invalid?";
+            return Err(Answer::failure(404, 7003, &format!("Could not route to /client/v4{path}, {text}")));
+        }
+        match &ask.endpoint {
+            Endpoint::Live { .. } if options.deny_live => Err(denied()),
+            Endpoint::List if options.deny_list => Err(denied()),
+            Endpoint::Live { device } => self.live(ask, device),
+            _ => lock(&self.orders).page(&options.fleet, ask, self.clock.now()),
+        }
+    }
+
+    fn live(&self, ask: &Ask, device: &str) -> Result<Answer, Answer> {
+        let minutes = ask.number("since_minutes", 1, 60)?;
+        let minutes = minutes.ok_or_else(|| Answer::bad_request("since_minutes is required"))?;
+        let fleet = &self.options.fleet;
+        let unknown = || Answer { outcome: "absent", ..Answer::failure(404, 10_404, "device not found") };
+        let Some(index) = fleet.index_of(device) else { return Ok(unknown()) };
+        let now_ms = self.clock.now().timestamp_millis();
+        let newest = fleet.schedule(index).newest(now_ms - i64::from(minutes) * 60_000, now_ms);
+        let seen = |at_ms: &i64| {
+            ask.parameter("colo").is_none_or(|colo| fleet.facts(index, *at_ms).attribute("colo") == Some(colo))
+        };
+        let bare = fleet.form(index).bare(self.options.bare_live);
+        Ok(match newest.filter(seen) {
+            Some(at_ms) => Answer::state(fleet.text(index, at_ms), bare),
+            None => Answer::absent(fleet.dice(index).on(Topic::Absence).below(3)),
+        })
+    }
+}
+
+async fn answer(
+    State(core): State<Arc<Core>>,
+    ConnectInfo(scissors): ConnectInfo<Scissors>,
+    request: Request,
+) -> Response {
+    let ask = Ask::read(request.method(), request.uri());
+    let (number, verdict) = {
+        let mut meter = lock(&core.meter);
+        let verdict = meter.admit(Instant::now());
+        (meter.arrivals, verdict)
+    };
+    let mut entry = core.record.enter(number, &ask);
+    let (answer, fault) = match verdict.retry_after {
+        Some(seconds) => (Answer::too_many(seconds), None),
+        None => core.decide(&ask, request.headers()),
+    };
+    entry.note_fault(fault);
+    pause(core.options.latency + answer.delay).await;
+    entry.finish(&answer);
+    if answer.ending == Ending::Reset {
+        scissors.cut();
+    }
+    let ray = Dice::new(core.options.fleet.options().seed).on(Topic::Ray).with(number).number();
+    respond(answer, &verdict, ray, core.options.gzip && accepts_gzip(request.headers()))
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers.get("accept-encoding").and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a slow server is slow in tokio's time")]
+async fn pause(duration: Duration) {
+    if !duration.is_zero() {
+        tokio::time::sleep(duration).await;
+    }
+}
