@@ -30,7 +30,7 @@ use backoff::Backoff;
 use retry::Retry;
 
 pub use credential::{Credential, CredentialError, Secret};
-pub use pacer::{Budget, BudgetError, Pacer};
+pub use pacer::{Budget, BudgetError, Pacer, Permit};
 
 /// Device states on a full page of the list: the most that the API gives at once.
 pub const PAGE_ROWS: usize = 50;
@@ -175,7 +175,7 @@ impl Client {
     /// # Errors
     /// Where there is no connection, or no trust in it.
     pub async fn reach(&self) -> Result<(), ClientError> {
-        self.pacer.acquire().await;
+        let _permit = self.permit().await;
         match self.http.head(self.base.clone()).send().await {
             Err(error) if error.is_connect() || error.is_timeout() => {
                 Err(ClientError::Unreachable { url: self.base.clone(), problem: attempt::reason(&error) })
@@ -184,17 +184,22 @@ impl Client {
         }
     }
 
+    /// Waits until the next request may be sent.
+    pub async fn permit(&self) -> Permit {
+        self.pacer.acquire().await
+    }
+
     /// Asks for the newest state of one device within the last minutes (1 to 60).
-    pub async fn live(&self, sweep_id: &str, device: &DeviceId, since_minutes: u32) -> Exchange {
+    pub async fn live(&self, permit: Permit, sweep_id: &str, device: &DeviceId, since_minutes: u32) -> Exchange {
         let path = ["dex", "devices", device.as_str(), "fleet-status", "live"];
         let url = self.url(&path, &[("since_minutes", since_minutes.to_string())]);
         let mut poll = self.poll(sweep_id, Endpoint::Live);
         poll.device_id = Some(device.as_str().to_owned());
-        self.exchange(url, Source::Live, poll).await
+        self.exchange(permit, url, Source::Live, poll).await
     }
 
     /// Asks for a page of the list, counted from 1.
-    pub async fn list(&self, sweep_id: &str, listing: &Listing, page: u32) -> Exchange {
+    pub async fn list(&self, permit: Permit, sweep_id: &str, listing: &Listing, page: u32) -> Exchange {
         let source = match listing.source {
             Source::Raw => "raw",
             Source::Hourly => "hourly",
@@ -212,7 +217,7 @@ impl Client {
         let url = self.url(&["dex", "fleet-status", "devices"], &query);
         let mut poll = self.poll(sweep_id, Endpoint::List);
         poll.page = Some(page);
-        self.exchange(url, listing.source, poll).await
+        self.exchange(permit, url, listing.source, poll).await
     }
 
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
@@ -244,17 +249,13 @@ impl Client {
     }
 
     /// Sends a request until it has an answer, or will have none.
-    async fn exchange(&self, url: Url, source: Source, mut poll: Poll) -> Exchange {
+    async fn exchange(&self, mut permit: Permit, url: Url, source: Source, mut poll: Poll) -> Exchange {
         let mut backoff = Backoff::new(self.options.retry_delay);
         loop {
-            self.pacer.acquire().await;
-            if poll.attempts == 0 {
-                poll.requested_at = self.clock.now();
-            }
             poll.attempts += 1;
-            let attempt = Attempt::send(self, url.clone()).await;
+            let attempt = Attempt::send(self, permit, url.clone()).await;
             self.pacer.observe(&attempt.limits);
-            let retry = retry::classify(&attempt);
+            let retry = retry::classify(poll.endpoint, &attempt);
             if let Retry::After(pause) = retry {
                 self.pacer.pause(pause);
             }
@@ -265,6 +266,7 @@ impl Client {
                 let wait = backoff.next(&mut self.random.lock().expect("no holder of the random source panics"));
                 self.pacer.rest(wait).await;
             }
+            permit = self.permit().await;
         }
     }
 
@@ -275,7 +277,7 @@ impl Client {
         poll.cf_ray.clone_from(&attempt.cf_ray);
         let mut bodies = Vec::new();
         let failure = match &attempt.body {
-            _ if is_absent(attempt) => {
+            _ if is_absent(poll.endpoint, attempt) => {
                 poll.outcome = Outcome::Absent;
                 None
             }
@@ -314,14 +316,16 @@ impl Failure {
     }
 }
 
-/// Whether the API answered that there is no state: `null`, `{}`, an empty list, no content, or a 404
-/// in the API's own form. The API document describes no such case; these are the forms seen elsewhere.
-fn is_absent(attempt: &Attempt) -> bool {
-    let text = attempt.body.as_deref().unwrap_or("");
-    match attempt.status {
-        Some(204) => true,
-        Some(200) => matches!(envelope::read(text), Ok(Content::Absent)),
-        Some(404) => attempt.refusal().is_some_and(|refusal| refusal.code.is_some()),
+/// Whether the API answered that there is nothing. A page of the list is then an empty list; for a
+/// device it may also be `null`, `{}`, no content, or a 404 in the API's own form. The API document
+/// describes no such case for a device; these are the forms seen elsewhere.
+fn is_absent(endpoint: Endpoint, attempt: &Attempt) -> bool {
+    let content = envelope::read(attempt.body.as_deref().unwrap_or(""));
+    match (attempt.status, content) {
+        (Some(200), Ok(Content::States(states))) => states.is_empty(),
+        _ if endpoint == Endpoint::List => false,
+        (Some(204), _) | (Some(200), Ok(Content::Absent)) => true,
+        (Some(404), Ok(Content::Refused(refusal))) => refusal.code.is_some(),
         _ => false,
     }
 }

@@ -123,24 +123,24 @@ pub enum ArchiveError {
         holder: String,
     },
     /// The file system said no.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {error}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// What it said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A part cannot be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {error}", path.display())]
     Parquet {
         /// What was tried.
         action: &'static str,
         /// The part.
         path: PathBuf,
         /// What is wrong.
-        source: ParquetError,
+        error: ParquetError,
     },
     /// A part has a column that the schema has not, or has with another type.
     #[error("{} has a column {column:?} that this version's schema has not: use a newer dex-archive", path.display())]
@@ -269,12 +269,12 @@ impl Archive {
 impl ArchiveError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |error| Self::Io { action, path, error }
     }
 
     fn parquet(action: &'static str, path: &Path) -> impl Fn(ParquetError) -> Self {
         let path = path.to_owned();
-        move |source| Self::Parquet { action, path: path.clone(), source }
+        move |error| Self::Parquet { action, path: path.clone(), error }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::json::{self, JsonError};
 pub enum Content<'a> {
     /// The raw text of each device state.
     States(Vec<&'a str>),
-    /// `null`, `{}` or an empty list: there is no state in the window.
+    /// `null` or `{}`: there is no state in the window. An empty list is no states.
     Absent,
     /// `success` is false, whatever the HTTP status says.
     Refused(Refusal),
@@ -44,6 +44,18 @@ pub fn read(text: &str) -> Result<Content<'_>, JsonError> {
     }
 }
 
+/// The `deviceId` of a state, where it is a string.
+#[must_use]
+pub fn device_id(state: &str) -> Option<String> {
+    let mut found = None;
+    let read = json::each_entry(state, &mut |key, raw| {
+        if key == "deviceId" {
+            found = json::string(raw).map(std::borrow::Cow::into_owned);
+        }
+    });
+    read.ok().and(found)
+}
+
 /// The members of an envelope that say something.
 #[derive(Default)]
 struct Envelope<'a> {
@@ -73,11 +85,11 @@ fn states(raw: &str) -> Result<Content<'_>, JsonError> {
     let mut states = Vec::new();
     match raw.as_bytes().first() {
         Some(b'[') => json::each_item(raw, &mut |item| states.push(item))?,
-        Some(b'n') => (),
-        Some(b'{') if raw[1..].trim_start().starts_with('}') => (),
+        Some(b'n') => return Ok(Content::Absent),
+        Some(b'{') if raw[1..].trim_start().starts_with('}') => return Ok(Content::Absent),
         _ => states.push(raw),
     }
-    Ok(if states.is_empty() { Content::Absent } else { Content::States(states) })
+    Ok(Content::States(states))
 }
 
 fn refusal(errors: Option<&str>) -> Refusal {
@@ -123,10 +135,16 @@ mod tests {
     #[test]
     fn reads_every_way_of_saying_nothing() {
         for text in
-            ["null", "{}", "{ }", "[]", r#"{"success":true}"#, r#"{"success":true,"result":null}"#, r#"{"result":{}}"#]
+            ["null", "{}", "{ }", r#"{"success":true}"#, r#"{"success":true,"result":null}"#, r#"{"result":{}}"#]
         {
             check(text, &Content::Absent);
         }
+    }
+
+    #[test]
+    fn an_empty_list_is_no_states() {
+        check("[]", &Content::States(vec![]));
+        check(r#"{"success":true,"result":[ ]}"#, &Content::States(vec![]));
     }
 
     #[test]

@@ -41,14 +41,14 @@ const SEGMENT_HEADER: usize = MAGIC.len() + size_of::<u32>();
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The file system said no.
-    #[error("cannot {action} journal {}: {source}", path.display())]
+    #[error("cannot {action} journal {}: {error}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// The segment or the folder.
         path: PathBuf,
         /// What it said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The segment was written by a later version.
     #[error("journal {} has format {found}, this version reads {JOURNAL_FORMAT}: use the newer dex-archive", path.display())]
@@ -63,7 +63,7 @@ pub enum JournalError {
 impl JournalError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |error| Self::Io { action, path, error }
     }
 }
 

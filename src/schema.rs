@@ -186,7 +186,7 @@ pub enum Shape {
 pub enum SchemaError {
     /// It is not the TOML of such a table.
     #[error("the schema table cannot be read: {0}")]
-    Toml(#[from] Box<toml::de::Error>),
+    Toml(Box<toml::de::Error>),
     /// It is written in a format of another version.
     #[error("the schema table has format {found}, this version reads {TABLE_FORMAT}")]
     Format {

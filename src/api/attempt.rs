@@ -7,9 +7,10 @@ use reqwest::{Response, Url};
 use tokio::time::Instant;
 
 use crate::envelope::{self, Content, Refusal};
+use crate::snapshot::Endpoint;
 
 use super::limits::Limits;
-use super::{Client, Failure};
+use super::{Client, Failure, Permit};
 
 /// What came back.
 #[derive(Debug, Clone)]
@@ -46,8 +47,8 @@ const MAX_RAY: usize = 64;
 const MAX_MESSAGE: usize = 200;
 
 impl Attempt {
-    /// Sends a request once.
-    pub(super) async fn send(client: &Client, url: Url) -> Self {
+    /// Sends a request once, which uses up the permit.
+    pub(super) async fn send(client: &Client, _permit: Permit, url: Url) -> Self {
         let start = Instant::now();
         let mut attempt = match client.credential.sign(client.http.get(url)).send().await {
             Ok(response) => Self::receive(client, response).await,
@@ -71,9 +72,14 @@ impl Attempt {
         self.status.is_some_and(|status| (200..300).contains(&status))
     }
 
-    /// Whether the body of an answer that went well can be read; that of a 204 is empty.
-    pub(super) fn is_readable(&self, text: &str) -> bool {
-        self.status == Some(204) || envelope::read(text).is_ok()
+    /// Whether the body of an answer that went well can be read. That of a 204 is empty; a page of the
+    /// list is a list, if an empty one.
+    pub(super) fn is_readable(&self, endpoint: Endpoint, text: &str) -> bool {
+        match envelope::read(text) {
+            Ok(Content::Absent) => endpoint == Endpoint::Live,
+            Ok(_) => true,
+            Err(_) => self.status == Some(204) && endpoint == Endpoint::Live,
+        }
     }
 
     /// The envelope's refusal, if it is one.
@@ -96,7 +102,7 @@ impl Attempt {
             (Err(Trouble::Broken(reason)), _) => Failure::Other(format!("the answer broke off: {reason}")),
             (Ok(_), status) if denied => Failure::Denied(describe(status, refusal)),
             (Ok(_), status) if refusal.is_some() || !self.is_success() => Failure::Other(describe(status, refusal)),
-            (Ok(_), _) => Failure::Other("the answer is not JSON".to_owned()),
+            (Ok(_), _) => Failure::Other("the answer is not JSON, or not of the form it should have".to_owned()),
         }
     }
 }
@@ -166,7 +172,7 @@ mod tests {
         check(200, denied, &Failure::Denied("HTTP 200, code 10000: Authentication[31m error".to_owned()));
         check(401, "<html>", &Failure::Denied("HTTP 401".to_owned()));
         check(503, "<html>", &Failure::Other("HTTP 503".to_owned()));
-        check(200, "<html>", &Failure::Other("the answer is not JSON".to_owned()));
+        check(200, "<html>", &Failure::Other("the answer is not JSON, or not of the form it should have".to_owned()));
         check(404, "nothing here", &Failure::Other("HTTP 404".to_owned()));
     }
 }

@@ -32,6 +32,11 @@ pub enum BudgetError {
     Share(String),
 }
 
+/// Leave to send one request now.
+#[derive(Debug)]
+#[must_use = "a permit that is not used wastes a part of the budget"]
+pub struct Permit(());
+
 /// Hands out the moments at which requests may be sent.
 #[derive(Debug)]
 pub struct Pacer {
@@ -117,13 +122,13 @@ impl Pacer {
     }
 
     /// Waits until a request may be sent.
-    pub(super) async fn acquire(&self) {
+    pub(super) async fn acquire(&self) -> Permit {
         loop {
             let place = self.with_state(|state| state.take_place(&self.budget, Instant::now()));
             sleep_until(place).await;
             // A pause that began while this one waited counts for it too.
             if self.with_state(|state| state.start(Instant::now())) {
-                return;
+                return Permit(());
             }
         }
     }
@@ -237,7 +242,7 @@ mod tests {
     async fn times(pacer: &Pacer, count: usize, start: Instant) -> Vec<f64> {
         let mut times = Vec::new();
         for _ in 0..count {
-            pacer.acquire().await;
+            let _sent = pacer.acquire().await;
             times.push(start.elapsed().as_secs_f64());
         }
         times
@@ -273,7 +278,7 @@ mod tests {
             .map(|_| {
                 let pacer = std::sync::Arc::clone(&pacer);
                 tokio::spawn(async move {
-                    pacer.acquire().await;
+                    let _sent = pacer.acquire().await;
                     start.elapsed().as_secs_f64()
                 })
             })

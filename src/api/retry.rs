@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::snapshot::Endpoint;
+
 use super::attempt::{Attempt, Trouble};
 
 /// What to do after an attempt.
@@ -24,8 +26,8 @@ const THROTTLED: [i64; 2] = [971, 10100];
 /// Codes that no other try will change: bad credentials, no permission, no such route.
 const SETTLED: [i64; 7] = [10000, 9109, 9103, 6003, 6111, 7000, 7003];
 
-/// Classifies an attempt.
-pub(super) fn classify(attempt: &Attempt) -> Retry {
+/// Classifies an attempt to read an endpoint.
+pub(super) fn classify(endpoint: Endpoint, attempt: &Attempt) -> Retry {
     let refusal = attempt.refusal();
     let code = refusal.as_ref().and_then(|refusal| refusal.code).unwrap_or(0);
     match (attempt.status, &attempt.body) {
@@ -33,7 +35,7 @@ pub(super) fn classify(attempt: &Attempt) -> Retry {
         (_, Err(Trouble::TooLarge)) => Retry::Never,
         (None | Some(408 | 425 | 500..), _) | (Some(200..=299), Err(_)) => Retry::Backoff,
         (Some(200..=299), Ok(_)) if refusal.is_some() && !SETTLED.contains(&code) => Retry::Backoff,
-        (Some(200..=299), Ok(text)) if refusal.is_none() && !attempt.is_readable(text) => Retry::Backoff,
+        (Some(200..=299), Ok(text)) if refusal.is_none() && !attempt.is_readable(endpoint, text) => Retry::Backoff,
         _ => Retry::Never,
     }
 }
@@ -61,35 +63,39 @@ mod tests {
     #[test]
     fn what_may_pass_is_tried_again() {
         for status in [408, 425, 500, 502, 503, 504, 520, 522, 524, 599] {
-            assert_eq!(classify(&answer(status, "<html>")), Retry::Backoff, "{status}");
+            assert_eq!(classify(Endpoint::Live, &answer(status, "<html>")), Retry::Backoff, "{status}");
         }
         for trouble in [Trouble::Connect("refused".into()), Trouble::Timeout, Trouble::Broken("cut".into())] {
             let attempt = Attempt { body: Err(trouble.clone()), ..Attempt::default() };
-            assert_eq!(classify(&attempt), Retry::Backoff, "{trouble:?}");
+            assert_eq!(classify(Endpoint::Live, &attempt), Retry::Backoff, "{trouble:?}");
         }
         let cut = Attempt { status: Some(200), body: Err(Trouble::Broken("cut".into())), ..Attempt::default() };
-        assert_eq!(classify(&cut), Retry::Backoff);
-        assert_eq!(classify(&answer(200, "<html>hello</html>")), Retry::Backoff);
-        assert_eq!(classify(&answer(200, "{\"success\":true,\"resu")), Retry::Backoff);
-        assert_eq!(classify(&answer(200, &refused(10001))), Retry::Backoff);
-        assert_eq!(classify(&answer(200, "{\"success\":false}")), Retry::Backoff);
+        assert_eq!(classify(Endpoint::Live, &cut), Retry::Backoff);
+        assert_eq!(classify(Endpoint::Live, &answer(200, "<html>hello</html>")), Retry::Backoff);
+        assert_eq!(classify(Endpoint::Live, &answer(200, "{\"success\":true,\"resu")), Retry::Backoff);
+        assert_eq!(classify(Endpoint::Live, &answer(200, &refused(10001))), Retry::Backoff);
+        assert_eq!(classify(Endpoint::Live, &answer(200, "{\"success\":false}")), Retry::Backoff);
+        for no_list in ["null", "{}", "{\"success\":true,\"result\":null}"] {
+            assert_eq!(classify(Endpoint::List, &answer(200, no_list)), Retry::Backoff, "{no_list}");
+        }
     }
 
     #[test]
     fn what_is_settled_is_not() {
         for status in [301, 302, 400, 401, 403, 404, 405, 410, 422] {
-            assert_eq!(classify(&answer(status, "")), Retry::Never, "{status}");
-            assert_eq!(classify(&answer(status, &refused(10001))), Retry::Never, "{status}");
+            assert_eq!(classify(Endpoint::Live, &answer(status, "")), Retry::Never, "{status}");
+            assert_eq!(classify(Endpoint::Live, &answer(status, &refused(10001))), Retry::Never, "{status}");
         }
         for body in ["{\"deviceId\":\"d\"}", "null", "{}", "[]", "17"] {
-            assert_eq!(classify(&answer(200, body)), Retry::Never, "{body}");
+            assert_eq!(classify(Endpoint::Live, &answer(200, body)), Retry::Never, "{body}");
         }
         for code in SETTLED {
-            assert_eq!(classify(&answer(200, &refused(code))), Retry::Never, "{code}");
+            assert_eq!(classify(Endpoint::Live, &answer(200, &refused(code))), Retry::Never, "{code}");
         }
-        assert_eq!(classify(&answer(204, "")), Retry::Never);
+        assert_eq!(classify(Endpoint::Live, &answer(204, "")), Retry::Never);
+        assert_eq!(classify(Endpoint::List, &answer(200, "{\"result\":[]}")), Retry::Never);
         let large = Attempt { status: Some(200), body: Err(Trouble::TooLarge), ..Attempt::default() };
-        assert_eq!(classify(&large), Retry::Never);
+        assert_eq!(classify(Endpoint::Live, &large), Retry::Never);
     }
 
     #[test]
@@ -109,10 +115,10 @@ mod tests {
             (Some(900), None, 900),
         ] {
             let attempt = Attempt { limits: limits(retry_after, reset), ..answer(429, "") };
-            assert_eq!(classify(&attempt), Retry::After(Duration::from_secs(expect)));
+            assert_eq!(classify(Endpoint::Live, &attempt), Retry::After(Duration::from_secs(expect)));
         }
         for code in THROTTLED {
-            assert_eq!(classify(&answer(200, &refused(code))), Retry::After(BLOCK), "{code}");
+            assert_eq!(classify(Endpoint::Live, &answer(200, &refused(code))), Retry::After(BLOCK), "{code}");
         }
     }
 }

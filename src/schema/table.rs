@@ -18,11 +18,11 @@ pub(super) struct Checked {
 
 /// Reads a table and holds it against its rules.
 pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
-    let format: Format = toml::from_str(text).map_err(Box::new)?;
+    let format: Format = toml::from_str(text).map_err(|error| SchemaError::Toml(Box::new(error)))?;
     if format.format != TABLE_FORMAT {
         return Err(SchemaError::Format { found: format.format });
     }
-    let table: Table = toml::from_str(text).map_err(Box::new)?;
+    let table: Table = toml::from_str(text).map_err(|error| SchemaError::Toml(Box::new(error)))?;
     let columns: Vec<Column> = table.column.into_iter().map(Entry::into_column).collect();
     check_columns(&columns)?;
     let key = positions(&columns, &table.key)?;

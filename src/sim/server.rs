@@ -88,7 +88,7 @@ impl Server {
     /// # Errors
     /// When the address cannot be had.
     pub async fn bind(options: ServerOptions, clock: Clock, addr: SocketAddr) -> Result<Self, SimError> {
-        let failed = |source| SimError::Bind { addr, source };
+        let failed = |error| SimError::Bind { addr, error };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         Ok(Self { lines: Lines(listener), addr, core: Arc::new(Core::new(options, clock)) })

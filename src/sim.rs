@@ -42,16 +42,16 @@ pub use shape::Shape;
 #[non_exhaustive]
 pub enum SimError {
     /// The address is taken, or not ours.
-    #[error("cannot listen on {addr}")]
+    #[error("cannot listen on {addr}: {error}")]
     Bind {
         /// The address that was asked for.
         addr: SocketAddr,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
     /// The listening socket broke.
-    #[error("the simulated server stopped")]
-    Serve(#[source] io::Error),
+    #[error("the simulated server stopped: {0}")]
+    Serve(io::Error),
     /// A fault that is not written `KIND=PERCENT`, or is none of the kinds.
     #[error("`{text}` is no fault: {reason}")]
     Fault {
