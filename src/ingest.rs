@@ -29,10 +29,15 @@ use crate::snapshot::Answer;
 
 use batch::Batch;
 
-/// A segment is closed once it holds this many bodies, or this many bytes of them: a publish has a
-/// whole number of segments in memory as rows.
+/// A segment is closed once it holds this many bodies, or this many bytes of them: a publish takes
+/// whole segments.
 const SEGMENT_BODIES: usize = 16 * 1024;
 const SEGMENT_BYTES: usize = 64 << 20;
+
+/// Segments are merged together up to so many rows, or bytes of text: each merge writes the whole day
+/// anew, so few are cheaper than many, and their rows are in memory.
+const BATCH_ROWS: usize = 48 * 1024;
+const BATCH_BYTES: usize = 64 << 20;
 
 /// The writer of one shard.
 #[derive(Debug)]
@@ -157,12 +162,18 @@ impl Ingest {
     pub fn publish(&mut self) -> Result<Published, IngestError> {
         self.close_segment()?;
         let mut published = Published::default();
+        let mut batch = Batch::new(&self.plans);
         for (sequence, path) in journal::segments(&self.journal_dir)? {
             let segment = Segment::read(&path)?;
-            let batch = Batch::read(&self.plans, sequence, &segment);
+            batch.read(&self.plans, self.lock.shard, sequence, &segment);
             drop(segment);
+            batch.segments.push(path);
+            if batch.states.rows() >= BATCH_ROWS || batch.states.text_bytes() >= BATCH_BYTES {
+                self.publish_batch(std::mem::replace(&mut batch, Batch::new(&self.plans)), &mut published)?;
+            }
+        }
+        if !batch.segments.is_empty() {
             self.publish_batch(batch, &mut published)?;
-            fs::remove_file(&path).map_err(ArchiveError::io("remove", &path))?;
         }
         Ok(published)
     }
@@ -177,7 +188,9 @@ impl Ingest {
     /// The polls become live before the states: should the process end between the two, the polls
     /// say already which states were new, and keep saying it.
     fn publish_batch(&self, mut batch: Batch, published: &mut Published) -> Result<(), IngestError> {
-        batch.keep_aside(&self.archive, self.lock.shard)?;
+        for (name, bytes) in &batch.aside {
+            self.archive.quarantine(name, bytes)?;
+        }
         let (states, fresh) = self.stage(&mut batch.states, self.plans.states.schema())?;
         let polls = outcome::settle(&batch.polls, &fresh);
         let mut poll_columns = batch::poll_columns(&self.plans.polls, &polls);
@@ -188,6 +201,9 @@ impl Ingest {
             published.rows += info.rows;
         }
         published.count(&batch, &fresh, &polls);
+        for path in &batch.segments {
+            fs::remove_file(path).map_err(ArchiveError::io("remove", path))?;
+        }
         Ok(())
     }
 
@@ -226,8 +242,8 @@ impl Published {
         let new = fresh.iter().filter(|new| **new).count() as u64;
         self.states_new += new;
         self.states_known += fresh.len() as u64 - new;
-        self.quarantined += batch.quarantined.len() as u64;
-        self.gaps += batch.gaps.len() as u64;
+        self.quarantined += batch.quarantined;
+        self.gaps += batch.gaps;
         polls.iter().for_each(|poll| self.polls.count(poll.outcome));
         for (path, count) in &batch.drift {
             *self.drift.entry(path.clone()).or_default() += count;

@@ -3,11 +3,14 @@
 pub mod api;
 pub mod archive;
 pub mod clock;
+pub mod collect;
 pub mod envelope;
 pub mod flatten;
+pub mod import;
 pub mod ingest;
 pub mod journal;
 pub mod json;
+pub mod query;
 pub mod schema;
 pub mod sim;
 pub mod snapshot;

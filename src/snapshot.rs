@@ -200,6 +200,17 @@ impl Source {
     }
 }
 
+impl Endpoint {
+    /// The word for it in the archive.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::List => "list",
+        }
+    }
+}
+
 impl Body {
     /// A body as it came over the network.
     #[must_use]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::archive::{Archive, ArchiveError};
 use crate::clock;
 use crate::flatten::{Cell, Columns, FlattenError, Plan, Row};
 use crate::journal::{Item, Segment};
@@ -15,56 +15,59 @@ use crate::snapshot::{Answer, Body, Poll};
 
 use super::Plans;
 
-/// What a segment holds.
+/// What some segments hold.
 #[derive(Debug)]
 pub(super) struct Batch {
-    sequence: u64,
     pub(super) states: Columns,
     /// Each request, and the rows that it brought.
     pub(super) polls: Vec<(Poll, Range<usize>)>,
-    /// Bodies that are no device state, a line of JSON each.
-    pub(super) quarantined: Vec<String>,
-    /// Bytes that are no frame, and where they stand.
-    pub(super) gaps: Vec<(u64, Vec<u8>)>,
+    /// The segments that were read.
+    pub(super) segments: Vec<PathBuf>,
+    /// Files for the quarantine: what is no row, and what is no frame.
+    pub(super) aside: Vec<(String, Vec<u8>)>,
+    /// Bodies that are no device state.
+    pub(super) quarantined: u64,
+    /// Stretches that are no frame.
+    pub(super) gaps: u64,
     pub(super) drift: BTreeMap<String, u64>,
 }
 
 impl Batch {
-    /// Reads a segment.
-    pub(super) fn read(plans: &Plans, sequence: u64, segment: &Segment) -> Self {
-        let schema = plans.states.schema();
-        let stamp = Stamp::new(schema);
-        let mut batch = Self {
-            sequence,
-            states: Columns::new(Arc::clone(schema)),
+    /// Nothing yet.
+    pub(super) fn new(plans: &Plans) -> Self {
+        Self {
+            states: Columns::new(Arc::clone(plans.states.schema())),
             polls: Vec::new(),
-            quarantined: Vec::new(),
-            gaps: Vec::new(),
+            segments: Vec::new(),
+            aside: Vec::new(),
+            quarantined: 0,
+            gaps: 0,
             drift: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// Adds what a segment holds.
+    pub(super) fn read(&mut self, plans: &Plans, shard: u32, sequence: u64, segment: &Segment) {
+        let stamp = Stamp::new(plans.states.schema());
+        let name = format!("shard-{shard}-{sequence:010}");
         let mut row = Row::default();
+        let mut no_rows = String::new();
         for item in segment.items() {
             match item {
-                Item::Answer(answer) => batch.take(&plans.states, &stamp, *answer, &mut row),
-                Item::Gap { start, end } => batch.gaps.push((start, segment.bytes(start, end).to_vec())),
+                Item::Answer(answer) => self.take(&plans.states, &stamp, *answer, &mut row, &mut no_rows),
+                Item::Gap { start, end } => {
+                    self.gaps += 1;
+                    self.aside.push((format!("{name}-{start}.journal-gap"), segment.bytes(start, end).to_vec()));
+                }
             }
         }
-        batch
+        if !no_rows.is_empty() {
+            self.aside.push((format!("{name}.ndjson"), no_rows.into_bytes()));
+        }
     }
 
-    /// Writes what is no row into the quarantine.
-    pub(super) fn keep_aside(&self, archive: &Archive, shard: u32) -> Result<(), ArchiveError> {
-        let name = format!("shard-{shard}-{:010}", self.sequence);
-        if !self.quarantined.is_empty() {
-            archive.quarantine(&format!("{name}.ndjson"), self.quarantined.concat().as_bytes())?;
-        }
-        for (start, bytes) in &self.gaps {
-            archive.quarantine(&format!("{name}-{start}.journal-gap"), bytes)?;
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, plan: &Plan, stamp: &Stamp, answer: Answer, row: &mut Row) {
+    /// Adds an answer: its bodies to the rows, or a line each to `no_rows`.
+    fn take(&mut self, plan: &Plan, stamp: &Stamp, answer: Answer, row: &mut Row, no_rows: &mut String) {
         let first = self.states.rows();
         for body in &answer.bodies {
             match plan.flatten(&body.bytes, row) {
@@ -73,7 +76,10 @@ impl Batch {
                     self.states.push(row);
                     row.unmapped().for_each(|(path, _)| *self.drift.entry(without_positions(path)).or_default() += 1);
                 }
-                Err(error) => self.quarantined.push(Quarantined::line(&answer, body, &error)),
+                Err(error) => {
+                    self.quarantined += 1;
+                    no_rows.push_str(&Quarantined::line(&answer, body, &error));
+                }
             }
         }
         if let Some(poll) = answer.poll {

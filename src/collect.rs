@@ -1,0 +1,128 @@
+//! Sweeps over the fleet: what is asked, in which order, and what came of it.
+//!
+//! A sweep reads the list, asks for single devices where the plan says so, and publishes. Answers go to
+//! the writer's thread as they come, and are journalled there before anything else happens to them.
+//! Pacing and retries are the client's business, rows and files the ingest's.
+
+mod plan;
+mod schedule;
+mod sweep;
+mod writer;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::ingest::{IngestError, Published};
+use crate::snapshot::{DeviceId, Endpoint};
+
+pub use plan::{Plan, SourceChoice};
+pub use schedule::{Stop, StopSwitch, stop_pair};
+pub use sweep::Collector;
+
+/// What is collected, and how.
+#[derive(Debug, Clone)]
+pub struct CollectOptions {
+    /// Where states are taken from.
+    pub source: SourceChoice,
+    /// The devices to ask for; none for all that the list shows.
+    pub devices: Vec<DeviceId>,
+    /// How far back a state may lie, in minutes (1 to 60).
+    pub since_minutes: u32,
+    /// How long until the next sweep: the budget of a sweep is that of this time.
+    pub interval: Duration,
+}
+
+/// What a sweep did. Its JSON is the `--summary-json`.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct CollectStats {
+    /// Name of the sweep; it stands in every row.
+    pub sweep_id: String,
+    /// Devices that were seen or asked for.
+    pub devices: u64,
+    /// States that are new to the archive.
+    pub states_new: u64,
+    /// States that the archive had already.
+    pub states_unchanged: u64,
+    /// Devices without a state in the window.
+    pub devices_absent: u64,
+    /// Requests that failed for good.
+    pub requests_failed: u64,
+    /// Bodies that were no device state.
+    pub bodies_quarantined: u64,
+    /// Requests sent, retries included.
+    pub requests_sent: u64,
+    /// Seconds for which the API kept everything waiting.
+    pub throttled_s: f64,
+    /// Rows in the parts that were published.
+    pub rows_published: u64,
+    /// Bytes of the parts that were published.
+    pub bytes_published: u64,
+    /// Values that no column could hold.
+    pub values_unmapped: u64,
+    /// Seconds from first to last.
+    pub elapsed_s: f64,
+    /// Whether it was stopped before all was asked.
+    pub stopped: bool,
+    /// The first failures, in words.
+    pub failures: Vec<String>,
+}
+
+/// Why a sweep did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    /// The API does not let us in. Asking on would only use up the limit.
+    #[error(
+        "the API refused the {} endpoint ({reason}): the token needs one of the permissions \
+         Cloudflare DEX Read, Cloudflare DEX Write, Zero Trust Read, Zero Trust Report, for this account",
+        .endpoint.as_str()
+    )]
+    Denied {
+        /// Where.
+        endpoint: Endpoint,
+        /// In the API's words.
+        reason: String,
+    },
+    /// No page of the list could be read.
+    #[error("the list of devices cannot be read: {0}")]
+    Discovery(String),
+    /// Nothing answers any more.
+    #[error("the API cannot be reached: {0}")]
+    Unreachable(String),
+    /// The writer ended in an earlier sweep.
+    #[error("nothing can be written since an earlier fault")]
+    Ended,
+    /// The archive or its journal.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+}
+
+/// Who is told how far a sweep is. All of it may be called at any time, also never.
+pub trait Progress: Send + Sync {
+    /// What is about to be done, in a line.
+    fn plan(&self, line: &str);
+    /// A stretch begins: so many requests, where that is known.
+    fn start(&self, what: &'static str, requests: Option<u64>);
+    /// So many requests are done.
+    fn advance(&self, requests: u64);
+    /// The stretch has ended.
+    fn finish(&self);
+}
+
+impl CollectStats {
+    /// Whether anything failed that should not have.
+    #[must_use]
+    pub fn has_failures(&self) -> bool {
+        self.requests_failed > 0 || self.bodies_quarantined > 0
+    }
+
+    fn take(&mut self, published: &Published) {
+        self.states_new += published.states_new;
+        self.states_unchanged += published.states_known;
+        self.requests_failed += published.polls.failed;
+        self.bodies_quarantined += published.quarantined;
+        self.rows_published += published.rows;
+        self.bytes_published += published.bytes;
+        self.values_unmapped += published.drift.values().sum::<u64>();
+    }
+}

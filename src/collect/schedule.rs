@@ -1,0 +1,97 @@
+//! When sweeps begin, and when they have to end.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::{Clock, Timestamp};
+
+/// Asks everybody who holds a [`Stop`] to come to an end.
+#[derive(Debug)]
+pub struct StopSwitch(watch::Sender<bool>);
+
+/// Says whether it is time to come to an end.
+#[derive(Debug, Clone)]
+pub struct Stop(watch::Receiver<bool>);
+
+/// A switch, and what it switches.
+#[must_use]
+pub fn stop_pair() -> (StopSwitch, Stop) {
+    let (sender, receiver) = watch::channel(false);
+    (StopSwitch(sender), Stop(receiver))
+}
+
+impl StopSwitch {
+    /// Asks for the end. Asking twice changes nothing.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl Stop {
+    /// Whether the end was asked for.
+    #[must_use]
+    pub fn is_requested(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until the end is asked for; for ever, where nobody is left to ask.
+    pub async fn requested(&self) {
+        let mut receiver = self.0.clone();
+        if receiver.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits; false where the end was asked for meanwhile.
+    pub(super) async fn wait(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.requested() => false,
+            () = sleep(time) => true,
+        }
+    }
+}
+
+/// Waits for the next tick: a whole number of intervals since the Unix epoch, so that sweeps of
+/// different collectors and after a restart fall together. Ticks that passed are skipped. False where
+/// the end was asked for meanwhile.
+pub(super) async fn next_tick(clock: &Clock, every: Duration, stop: &Stop) -> bool {
+    stop.wait(until_tick(clock.now(), every)).await
+}
+
+/// Waits, come what may.
+#[expect(clippy::disallowed_methods, reason = "the one wait of the schedule; callers race it against the stop")]
+pub(super) async fn sleep(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+fn until_tick(now: Timestamp, every: Duration) -> Duration {
+    let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
+    let since = now.timestamp_micros().rem_euclid(every);
+    Duration::from_micros((every - since).unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn ticks_are_aligned_and_never_now() {
+        let at = |text| clock::parse_timestamp(text).expect("a timestamp");
+        let five = Duration::from_mins(5);
+        assert_eq!(until_tick(at("2026-11-24T07:42:30Z"), five), Duration::from_secs(150));
+        assert_eq!(until_tick(at("2026-11-24T07:40:00Z"), five), five);
+        assert_eq!(until_tick(at("1969-12-31T23:59:59Z"), five), Duration::from_secs(1));
+        assert_eq!(until_tick(at("2026-11-24T07:40:00Z"), Duration::from_hours(24)), Duration::from_mins(16 * 60 + 20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_a_wait() {
+        let (switch, stop) = stop_pair();
+        assert!(stop.wait(Duration::from_secs(5)).await);
+        switch.stop();
+        assert!(!stop.wait(Duration::from_hours(1)).await);
+        assert!(stop.is_requested());
+    }
+}
