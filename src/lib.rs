@@ -2,8 +2,10 @@
 
 pub mod api;
 pub mod archive;
+pub mod cli;
 pub mod clock;
 pub mod collect;
+pub mod config;
 pub mod envelope;
 pub mod flatten;
 pub mod import;

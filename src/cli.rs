@@ -1,0 +1,92 @@
+//! The command line: arguments in, words and exit codes out.
+//!
+//! Data goes to stdout, everything else to stderr. Only `print` writes to either, so that foreign text
+//! is escaped in one place.
+
+mod args;
+mod collect;
+mod demo;
+mod import;
+mod print;
+mod progress;
+mod query;
+mod schema;
+mod simulate;
+
+use clap::Parser;
+
+use crate::archive::ArchiveError;
+use crate::config::ConfigError;
+use crate::ingest::IngestError;
+
+use args::{Args, Command};
+
+/// How the program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All done.
+    Done,
+    /// It failed.
+    Failed,
+    /// It was asked in a way that makes no sense.
+    Usage,
+    /// It finished, but something failed on the way.
+    Partly,
+    /// Another collector holds the lock: `EX_TEMPFAIL`.
+    Locked,
+}
+
+impl Exit {
+    /// The exit code.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Partly => 3,
+            Self::Locked => 75,
+        }
+    }
+}
+
+/// Runs the program with the process's arguments.
+#[must_use]
+pub fn run() -> Exit {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Where even that cannot be printed, the exit code says enough.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    args.start_log();
+    let ended = match args.command {
+        Command::Collect(ref command) => collect::run(&args, command),
+        Command::Import(ref command) => import::run(&args, command),
+        Command::Query(ref command) => query::run(&args, command),
+        Command::Schema(ref command) => schema::run(&args, command),
+        Command::Simulate(ref command) => simulate::run(command),
+        Command::Demo(ref command) => demo::run(&args, command),
+    };
+    ended.unwrap_or_else(|error| {
+        if print::is_closed_pipe(&error) {
+            return Exit::Done;
+        }
+        print::note(&format!("error: {error:#}"));
+        exit_of(&error)
+    })
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let ingest = error.downcast_ref::<IngestError>();
+    let archive = error.downcast_ref::<ArchiveError>();
+    match (archive, ingest) {
+        (Some(ArchiveError::Locked { .. }), _) | (_, Some(IngestError::Archive(ArchiveError::Locked { .. }))) => {
+            Exit::Locked
+        }
+        _ if error.is::<ConfigError>() => Exit::Usage,
+        _ => Exit::Failed,
+    }
+}

@@ -1,0 +1,299 @@
+//! What can be typed.
+
+use std::io;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use crate::archive::{Archive, ArchiveError};
+use crate::config::{ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
+
+/// Keeps the history of a Cloudflare WARP fleet that Cloudflare itself forgets after 7 days.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 all done; 1 failed; 2 usage; 3 finished, but some requests failed; 75 another collector holds the lock."
+)]
+pub(super) struct Args {
+    /// The archive's folder [default: ./dex-archive-data]
+    #[arg(long, global = true, env = "DEX_ARCHIVE_DIR", value_name = "DIR")]
+    archive: Option<PathBuf>,
+    /// A config file (TOML); flags beat the environment, which beats the file
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Say more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Say less: errors alone
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// Form of the log on stderr
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Snapshot the fleet into the archive, once or in a loop
+    Collect(CollectArgs),
+    /// Take device states from files into the archive
+    Import(ImportArgs),
+    /// Answer a question from the archive
+    Query(QueryArgs),
+    /// Show the columns
+    Schema(SchemaArgs),
+    /// Serve a simulated fleet, or write its states
+    Simulate(SimulateArgs),
+    /// See it work: no account and no network needed
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  dex-archive collect --account 01a7…5823              one sweep, for cron\n  dex-archive collect --every 5m                       sweeps until it is stopped\n  dex-archive collect --source list --dry-run          what would be asked"
+)]
+pub(super) struct CollectArgs {
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+    /// Where states are taken from: the list, single devices, or both while that fits the budget
+    #[arg(long, value_enum, default_value_t = SourceArg::Auto)]
+    pub(super) source: SourceArg,
+    /// Ask for this device alone; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub(super) device: Vec<String>,
+    /// Ask for the devices in a file, one id a line (`-`: stdin)
+    #[arg(long, value_name = "FILE")]
+    pub(super) devices_file: Option<PathBuf>,
+    /// Sweep again and again, on ticks of this length
+    #[arg(long, value_name = "DURATION")]
+    pub(super) every: Option<String>,
+    /// End after so many sweeps
+    #[arg(long, value_name = "N", requires = "every")]
+    pub(super) sweeps: Option<u64>,
+    /// How far back a state may lie [default: the interval and 5 minutes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub(super) since_minutes: Option<u32>,
+    /// Print the plan and stop
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Write what the last sweep did to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) summary_json: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ApiArgs {
+    /// The Cloudflare account
+    #[arg(long, env = "CLOUDFLARE_ACCOUNT_ID", value_name = "ID")]
+    account: Option<String>,
+    /// A file that holds the API token; without it, the variable `CLOUDFLARE_API_TOKEN` counts
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Where the API is [default: Cloudflare's own]
+    #[arg(long, env = "CLOUDFLARE_BASE_URL", value_name = "URL")]
+    api_url: Option<String>,
+    /// The account's rate limit, or `none` [default: 1200/5m]
+    #[arg(long, value_name = "REQUESTS/WINDOW")]
+    rate_limit: Option<String>,
+    /// The share of it that may be used [default: 80%]
+    #[arg(long, value_name = "PERCENT")]
+    budget: Option<String>,
+    /// How often a request is sent at most [default: 5]
+    #[arg(long, value_name = "N")]
+    attempts: Option<u32>,
+    /// The first wait before a request is sent again [default: 500ms]
+    #[arg(long, value_name = "DURATION")]
+    retry_delay: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SourceArg {
+    Auto,
+    Live,
+    List,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  dex-archive import --account 01a7…5823 states.ndjson.gz\n  curl … | dex-archive import --account 01a7…5823 -"
+)]
+pub(super) struct ImportArgs {
+    /// NDJSON or JSON arrays, plain, .gz or .zst (`-`: stdin)
+    #[arg(required = true, value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+    /// The account that the states belong to
+    #[arg(long, env = "CLOUDFLARE_ACCOUNT_ID", value_name = "ID")]
+    pub(super) account: String,
+    /// When the states were collected [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub(super) collected_at: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct QueryArgs {
+    #[command(subcommand)]
+    pub(super) question: Question,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Question {
+    /// Metrics of one device over time
+    Trend(TrendArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Example:\n  dex-archive query trend --device alice-mbp000 --metric cpu_pct,rtt_rtt_us_downstream --since 7d --every 1h --agg mean,max"
+)]
+pub(super) struct TrendArgs {
+    /// The device: its id, or its name
+    #[arg(long, value_name = "ID|NAME")]
+    pub(super) device: String,
+    /// Columns, with commas between them
+    #[arg(long, value_delimiter = ',', default_value = "cpu_pct,rtt_rtt_us_downstream", value_name = "COLUMN")]
+    pub(super) metric: Vec<String>,
+    /// From when on: a time, a date, or how long ago
+    #[arg(long, default_value = "1d", value_name = "TIME")]
+    pub(super) since: String,
+    /// Up to when
+    #[arg(long, default_value = "now", value_name = "TIME")]
+    pub(super) until: String,
+    /// Length of a bucket
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    pub(super) every: String,
+    /// What is computed: mean, min, max
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "mean")]
+    pub(super) agg: Vec<AggArg>,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(super) format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum AggArg {
+    Mean,
+    Min,
+    Max,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Csv,
+    Json,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct SchemaArgs {
+    /// A table, JSON, or a script of views for `duckdb -init`
+    #[arg(long, value_enum, default_value_t = SchemaFormat::Table)]
+    pub(super) format: SchemaFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SchemaFormat {
+    Table,
+    Json,
+    Duckdb,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct SimulateArgs {
+    /// Devices in the fleet
+    #[arg(long, default_value_t = 200)]
+    pub(super) devices: u32,
+    /// Port on the loopback interface; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    pub(super) port: u16,
+    /// The fleet is the same for the same seed
+    #[arg(long, default_value_t = 7)]
+    pub(super) seed: u64,
+    /// Go wrong on purpose: KIND=PERCENT, of 429, 5xx, truncated, reset, not-json, failure, null, empty, slow, garbage, all
+    #[arg(long, value_name = "KIND=PERCENT")]
+    pub(super) fault: Vec<String>,
+    /// The limit that is enforced, or `none`
+    #[arg(long, default_value = "1200/5m", value_name = "REQUESTS/WINDOW")]
+    pub(super) rate_limit: String,
+    /// Shape of the bodies: current, legacy or mixed
+    #[arg(long, default_value = "current")]
+    pub(super) shape: String,
+    /// Write the states to a file as NDJSON instead of serving them
+    #[arg(long, value_name = "FILE", requires = "ticks")]
+    pub(super) dump: Option<PathBuf>,
+    /// States of each device in the file, 5 minutes apart
+    #[arg(long, value_name = "T")]
+    pub(super) ticks: Option<u32>,
+    /// When the first of them is
+    #[arg(long, default_value = "2026-10-01T00:00:00Z", value_name = "TIME")]
+    pub(super) start: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct DemoArgs {
+    /// Devices in the simulated fleet
+    #[arg(long, default_value_t = 200)]
+    pub(super) devices: u32,
+    /// Simulated hours
+    #[arg(long, default_value_t = 8)]
+    pub(super) hours: u32,
+}
+
+impl Args {
+    /// The archive's folder and the rest of the config file.
+    pub(super) fn config(&self) -> Result<(PathBuf, ApiSection), ConfigError> {
+        let file = self.config.as_deref().map(ConfigFile::load).transpose()?.unwrap_or_default();
+        let archive = self.archive.clone().or(file.archive).unwrap_or_else(|| PathBuf::from(DEFAULT_ARCHIVE));
+        Ok((archive, file.api))
+    }
+
+    /// The folder that was named, if one was.
+    pub(super) fn named_archive(&self) -> Option<&PathBuf> {
+        self.archive.as_ref()
+    }
+
+    /// Opens the archive for reading.
+    pub(super) fn open_archive(&self) -> anyhow::Result<Archive> {
+        let (root, _) = self.config()?;
+        Archive::open(&root).map_err(|error: ArchiveError| error.into())
+    }
+
+    /// Starts the log on stderr.
+    pub(super) fn start_log(&self) {
+        let level = match (self.quiet, self.verbose) {
+            (true, _) => LevelFilter::ERROR,
+            (false, 0) => LevelFilter::WARN,
+            (false, 1) => LevelFilter::INFO,
+            (false, _) => LevelFilter::DEBUG,
+        };
+        let log = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false);
+        match self.log_format {
+            LogFormat::Text => log.with_ansi(super::print::is_colourful()).init(),
+            LogFormat::Json => log.json().init(),
+        }
+    }
+}
+
+impl ApiArgs {
+    /// What was typed, over what the file says.
+    pub(super) fn over(&self, file: ApiSection) -> ApiSection {
+        ApiSection {
+            url: self.api_url.clone().or(file.url),
+            account: self.account.clone().or(file.account),
+            token_file: self.token_file.clone().or(file.token_file),
+            rate_limit: self.rate_limit.clone().or(file.rate_limit),
+            budget: self.budget.clone().or(file.budget),
+            attempts: self.attempts.or(file.attempts),
+            retry_delay: self.retry_delay.clone().or(file.retry_delay),
+            timeout: file.timeout,
+        }
+    }
+}

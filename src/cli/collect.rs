@@ -1,0 +1,208 @@
+//! `collect`.
+
+use std::io::Read;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::api::{Client, ClientOptions};
+use crate::archive::Archive;
+use crate::clock::{self, Clock};
+use crate::collect::{CollectOptions, CollectStats, Collector, Plan, SourceChoice, Stop, StopSwitch, stop_pair};
+use crate::config::{self, ConfigError};
+use crate::ingest::{Ingest, Published};
+use crate::snapshot::DeviceId;
+
+use super::args::{Args, CollectArgs, SourceArg};
+use super::progress::Bar;
+use super::{Exit, print};
+
+/// The interval that a single sweep has to fit, where nothing is said.
+const INTERVAL: Duration = Duration::from_mins(5);
+
+/// Added to the interval: states may take some minutes to reach the API.
+const LATE_MINUTES: u64 = 5;
+
+/// Collects, once or in a loop.
+pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
+    let (root, file) = args.config()?;
+    let every = command.every.as_deref().map(config::parse_duration).transpose()?;
+    let clock = Clock::system();
+    let client_options = command.api.over(file).client_options(seed(&clock))?;
+    let options = collect_options(command, every.unwrap_or(INTERVAL))?;
+    if command.dry_run {
+        print::data(&format!("plan: {}\n", Plan::new(&options, client_options.budget)))?;
+        return Ok(Exit::Done);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let ended = runtime.block_on(async {
+        let (switch, stop) = stop_pair();
+        let work = async {
+            let client = client(client_options, &root, &clock).await?;
+            let (ingest, recovered) = open(&root, &clock, "collect")?;
+            note_recovered(&recovered);
+            let bar = Bar::new(args.quiet);
+            let collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop.clone());
+            sweeps(collector, command, every, &stop, args.quiet).await
+        };
+        tokio::select! {
+            ended = work => ended,
+            // What is journalled is published by the next start.
+            () = two_signals(&switch) => Ok(Exit::Failed),
+        }
+    });
+    runtime.shutdown_background();
+    ended
+}
+
+/// Opens the archive for writing, or makes it.
+pub(super) fn open(root: &std::path::Path, clock: &Clock, what: &str) -> anyhow::Result<(Ingest, Published)> {
+    let archive = Archive::open_or_create(root, 1, clock.now())?;
+    let since = clock::format_timestamp(clock.now());
+    let holder = format!("dex-archive {what}, process {}, since {since}", std::process::id());
+    Ok(Ingest::open(archive, 0, &holder)?)
+}
+
+/// Says what an earlier process left in the journal.
+pub(super) fn note_recovered(recovered: &Published) {
+    let states = recovered.states_new + recovered.states_known;
+    if states > 0 || recovered.gaps > 0 {
+        tracing::warn!(
+            states,
+            new = recovered.states_new,
+            unreadable = recovered.gaps,
+            "published what an earlier process had left in the journal"
+        );
+    }
+}
+
+/// One line of what a sweep did.
+pub(super) fn summary(stats: &CollectStats) -> String {
+    format!(
+        "{} devices: {} new states, {} unchanged, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled); {} rows, {} published",
+        stats.devices,
+        stats.states_new,
+        stats.states_unchanged,
+        stats.devices_absent,
+        stats.requests_failed,
+        stats.requests_sent,
+        stats.elapsed_s,
+        stats.throttled_s,
+        stats.rows_published,
+        print::bytes(stats.bytes_published),
+    )
+}
+
+/// A number that differs from run to run; nothing secret hangs on it.
+#[expect(clippy::cast_sign_loss, reason = "any number will do")]
+pub(super) fn seed(clock: &Clock) -> u64 {
+    (clock.now().timestamp_micros() as u64) ^ (u64::from(std::process::id()) << 40)
+}
+
+/// A client; where the archive is still to be made, one that has reached the API.
+async fn client(options: ClientOptions, root: &std::path::Path, clock: &Clock) -> anyhow::Result<Client> {
+    let client = Client::new(options, clock.clone())?;
+    if Archive::is_absent(root)? {
+        client.reach().await?;
+    }
+    Ok(client)
+}
+
+fn collect_options(command: &CollectArgs, interval: Duration) -> Result<CollectOptions, ConfigError> {
+    let minutes = interval.as_secs().div_ceil(60) + LATE_MINUTES;
+    let since = u32::try_from(minutes.min(60)).unwrap_or(60);
+    Ok(CollectOptions {
+        source: match command.source {
+            SourceArg::Auto => SourceChoice::Auto,
+            SourceArg::Live => SourceChoice::Live,
+            SourceArg::List => SourceChoice::List,
+        },
+        devices: devices(command)?,
+        since_minutes: command.since_minutes.unwrap_or(since),
+        interval,
+    })
+}
+
+fn devices(command: &CollectArgs) -> Result<Vec<DeviceId>, ConfigError> {
+    let named = command.device.iter().map(|id| DeviceId::parse(id));
+    let mut devices = named.collect::<Result<Vec<_>, _>>()?;
+    if let Some(path) = &command.devices_file {
+        let unreadable = |error| ConfigError::Read { path: path.clone(), error };
+        let mut text = String::new();
+        match path.to_str() {
+            Some("-") => drop(std::io::stdin().read_to_string(&mut text).map_err(unreadable)?),
+            _ => text = std::fs::read_to_string(path).map_err(unreadable)?,
+        }
+        devices.extend(config::parse_devices(&path.display().to_string(), &text)?);
+    }
+    devices.sort_unstable();
+    devices.dedup();
+    Ok(devices)
+}
+
+/// Sweeps until the schedule or a signal ends it.
+async fn sweeps(
+    mut collector: Collector<'_>,
+    command: &CollectArgs,
+    every: Option<Duration>,
+    stop: &Stop,
+    quiet: bool,
+) -> anyhow::Result<Exit> {
+    let mut exit = Exit::Done;
+    for number in 1_u64.. {
+        // Sweeps of one second have other numbers, collectors of one second other processes.
+        let random = u16::try_from((number ^ u64::from(std::process::id())) & 0xffff).unwrap_or(0);
+        match collector.sweep(random).await {
+            Ok(stats) => exit = worse(exit, report(&stats, command, quiet)?),
+            // In a loop a sweep that failed is told, and the next one tries again.
+            Err(error) if every.is_some() => {
+                print::note(&format!("error: {error}"));
+                exit = Exit::Failed;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let ended = command.sweeps == Some(number) || stop.is_requested();
+        match every {
+            Some(every) if !ended && collector.next_tick(every).await => (),
+            _ => break,
+        }
+    }
+    collector.finish()?;
+    Ok(exit)
+}
+
+fn report(stats: &CollectStats, command: &CollectArgs, quiet: bool) -> anyhow::Result<Exit> {
+    if !quiet {
+        print::note(&summary(stats));
+        stats.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));
+    }
+    if let Some(path) = &command.summary_json {
+        print::file(path, &(serde_json::to_string_pretty(stats)? + "\n"))?;
+    }
+    Ok(if stats.has_failures() { Exit::Partly } else { Exit::Done })
+}
+
+fn worse(a: Exit, b: Exit) -> Exit {
+    match (a, b) {
+        (Exit::Failed, _) | (_, Exit::Failed) => Exit::Failed,
+        (Exit::Partly, _) | (_, Exit::Partly) => Exit::Partly,
+        _ => Exit::Done,
+    }
+}
+
+/// The first SIGTERM or SIGINT asks for the end; the second does not wait for it.
+async fn two_signals(switch: &StopSwitch) {
+    signal().await;
+    print::note("stopping: what was received is published; a second signal stops at once");
+    switch.stop();
+    signal().await;
+}
+
+async fn signal() {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .expect("the handler of SIGTERM can be set");
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => (),
+        _ = terminate.recv() => (),
+    }
+}

@@ -1,0 +1,116 @@
+//! `demo`: the whole way from an API to a trend, on simulated hours.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use chrono::TimeDelta;
+
+use crate::api::{Budget, Client, ClientOptions, Credential, Secret};
+use crate::archive::Archive;
+use crate::clock::{Clock, Timestamp};
+use crate::collect::{CollectOptions, Collector, SourceChoice, stop_pair};
+use crate::query::{Agg, Trend, TrendOptions, Window, metrics, trend};
+use crate::sim::{Fleet, FleetOptions, RateLimit, Server, ServerOptions};
+use crate::snapshot::AccountId;
+
+use super::args::{Args, DemoArgs};
+use super::progress::Bar;
+use super::{Exit, collect, print, query};
+
+/// Where the demo's archive goes, where nothing is said.
+const FOLDER: &str = "dex-archive-data/demo";
+
+/// Simulated minutes between two sweeps.
+const STEP_MINUTES: i64 = 15;
+
+/// So many devices are looked at for one with much to show.
+const DEVICES_TRIED: u32 = 12;
+
+/// Runs the demo.
+pub(super) fn run(args: &Args, command: &DemoArgs) -> anyhow::Result<Exit> {
+    let root = args.named_archive().cloned().unwrap_or_else(|| PathBuf::from(FOLDER));
+    let end = Clock::system().now();
+    let start = end - TimeDelta::hours(i64::from(command.hours.max(1)));
+    let fleet = Fleet::new(FleetOptions { devices: command.devices.max(1), ..FleetOptions::default() });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(sweep(&fleet, &root, start, end))?;
+    let window = Window { since: start, until: end };
+    show(&fleet, &root, window)
+}
+
+/// Sweeps a simulated fleet from `start` to `end`, by the code that sweeps a real one.
+async fn sweep(fleet: &Fleet, root: &Path, start: Timestamp, end: Timestamp) -> anyhow::Result<()> {
+    let clock = Clock::simulated(start);
+    let options = ServerOptions { limit: RateLimit::none(), keep_served: false, ..ServerOptions::new(fleet.clone()) };
+    let server = Server::bind(options, clock.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+    let url = format!("http://{}", server.local_addr());
+    print::note(&format!("simulating {} devices at {url}; archive: {}", fleet.options().devices, root.display()));
+    let _server = tokio::spawn(server.run(std::future::pending()));
+    let client = Client::new(client_options(url, fleet)?, clock.clone())?;
+    let (ingest, _) = collect::open(root, &clock, "demo")?;
+    let options = CollectOptions {
+        source: SourceChoice::Auto,
+        devices: Vec::new(),
+        since_minutes: 20,
+        interval: Duration::from_mins(15),
+    };
+    let ((_switch, stop), bar) = (stop_pair(), Bar::new(true));
+    let mut collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop);
+    for number in 0_u16.. {
+        let stats = collector.sweep(number).await?;
+        print::note(&format!("{}  {}", clock.now().format("%Y-%m-%d %H:%M"), collect::summary(&stats)));
+        clock.advance(TimeDelta::minutes(STEP_MINUTES));
+        if clock.now() >= end {
+            break;
+        }
+    }
+    Ok(collector.finish()?)
+}
+
+fn client_options(base_url: String, fleet: &Fleet) -> anyhow::Result<ClientOptions> {
+    Ok(ClientOptions {
+        base_url,
+        account_id: AccountId::parse(&fleet.options().account_id)?,
+        credential: Credential::Token(Secret::new("simulated")?),
+        budget: Budget { limit: None, share: 1.0 },
+        attempts: 3,
+        retry_delay: Duration::from_millis(100),
+        connect_timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(10),
+        max_body_bytes: 1 << 20,
+        seed: 1,
+    })
+}
+
+/// Where the files are, a trend, and what to paste.
+fn show(fleet: &Fleet, root: &Path, window: Window) -> anyhow::Result<Exit> {
+    let archive = Archive::open(root)?;
+    let mut options = TrendOptions {
+        device_id: String::new(),
+        metrics: metrics(&["cpu_pct".to_owned(), "rtt_rtt_us_downstream".to_owned()])?,
+        window,
+        every: Duration::from_mins(30),
+        aggs: vec![Agg::Mean, Agg::Max],
+    };
+    let mut best: Option<(usize, Trend)> = None;
+    // Phones and laptops that are off have little to show: the fullest of the first devices is shown.
+    for device in 0..fleet.options().devices.min(DEVICES_TRIED) {
+        options.device_id = fleet.device_id(device);
+        let answer = trend(&archive, &options)?;
+        let values = answer.points.iter().flat_map(|point| &point.values).flatten().count();
+        if best.as_ref().is_none_or(|(most, _)| values > *most) {
+            best = Some((values, answer));
+        }
+    }
+    let (_, best) = best.context("the fleet has no devices")?;
+    let root = root.display();
+    print::data(&format!(
+        "\n{}\nfiles:  {root}/device_state/date=*/*.parquet\nagain:  dex-archive --archive {root} query trend --device {} --since 1d --every 30m\n\
+         SQL:    duckdb -c \"SELECT platform, status, count(*) FROM '{root}/device_state/*/*.parquet' GROUP BY ALL ORDER BY ALL\"\n",
+        query::table(&best),
+        best.device_id,
+    ))?;
+    Ok(Exit::Done)
+}

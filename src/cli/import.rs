@@ -1,0 +1,66 @@
+//! `import`.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::clock::{self, Clock};
+use crate::import::{ImportOptions, ImportStats, read_file};
+use crate::snapshot::{AccountId, sweep_id};
+
+use super::args::{Args, ImportArgs};
+use super::{Exit, collect, print};
+
+/// Takes files into the archive.
+pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
+    let (root, _) = args.config()?;
+    let clock = Clock::system();
+    let account_id = AccountId::parse(&command.account).map_err(crate::config::ConfigError::Id)?;
+    let now = clock.now();
+    let collected_at = match &command.collected_at {
+        Some(text) => clock::parse_point(text, now).with_context(|| format!("{text:?} is no time"))?,
+        None => now,
+    };
+    // Every file is opened before anything is written, so that a wrong name leaves nothing behind.
+    let mut files = Vec::new();
+    for path in &command.files {
+        files.push((path, open(path).with_context(|| format!("cannot read {}", path.display()))?));
+    }
+    let (mut ingest, recovered) = collect::open(&root, &clock, "import")?;
+    collect::note_recovered(&recovered);
+    let random = u16::try_from(std::process::id() & 0xffff).unwrap_or(0);
+    let options = ImportOptions { account_id, sweep_id: sweep_id(now, random), collected_at };
+    let mut total = ImportStats::default();
+    for (path, mut file) in files {
+        let stats = read_file(&mut ingest, &mut *file, &path.display().to_string(), &options)?;
+        total = ImportStats { values: total.values + stats.values, bodies: total.bodies + stats.bodies };
+    }
+    let published = ingest.publish()?;
+    if !args.quiet {
+        print::note(&format!(
+            "{} values, {} bodies: {} new states, {} unchanged, {} quarantined; {} rows, {} published",
+            total.values,
+            total.bodies,
+            published.states_new,
+            published.states_known,
+            published.quarantined,
+            published.rows,
+            print::bytes(published.bytes),
+        ));
+    }
+    Ok(if published.quarantined > 0 { Exit::Partly } else { Exit::Done })
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(BufReader::new(io::stdin())));
+    }
+    let file = File::open(path)?;
+    Ok(match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gz") => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))),
+        Some("zst") => Box::new(BufReader::new(zstd::Decoder::new(file)?)),
+        _ => Box::new(BufReader::new(file)),
+    })
+}

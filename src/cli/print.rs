@@ -1,0 +1,71 @@
+//! The only place that prints.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+
+/// Writes data to stdout.
+pub(super) fn data(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes a line for people to stderr. Control characters, which foreign text may hold, do nothing.
+pub(super) fn note(line: &str) {
+    // Where stderr is closed, nobody reads.
+    let _ = writeln!(io::stderr().lock(), "{}", safe(line));
+}
+
+/// Text as it may stand on a terminal: control characters are shown and not obeyed.
+pub(super) fn safe(text: &str) -> String {
+    let shown = |letter: char| match letter {
+        '\n' | '\t' => letter.to_string(),
+        _ if letter.is_control() => letter.escape_default().to_string(),
+        _ => letter.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
+/// Writes a small file for scripts.
+#[expect(clippy::disallowed_methods, reason = "not a file of the archive: a summary that the next run replaces")]
+pub(super) fn file(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))
+}
+
+/// Whether colours are wanted on stderr.
+pub(super) fn is_colourful() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether somebody stopped reading, which is no error.
+pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Bytes in the unit that reads best.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+pub(super) fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
+    let mut unit = units.next().unwrap_or("B");
+    while value >= 1_000.0 {
+        let Some(next) = units.next() else { break };
+        (value, unit) = (value / 1_000.0, next);
+    }
+    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_moves_no_cursor() {
+        assert_eq!(safe("a\u{1b}[31mb\u{7}\nc é"), "a\\u{1b}[31mb\\u{7}\nc é");
+    }
+
+    #[test]
+    fn sizes_read_well() {
+        assert_eq!([bytes(0), bytes(999), bytes(1_500), bytes(16_000_000)], ["0 B", "999 B", "1.5 kB", "16.0 MB"]);
+    }
+}

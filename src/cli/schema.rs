@@ -1,0 +1,92 @@
+//! `schema`.
+
+use std::path::Path;
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde_json::{Value, json};
+
+use crate::schema::{Column, Kind, Personal, Schema, Unit};
+
+use super::args::{Args, SchemaArgs, SchemaFormat};
+use super::{Exit, print};
+
+/// Shows the columns of both datasets.
+pub(super) fn run(args: &Args, command: &SchemaArgs) -> anyhow::Result<Exit> {
+    print::data(&match command.format {
+        SchemaFormat::Table => tables(),
+        SchemaFormat::Json => {
+            format!("{:#}\n", Value::Array(Schema::all().iter().map(|schema| to_json(schema)).collect()))
+        }
+        SchemaFormat::Duckdb => duckdb(&std::path::absolute(args.config()?.0)?),
+    })?;
+    Ok(Exit::Done)
+}
+
+fn tables() -> String {
+    let one = |schema: &Schema| {
+        let mut table = Table::new();
+        table.load_style(NOTHING).set_header(["column", "type", "unit", "personal", "description"]);
+        for column in &schema.columns {
+            let unit = column.unit.map_or("", |unit| unit.name());
+            let personal = column.personal.map_or("", |class| class.name());
+            table.add_row([&column.name, column.kind.name(), unit, personal, &column.description]);
+        }
+        format!(
+            "{}: {} (version {}, fingerprint {})\n{table}\n",
+            schema.dataset,
+            schema.description,
+            schema.version(),
+            schema.fingerprint()
+        )
+    };
+    Schema::all().iter().map(|schema| one(schema)).collect::<Vec<_>>().join("\n")
+}
+
+fn to_json(schema: &Schema) -> Value {
+    let column = |column: &Column| {
+        json!({
+            "name": column.name,
+            "path": column.path.as_ref().map(|path| path.join(".")),
+            "type": column.kind.name(),
+            "role": column.role.name(),
+            "unit": column.unit.map(Unit::name),
+            "personal": column.personal.map(Personal::name),
+            "since": column.since,
+            "description": column.description,
+        })
+    };
+    json!({
+        "dataset": schema.dataset,
+        "description": schema.description,
+        "version": schema.version(),
+        "fingerprint": schema.fingerprint(),
+        "columns": schema.columns.iter().map(column).collect::<Vec<_>>(),
+    })
+}
+
+/// Views over the archive for `duckdb -init`: the datasets, and the by-app lists as long tables.
+fn duckdb(root: &Path) -> String {
+    let views = Schema::all().map(|schema| {
+        let files = root.join(&schema.dataset).join("*").join("*.parquet").display().to_string().replace('\'', "''");
+        let lists = schema.columns.iter().filter(|column| column.kind == Kind::List);
+        format!(
+            "CREATE OR REPLACE VIEW {} AS SELECT * FROM \
+             read_parquet('{files}', hive_partitioning = true, union_by_name = true);\n{}",
+            schema.dataset,
+            lists.map(|list| long_view(&schema, list)).collect::<String>()
+        )
+    });
+    format!("SET TimeZone = 'UTC';\n{}", views.concat())
+}
+
+/// A view with a row for each element of a list.
+fn long_view(schema: &Schema, list: &Column) -> String {
+    let key: Vec<&str> = schema.key.iter().map(|&at| schema.columns[at].name.as_str()).collect();
+    let members: Vec<String> = list.fields.iter().map(|member| format!("app.{}", member.name)).collect();
+    let (name, dataset, key, members) = (&list.name, &schema.dataset, key.join(", "), members.join(", "));
+    format!(
+        "CREATE OR REPLACE VIEW {name} AS SELECT {key}, date, {members} \
+         FROM (SELECT {key}, date, unnest({name}) AS app FROM {dataset});\n"
+    )
+}

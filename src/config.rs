@@ -1,0 +1,221 @@
+//! Options: what was typed, what the environment says, what the config file says, in this order.
+//!
+//! The only reader of the environment beside the flags' own `env`, and of the config file. What comes
+//! out is typed and checked; unknown keys and bad values are errors that name them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, fs, io};
+
+use serde::Deserialize;
+
+use crate::api::{Budget, BudgetError, ClientOptions, Credential, CredentialError, Secret};
+use crate::clock;
+use crate::snapshot::{AccountId, DeviceId, IdError};
+
+/// The API that is asked where nothing else is said.
+pub const DEFAULT_API_URL: &str = "https://api.cloudflare.com/client/v4";
+/// The archive that is meant where nothing else is said.
+pub const DEFAULT_ARCHIVE: &str = "./dex-archive-data";
+
+const DEFAULT_LIMIT: &str = "1200/5m";
+const DEFAULT_BUDGET: &str = "80%";
+const DEFAULT_ATTEMPTS: u32 = 5;
+const DEFAULT_RETRY_DELAY: Duration = Duration::from_millis(500);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// The config file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// The archive's folder.
+    pub archive: Option<PathBuf>,
+    /// The API.
+    #[serde(default)]
+    pub api: ApiSection,
+}
+
+/// `[api]`: who is asked, by whom, how fast.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiSection {
+    /// Where the API is.
+    pub url: Option<String>,
+    /// The account.
+    pub account: Option<String>,
+    /// A file that holds the token.
+    pub token_file: Option<PathBuf>,
+    /// The API's limit, as `1200/5m`, or `none`.
+    pub rate_limit: Option<String>,
+    /// Our share of it, as `80%`.
+    pub budget: Option<String>,
+    /// How often a request is sent at most.
+    pub attempts: Option<u32>,
+    /// The first wait before a request is sent again, as `500ms`.
+    pub retry_delay: Option<String>,
+    /// The longest time that an answer may take, as `30s`.
+    pub timeout: Option<String>,
+}
+
+/// Why options are none.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The config file is not of its form.
+    #[error("config file {}: {}", path.display(), problem.trim_end())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// Nobody said who asks.
+    #[error(
+        "no credentials: set CLOUDFLARE_API_TOKEN, or name a file with --token-file, or set CLOUDFLARE_EMAIL and CLOUDFLARE_API_KEY"
+    )]
+    NoCredential,
+    /// A credential is none.
+    #[error("{place} is no credential: {problem}")]
+    Credential {
+        /// Where it comes from.
+        place: String,
+        /// What is wrong with it.
+        problem: CredentialError,
+    },
+    /// Nobody said which account.
+    #[error("no account: name it with --account, or set CLOUDFLARE_ACCOUNT_ID")]
+    NoAccount,
+    /// An id is none.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// A line of a devices file is no id.
+    #[error("{name}, line {line}: {problem}")]
+    DevicesFile {
+        /// The file.
+        name: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: IdError,
+    },
+    /// The limit or the share is none.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// A duration is none.
+    #[error("{0:?} is no duration: 90s, 5m, 1h and 1d are")]
+    Duration(String),
+}
+
+impl ConfigFile {
+    /// Reads a config file.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or holds keys or values that it should not.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = read(path)?;
+        let problem = |error: toml::de::Error| ConfigError::Toml { path: path.to_owned(), problem: error.to_string() };
+        toml::from_str(&text).map_err(problem)
+    }
+}
+
+impl ApiSection {
+    /// The client's options; `self` holds what was typed over what the file says.
+    ///
+    /// # Errors
+    /// Says which of them is missing or is none.
+    pub fn client_options(&self, seed: u64) -> Result<ClientOptions, ConfigError> {
+        let duration = |text: &Option<String>, default| text.as_deref().map_or(Ok(default), parse_duration);
+        let account = self.account.as_deref().ok_or(ConfigError::NoAccount)?;
+        Ok(ClientOptions {
+            account_id: AccountId::parse(account)?,
+            credential: self.credential()?,
+            base_url: self.url.clone().unwrap_or_else(|| DEFAULT_API_URL.to_owned()),
+            budget: Budget::parse(
+                self.rate_limit.as_deref().unwrap_or(DEFAULT_LIMIT),
+                self.budget.as_deref().unwrap_or(DEFAULT_BUDGET),
+            )?,
+            attempts: self.attempts.unwrap_or(DEFAULT_ATTEMPTS).max(1),
+            retry_delay: duration(&self.retry_delay, DEFAULT_RETRY_DELAY)?,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            timeout: duration(&self.timeout, DEFAULT_TIMEOUT)?,
+            max_body_bytes: MAX_BODY_BYTES,
+            seed,
+        })
+    }
+
+    fn credential(&self) -> Result<Credential, ConfigError> {
+        if let Some(path) = &self.token_file {
+            return Ok(Credential::Token(secret(&path.display().to_string(), &read(path)?)?));
+        }
+        let variable = |name: &str| env::var(name).ok();
+        if let Some(token) = variable("CLOUDFLARE_API_TOKEN") {
+            return Ok(Credential::Token(secret("CLOUDFLARE_API_TOKEN", &token)?));
+        }
+        match (variable("CLOUDFLARE_EMAIL"), variable("CLOUDFLARE_API_KEY")) {
+            (Some(email), Some(key)) => Ok(Credential::Key {
+                email: secret("CLOUDFLARE_EMAIL", &email)?,
+                key: secret("CLOUDFLARE_API_KEY", &key)?,
+            }),
+            _ => Err(ConfigError::NoCredential),
+        }
+    }
+}
+
+/// Reads a duration that somebody typed.
+///
+/// # Errors
+/// Where it is none, or of no length.
+pub fn parse_duration(text: &str) -> Result<Duration, ConfigError> {
+    let parsed = clock::parse_duration(text).filter(|duration| !duration.is_zero());
+    parsed.ok_or_else(|| ConfigError::Duration(text.to_owned()))
+}
+
+/// Reads device ids, one a line; `#` begins a comment, and blank lines are passed over.
+///
+/// # Errors
+/// Says which line is no id.
+pub fn parse_devices(name: &str, text: &str) -> Result<Vec<DeviceId>, ConfigError> {
+    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.split('#').next().unwrap_or("").trim()));
+    let ids = lines.filter(|(_, line)| !line.is_empty()).map(|(line, id)| {
+        DeviceId::parse(id).map_err(|problem| ConfigError::DevicesFile { name: name.to_owned(), line, problem })
+    });
+    ids.collect()
+}
+
+fn secret(place: &str, text: &str) -> Result<Secret, ConfigError> {
+    Secret::new(text).map_err(|problem| ConfigError::Credential { place: place.to_owned(), problem })
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_are_errors() {
+        let said = |text: &str| toml::from_str::<ConfigFile>(text).err().map_or("fine".to_owned(), |e| e.to_string());
+        assert_eq!(said("archive = \"a\"\n[api]\nrate_limit = \"1200/5m\"\nbudget = \"50%\""), "fine");
+        assert!(said("archiv = \"a\"").contains("unknown field `archiv`"));
+        assert!(said("[api]\ntoken = \"x\"").contains("unknown field `token`"));
+    }
+
+    #[test]
+    fn a_devices_file_is_read_or_its_bad_line_named() {
+        let text = "# fleet\ncb49c27f-7f97-49c5-b6f3-f7c01ead0fd7 # alice\n\n";
+        assert_eq!(parse_devices("f", text).expect("a list").len(), 1);
+        let said = parse_devices("f", "\nlaptop-17\n").expect_err("an error").to_string();
+        assert!(said.starts_with("f, line 2: \"laptop-17\" is no device id"), "{said}");
+    }
+}
