@@ -71,11 +71,13 @@ pub enum ConfigError {
         error: io::Error,
     },
     /// The config file is not of its form.
-    #[error("config file {}: {}", path.display(), problem.trim_end())]
+    #[error("config file {}, line {line}: {problem}", path.display())]
     Toml {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
         problem: String,
     },
     /// Nobody said who asks.
@@ -122,8 +124,10 @@ impl ConfigFile {
     /// Where it cannot be read, or holds keys or values that it should not.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = read(path)?;
-        let problem = |error: toml::de::Error| ConfigError::Toml { path: path.to_owned(), problem: error.to_string() };
-        toml::from_str(&text).map_err(problem)
+        toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            ConfigError::Toml { path: path.to_owned(), line, problem: error.message().to_owned() }
+        })
     }
 }
 

@@ -181,8 +181,8 @@ impl<'a> Collector<'a> {
             };
             let exchange = self.client.list(permit, &sweep.id, &listing, page).await;
             self.progress.advance(1);
-            sweep.see(&exchange.answer);
-            let next = sweep.list.take(&exchange);
+            let devices = sweep.see(&exchange.answer);
+            let next = sweep.list.take(&exchange, devices);
             self.keep(sweep, exchange, Endpoint::List).await?;
             match next {
                 Next::Read => (),
@@ -247,11 +247,12 @@ impl Sweep {
         Self { id, seen: HashSet::new(), list: ListState::default(), unreachable: 0, stats }
     }
 
-    /// Notes the devices on a page of the list.
-    fn see(&mut self, answer: &Answer) {
+    /// Notes the devices on a page of the list; says how many there are.
+    fn see(&mut self, answer: &Answer) -> usize {
         let texts = answer.bodies.iter().filter_map(|body| std::str::from_utf8(&body.bytes).ok());
-        let devices = texts.filter_map(envelope::device_id).filter_map(|id| DeviceId::parse(&id).ok());
-        self.seen.extend(devices);
+        let ids: Vec<String> = texts.filter_map(envelope::device_id).collect();
+        self.seen.extend(ids.iter().filter_map(|id| DeviceId::parse(id).ok()));
+        ids.len()
     }
 
     fn note(&mut self, exchange: &Exchange) {
@@ -274,19 +275,23 @@ impl Sweep {
 }
 
 impl ListState {
-    /// Takes in a page. The list ends with its first empty or short page, whatever `result_info` says;
-    /// and with a page that was there before, so that a server which repeats itself is not read for ever.
-    fn take(&mut self, exchange: &Exchange) -> Next {
+    /// Takes in a page that shows so many devices. The list ends with its first empty or short page,
+    /// whatever `result_info` says; and with a page that was there before, so that a server which
+    /// repeats itself is not read for ever. A page of something else than devices says nothing of the
+    /// list's length: it counts as failed.
+    fn take(&mut self, exchange: &Exchange, devices: usize) -> Next {
         self.pages += 1;
-        if let Some(failure) = &exchange.failure {
+        let rows = exchange.answer.bodies.len();
+        let failure = exchange.failure.as_ref().map(Failure::reason);
+        if let Some(reason) = failure.or((rows > 0 && devices == 0).then_some("the page shows no devices")) {
             self.failed_in_a_row += 1;
-            let hopeless = matches!(failure, Failure::Unreachable(_)) || self.failed_in_a_row == FAILED_PAGES;
-            return if hopeless { Next::GiveUp(failure.reason().to_owned()) } else { Next::Read };
+            let hopeless = matches!(exchange.failure, Some(Failure::Unreachable(_)));
+            let give_up = hopeless || self.failed_in_a_row == FAILED_PAGES;
+            return if give_up { Next::GiveUp(reason.to_owned()) } else { Next::Read };
         }
         self.failed_in_a_row = 0;
         self.read += 1;
-        let full = exchange.answer.bodies.len() >= PAGE_ROWS;
-        if full && self.contents.insert(fingerprint(&exchange.answer)) { Next::Read } else { Next::End }
+        if rows >= PAGE_ROWS && self.contents.insert(fingerprint(&exchange.answer)) { Next::Read } else { Next::End }
     }
 }
 

@@ -122,7 +122,7 @@ def test_duckdb_views(archive):
     connection = duckdb.connect()
     connection.execute(run("--archive", archive[0], "schema", "--format", "duckdb").split("CREATE OR REPLACE VIEW poll")[0])
     apps, = ask("SELECT count(*) FROM cpu_pct_by_app WHERE cpu_pct >= 0", connection)[0]
-    listed, = ask("SELECT sum(len(list_filter(cpu_pct_by_app, x -> x.cpu_pct >= 0))) FROM device_state", connection)[0]
+    listed, = ask("SELECT sum(len(list_filter(cpu_pct_by_app, lambda x: x.cpu_pct >= 0))) FROM device_state", connection)[0]
     assert apps == listed > 0
 
 

@@ -1,0 +1,101 @@
+//! What people meet when they type something wrong: one sentence, the right exit code, nothing written.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::program::{ACCOUNT, Api, place, program, run};
+
+fn check(command: &mut Command, code: i32, sentence: &str) {
+    let (ended, said) = run(command);
+    assert_eq!(ended, Some(code), "{said}");
+    assert!(said.contains(sentence), "{said:?} should say {sentence:?}");
+    assert!(said.lines().filter(|line| !line.is_empty()).count() <= 3, "one clear sentence: {said}");
+}
+
+#[test]
+fn bad_input_gets_one_sentence_and_leaves_nothing() {
+    let (dir, archive) = place();
+    let api = Api::start(1, Duration::from_mins(2), |options| options);
+    let collect = || api.collect(&archive);
+    check(collect().env_remove("CLOUDFLARE_API_TOKEN"), 2, "no credentials: set CLOUDFLARE_API_TOKEN");
+    check(collect().env("CLOUDFLARE_API_TOKEN", " "), 2, "CLOUDFLARE_API_TOKEN is no credential: it is empty");
+    let mut wrong_account = program();
+    wrong_account.args(["collect", "--account", "mine"]).env("CLOUDFLARE_API_TOKEN", "x");
+    check(&mut wrong_account, 2, "\"mine\" is no account id");
+    let devices = dir.path().join("devices.txt");
+    put(&devices, "# fleet\ncb49c27f-7f97-49c5-b6f3-f7c01ead0fd7\nlaptop-17\n");
+    check(collect().arg("--devices-file").arg(&devices), 2, "line 3: \"laptop-17\" is no device id");
+    check(collect().args(["--api-url", "http://127.0.0.1:9"]), 2, "cannot be used multiple times");
+    let config = dir.path().join("config.toml");
+    put(&config, "archiv = \"x\"\n");
+    check(collect().arg("--config").arg(&config), 2, "unknown field `archiv`");
+    check(collect().args(["--budget", "120%"]), 2, "is no share of the limit");
+    check(collect().args(["--every", "5"]), 2, "\"5\" is no duration");
+    assert!(!archive.exists(), "nothing is written");
+}
+
+#[test]
+fn an_api_that_cannot_be_reached_leaves_nothing() {
+    let (_dir, archive) = place();
+    let ask = |url: &str| {
+        let mut command = program();
+        command.arg("--archive").arg(&archive).args(["collect", "--account", ACCOUNT, "--api-url", url]);
+        command.env("CLOUDFLARE_API_TOKEN", "x");
+        command
+    };
+    check(&mut ask("http://127.0.0.1:9"), 1, "cannot reach http://127.0.0.1:9/: ");
+    let plain = Api::start(1, Duration::from_mins(2), |options| options);
+    let tls = plain.url.replace("http:", "https:");
+    check(&mut ask(&tls), 1, "cannot reach https://127.0.0.1");
+    assert!(!archive.exists(), "nothing is written");
+}
+
+#[test]
+fn an_archive_that_is_none_is_left_alone() {
+    let (dir, archive) = place();
+    let api = Api::start(1, Duration::from_mins(2), |options| options);
+    put(&archive, "not a folder");
+    check(&mut api.collect(&archive), 1, "is a file: an archive is a folder");
+    fs::remove_file(&archive).expect("a file");
+    check(&mut api.collect(dir.path().parent().expect("a folder")), 1, "is not empty and no archive");
+    fs::create_dir_all(archive.join("_archive")).expect("a folder");
+    put(&archive.join("_archive/archive.json"), "{\"format\": 99}");
+    check(&mut api.collect(&archive), 1, "has format 99, this version reads 1: use the newer dex-archive");
+}
+
+#[test]
+fn the_second_collector_is_told_who_is_there() {
+    let (_dir, archive) = place();
+    let api = Api::start(5, Duration::from_secs(2), |options| options);
+    let mut first = api.collect(&archive).args(["--every", "1h", "-q"]).spawn().expect("the program starts");
+    let lock = archive.join("_archive/shard-0.lock");
+    while fs::read_to_string(&lock).unwrap_or_default().is_empty() {
+        std::thread::yield_now();
+    }
+    check(&mut api.collect(&archive), 75, &format!("is in use by dex-archive collect, process {}", first.id()));
+    first.kill().expect("a process");
+    first.wait().expect("a process");
+    let (code, said) = run(&mut api.collect(&archive));
+    assert_eq!(code, Some(0), "the lock died with its holder: {said}");
+}
+
+#[test]
+fn a_refused_token_ends_the_sweep_and_names_the_permissions() {
+    let (_dir, archive) = place();
+    let api = Api::start(5, Duration::from_secs(2), |options| sim_options(options, "another"));
+    let (code, said) = run(&mut api.collect(&archive));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("Cloudflare DEX Read") && said.contains("HTTP 403"), "{said}");
+    assert!(!said.contains("Sn3lZJTBX6"), "the token is shown: {said}");
+    assert_eq!(api.handle.requests(), 2, "the check of the address, and the request that was refused");
+}
+
+fn sim_options(options: dex_archive::sim::ServerOptions, token: &str) -> dex_archive::sim::ServerOptions {
+    dex_archive::sim::ServerOptions { token: Some(token.to_owned()), ..options }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test makes a file")]
+fn put(path: &std::path::Path, text: &str) {
+    fs::write(path, text).expect("room on the disk");
+}

@@ -1,0 +1,108 @@
+//! Whole sweeps by the program itself, against what the simulated API says it delivered.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use dex_archive::archive::{Archive, Part};
+use dex_archive::schema::Schema;
+use dex_archive::sim::{FaultKind, Faults, RateLimit, ServerOptions};
+
+use crate::program::{Api, place, run};
+
+#[test]
+fn what_was_delivered_whole_is_in_the_archive_once() {
+    let (_dir, archive) = place();
+    let every_fault = FaultKind::ALL.iter().fold(Faults::none(), |faults, kind| match kind {
+        // A pause of everything per 429 would make the test slow; it has a test of its own.
+        FaultKind::TooMany => faults.with(*kind, 0.002),
+        _ => faults.with(*kind, 0.1),
+    });
+    let api = Api::start(200, Duration::from_secs(2), |options| ServerOptions { faults: every_fault, ..options });
+    let (code, said) = run(api.collect(&archive).args(["--every", "2s", "--sweeps", "3", "--source", "live"]));
+    assert_eq!(code, Some(3), "{said}");
+    let expected = delivered(&api);
+    assert!(expected.len() > 200, "{} states in three sweeps: {said}", expected.len());
+    assert_eq!(archived(&archive), expected);
+    let polls = rows(&archive, &Schema::poll());
+    let asked: u64 = polls.iter().map(|(batch, row)| integer(batch, "attempts", *row)).sum();
+    // The check of the address, made once before the archive is, has no poll.
+    assert_eq!(asked + 1, api.handle.requests(), "every request has its poll");
+}
+
+#[test]
+fn without_faults_nothing_fails() {
+    let (_dir, archive) = place();
+    let api = Api::start(120, Duration::from_secs(2), |options| options);
+    let (code, said) = run(&mut api.collect(&archive));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(archived(&archive), delivered(&api));
+    assert!(said.contains(" 0 failed;"), "{said}");
+}
+
+#[test]
+fn the_budget_is_used_and_the_limit_kept() {
+    let (_dir, archive) = place();
+    let limit = RateLimit { requests: 60, window: Duration::from_secs(5), block: Duration::from_secs(5) };
+    let api = Api::start(110, Duration::from_secs(2), |options| ServerOptions { limit, ..options });
+    let summary = archive.with_extension("json");
+    let mut paced = api.collect_at(&archive, "60/5s");
+    let (code, said) = run(paced.args(["--source", "live", "--summary-json"]).arg(&summary));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(api.handle.throttled(), 0, "{said}");
+    let summary = std::fs::read_to_string(&summary).expect("a summary");
+    let summary: serde_json::Value = serde_json::from_str(&summary).expect("JSON");
+    let (sent, elapsed) =
+        (summary["requests_sent"].as_f64().expect("a number"), summary["elapsed_s"].as_f64().expect("a number"));
+    assert!(sent / elapsed >= 0.95 * 9.6, "{sent} requests in {elapsed} s are less than the budget");
+}
+
+/// What the API delivered whole: each state's key, and how often it was delivered does not matter.
+fn delivered(api: &Api) -> BTreeMap<String, usize> {
+    let mut keys = BTreeMap::new();
+    for served in api.handle.served().iter().filter(|served| served.whole) {
+        for state in &served.states {
+            let state: serde_json::Value = serde_json::from_str(state).expect("JSON");
+            let text = |name: &str| state[name].as_str().unwrap_or("-").to_owned();
+            let at = dex_archive::clock::parse_timestamp(&text("timestamp")).expect("a timestamp");
+            keys.insert(format!("{} {} {}", text("deviceId"), text("registrationId"), at.timestamp_micros()), 1);
+        }
+    }
+    keys
+}
+
+/// The keys in the archive, and how often each is there.
+fn archived(root: &Path) -> BTreeMap<String, usize> {
+    let mut keys = BTreeMap::new();
+    for (batch, row) in rows(root, &Schema::device_state()) {
+        let text = |name: &str| {
+            let column = batch.column_by_name(name).expect("a column").as_string::<i32>();
+            if column.is_null(row) { "-".to_owned() } else { column.value(row).to_owned() }
+        };
+        let at = batch.column_by_name("timestamp").expect("a column");
+        let at = at.as_primitive::<arrow_array::types::TimestampMicrosecondType>().value(row);
+        *keys.entry(format!("{} {} {at}", text("device_id"), text("registration_id"))).or_default() += 1;
+    }
+    keys
+}
+
+fn integer(batch: &arrow_array::RecordBatch, column: &str, row: usize) -> u64 {
+    let column = batch.column_by_name(column).expect("a column").as_primitive::<arrow_array::types::Int64Type>();
+    u64::try_from(column.value(row)).expect("a count")
+}
+
+fn rows(root: &Path, schema: &Schema) -> Vec<(arrow_array::RecordBatch, usize)> {
+    let archive = Archive::open(root).expect("an archive");
+    let mut rows = Vec::new();
+    for day in archive.partitions(schema).expect("a folder") {
+        for (_, path) in archive.parts(&day).expect("a folder") {
+            for batch in Part::open(&path, schema).expect("a part").batches(None).expect("a part") {
+                let batch = batch.expect("a batch");
+                rows.extend((0..batch.num_rows()).map(|row| (batch.clone(), row)));
+            }
+        }
+    }
+    rows
+}
