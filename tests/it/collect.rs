@@ -21,7 +21,11 @@ fn what_was_delivered_whole_is_in_the_archive_once() {
         _ => faults.with(*kind, 0.1),
     });
     let api = Api::start(200, Duration::from_secs(2), |options| ServerOptions { faults: every_fault, ..options });
-    let (code, said) = run(api.collect(&archive).args(["--every", "2s", "--sweeps", "3", "--source", "live"]));
+    let mut collect = api.collect(&archive);
+    for device in 0..200 {
+        collect.args(["--device", &api.fleet.device_id(device)]);
+    }
+    let (code, said) = run(collect.args(["--every", "2s", "--sweeps", "3"]));
     assert_eq!(code, Some(3), "{said}");
     let expected = delivered(&api);
     assert!(expected.len() > 200, "{} states in three sweeps: {said}", expected.len());
