@@ -1,6 +1,6 @@
 //! Answers to everyday questions, from the files alone.
 //!
-//! [`trend`] aggregates metrics of one device over time. It reads the days of the window, and of these
+//! [`trend()`] aggregates metrics of one device over time. It reads the days of the window, and of these
 //! only the row groups that can hold the device and the columns asked for. Nothing here prints.
 
 mod device;

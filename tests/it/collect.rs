@@ -11,6 +11,7 @@ use dex_archive::schema::Schema;
 use dex_archive::sim::{FaultKind, Faults, RateLimit, ServerOptions};
 
 use crate::program::{Api, place, run};
+use crate::walker::assert_cell_by_cell;
 
 #[test]
 fn what_was_delivered_whole_is_in_the_archive_once() {
@@ -29,7 +30,7 @@ fn what_was_delivered_whole_is_in_the_archive_once() {
     assert_eq!(code, Some(3), "{said}");
     let expected = delivered(&api);
     assert!(expected.len() > 200, "{} states in three sweeps: {said}", expected.len());
-    assert_eq!(archived(&archive), expected);
+    assert_same(&archive, &expected);
     let polls = rows(&archive, &Schema::poll());
     let asked: u64 = polls.iter().map(|(batch, row)| integer(batch, "attempts", *row)).sum();
     // The check of the address, made once before the archive is, has no poll.
@@ -42,7 +43,7 @@ fn without_faults_nothing_fails() {
     let api = Api::start(120, Duration::from_secs(2), |options| options);
     let (code, said) = run(&mut api.collect(&archive));
     assert_eq!(code, Some(0), "{said}");
-    assert_eq!(archived(&archive), delivered(&api));
+    assert_same(&archive, &delivered(&api));
     assert!(said.contains(" 0 failed;"), "{said}");
 }
 
@@ -63,23 +64,34 @@ fn the_budget_is_used_and_the_limit_kept() {
     assert!(sent / elapsed >= 0.95 * 9.6, "{sent} requests in {elapsed} s are less than the budget");
 }
 
-/// What the API delivered whole: each state's key, and how often it was delivered does not matter.
-fn delivered(api: &Api) -> BTreeMap<String, usize> {
+/// Every state that was delivered is in the archive once, and equal cell by cell to a second reading.
+fn assert_same(archive: &Path, delivered: &BTreeMap<String, String>) {
+    let archived = archived(archive);
+    assert_eq!(archived.keys().collect::<Vec<_>>(), delivered.keys().collect::<Vec<_>>());
+    for (key, body) in delivered {
+        let [(batch, row)] = &archived[key][..] else { panic!("{key} is there {} times", archived[key].len()) };
+        assert_cell_by_cell(batch, *row, body);
+    }
+}
+
+/// What the API delivered whole, by key; how often it was delivered does not matter.
+fn delivered(api: &Api) -> BTreeMap<String, String> {
     let mut keys = BTreeMap::new();
     for served in api.handle.served().iter().filter(|served| served.whole) {
         for state in &served.states {
+            let body = state.clone();
             let state: serde_json::Value = serde_json::from_str(state).expect("JSON");
             let text = |name: &str| state[name].as_str().unwrap_or("-").to_owned();
             let at = dex_archive::clock::parse_timestamp(&text("timestamp")).expect("a timestamp");
-            keys.insert(format!("{} {} {}", text("deviceId"), text("registrationId"), at.timestamp_micros()), 1);
+            keys.insert(format!("{} {} {}", text("deviceId"), text("registrationId"), at.timestamp_micros()), body);
         }
     }
     keys
 }
 
-/// The keys in the archive, and how often each is there.
-fn archived(root: &Path) -> BTreeMap<String, usize> {
-    let mut keys = BTreeMap::new();
+/// The rows in the archive, by key.
+fn archived(root: &Path) -> BTreeMap<String, Vec<(arrow_array::RecordBatch, usize)>> {
+    let mut keys: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for (batch, row) in rows(root, &Schema::device_state()) {
         let text = |name: &str| {
             let column = batch.column_by_name(name).expect("a column").as_string::<i32>();
@@ -87,7 +99,8 @@ fn archived(root: &Path) -> BTreeMap<String, usize> {
         };
         let at = batch.column_by_name("timestamp").expect("a column");
         let at = at.as_primitive::<arrow_array::types::TimestampMicrosecondType>().value(row);
-        *keys.entry(format!("{} {} {at}", text("device_id"), text("registration_id"))).or_default() += 1;
+        let key = format!("{} {} {at}", text("device_id"), text("registration_id"));
+        keys.entry(key).or_default().push((batch.clone(), row));
     }
     keys
 }

@@ -2,5 +2,8 @@
 
 mod cli;
 mod collect;
+mod flatten;
 mod layers;
 mod program;
+mod schema;
+mod walker;
