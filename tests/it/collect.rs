@@ -123,3 +123,70 @@ fn rows(root: &Path, schema: &Schema) -> Vec<(arrow_array::RecordBatch, usize)> 
     }
     rows
 }
+
+#[test]
+fn a_limit_that_is_halved_in_mid_sweep_costs_at_most_one_refusal() {
+    let (_dir, archive) = place();
+    let limit = |requests| RateLimit { requests, window: Duration::from_secs(5), block: Duration::from_secs(5) };
+    let api = Api::start(150, Duration::from_secs(2), |options| ServerOptions { limit: limit(60), ..options });
+    let handle = api.handle.clone();
+    let halve = std::thread::spawn(move || {
+        while handle.requests() < 70 {
+            std::thread::yield_now();
+        }
+        handle.set_limit(limit(30));
+    });
+    let (code, said) = run(api.collect_at(&archive, "60/5s").args(["--source", "live"]));
+    halve.join().expect("a thread");
+    assert_eq!(code, Some(0), "the sweep completes: {said}");
+    assert!(api.handle.throttled() <= 1, "{} refusals: {said}", api.handle.throttled());
+}
+
+#[test]
+fn a_signal_publishes_what_was_received_and_ends_well() {
+    let (_dir, archive) = place();
+    let api = Api::start(40, Duration::from_secs(2), |options| ServerOptions {
+        latency: Duration::from_millis(20),
+        ..options
+    });
+    let mut collector = api.collect(&archive).args(["--every", "1s", "-q"]).spawn().expect("the program starts");
+    while api.handle.requests() < 60 {
+        std::thread::yield_now();
+    }
+    signal(collector.id(), "-TERM");
+    assert_eq!(collector.wait().expect("a process").code(), Some(0));
+    assert_same(&archive, &delivered(&api));
+}
+
+#[test]
+fn a_killed_collector_loses_nothing_that_it_journalled() {
+    let (_dir, archive) = place();
+    let api = Api::start(40, Duration::from_secs(2), |options| ServerOptions {
+        latency: Duration::from_millis(20),
+        ..options
+    });
+    for _ in 0..5 {
+        let start = api.handle.requests();
+        let mut collector = api.collect(&archive).args(["--every", "1s", "-q"]).spawn().expect("the program starts");
+        while api.handle.requests() < start + 50 {
+            std::thread::yield_now();
+        }
+        collector.kill().expect("a process");
+        collector.wait().expect("a process");
+    }
+    // Recovers what the last one left, and sweeps once more.
+    let (code, said) = run(&mut api.collect(&archive));
+    assert_eq!(code, Some(0), "{said}");
+    let (archived, delivered) = (archived(&archive), delivered(&api));
+    assert!(archived.values().all(|rows| rows.len() == 1), "no state is there twice");
+    assert!(archived.keys().all(|key| delivered.contains_key(key)), "no state that was not delivered");
+    // Answers that were on their way when the process was killed are all that may be missing.
+    let missing = delivered.keys().filter(|key| !archived.contains_key(*key)).count();
+    assert!(missing <= 5 * 64, "{missing} of {} states are missing", delivered.len());
+    assert!(archived.len() * 2 > delivered.len(), "{} of {}", archived.len(), delivered.len());
+}
+
+fn signal(process: u32, name: &str) {
+    let sent = std::process::Command::new("kill").args([name, &process.to_string()]).status();
+    assert!(sent.expect("the kill program").success());
+}
