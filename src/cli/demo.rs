@@ -20,7 +20,7 @@ use super::progress::Bar;
 use super::{Exit, collect, print, query};
 
 /// Where the demo's archive goes, where nothing is said.
-const FOLDER: &str = "dex-archive-data/demo";
+const FOLDER: &str = "dex-archive-demo";
 
 /// Simulated minutes between two sweeps.
 const STEP_MINUTES: i64 = 15;
