@@ -36,7 +36,7 @@ const SEGMENT_BYTES: usize = 64 << 20;
 
 /// Segments are merged together up to so many rows, or bytes of text: each merge writes the whole day
 /// anew, so few are cheaper than many, and their rows are in memory.
-const BATCH_ROWS: usize = 48 * 1024;
+const BATCH_ROWS: usize = 16 * 1024;
 const BATCH_BYTES: usize = 64 << 20;
 
 /// The writer of one shard.
