@@ -15,15 +15,20 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 use crate::walker::{assert_cell_by_cell, expected_row};
-use bodies::{NUMBERS, body};
+use bodies::{NUMBERS, body, moment};
 
 const PUBLISHED_EXAMPLE: &str = include_str!("../data/device-live-status.json");
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 384, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 384, max_shrink_iters: 8_000, ..ProptestConfig::default() })]
 
     #[test]
     fn both_readings_agree(bodies in vec(body(), 1..=3)) {
+        check_bodies(&bodies)?;
+    }
+
+    #[test]
+    fn both_readings_agree_on_when(bodies in vec(moment(), 1..=32)) {
         check_bodies(&bodies)?;
     }
 

@@ -88,6 +88,7 @@ pub(crate) fn body() -> impl Strategy<Value = String> {
     let columns: Vec<&Column> = schema.columns.iter().filter(|column| column.path.is_some()).collect();
     let id = prop_oneof![
         24 => text().prop_filter("an empty id is no row", |id| !id.is_empty()).prop_map(Json::Text),
+        1 => Just(Json::Text(String::new())),
         1 => anything(),
     ];
     let known = (group(&columns, 0), id.prop_map(|id| ("deviceId".to_owned(), id)), any::<prop::sample::Index>());
@@ -99,6 +100,15 @@ pub(crate) fn body() -> impl Strategy<Value = String> {
         Json::Object(entries)
     });
     (with_id, style()).prop_map(|(tree, style)| write(&tree, style))
+}
+
+/// The text of a body that says no more than when: its forms are too many for a few in each body.
+pub(crate) fn moment() -> impl Strategy<Value = String> {
+    let tree = timestamp().prop_map(|at| {
+        let id = Json::Text("d".to_owned());
+        Json::Object(vec![("deviceId".to_owned(), id), ("timestamp".to_owned(), at)])
+    });
+    (tree, style()).prop_map(|(tree, style)| write(&tree, style))
 }
 
 /// The entries of an object whose known keys are those of `columns` at `depth`, in any order, some
@@ -254,11 +264,12 @@ fn day() -> impl Strategy<Value = String> {
 
 fn time_of_day() -> impl Strategy<Value = String> {
     let usual = (0..24_u32, 0..60_u32, 0..60_u32);
+    let leap = (0..24_u32, 0..60_u32, Just(60_u32));
     let any = (0..26_u32, 0..62_u32, 0..62_u32);
     let separator = prop_oneof![8 => select(vec!["T", " "]), 1 => select(vec!["", "X", "  ", "T "])];
     let digits = vec(0..10_u8, 0..11).prop_map(|digits| digits.iter().map(u8::to_string).collect::<String>());
     let fraction = prop_oneof![1 => Just(String::new()), 2 => digits.prop_map(|digits| format!(".{digits}"))];
-    (separator, prop_oneof![6 => usual, 1 => any], fraction).prop_map(
+    (separator, prop_oneof![8 => usual, 1 => leap, 1 => any], fraction).prop_map(
         |(separator, (hour, minute, second), fraction)| {
             format!("{separator}{hour:02}:{minute:02}:{second:02}{fraction}")
         },
