@@ -22,10 +22,9 @@ use rand::rngs::StdRng;
 use reqwest::Url;
 
 use crate::clock::{self, Clock, Timestamp};
-use crate::envelope::{self, Content};
-use crate::snapshot::{AccountId, Answer, Body, DeviceId, Endpoint, Outcome, Poll, Source};
+use crate::snapshot::{AccountId, Answer, DeviceId, Endpoint, Outcome, Poll, Source};
 
-use attempt::Attempt;
+use attempt::{Attempt, Said};
 use backoff::Backoff;
 use retry::Retry;
 
@@ -65,8 +64,6 @@ pub struct ClientOptions {
 pub struct Client {
     http: reqwest::Client,
     base: Url,
-    account_id: AccountId,
-    credential: Credential,
     pacer: Pacer,
     clock: Clock,
     options: ClientOptions,
@@ -148,8 +145,6 @@ impl Client {
         Ok(Self {
             http,
             base,
-            account_id: options.account_id.clone(),
-            credential: options.credential.clone(),
             pacer: Pacer::new(options.budget),
             clock,
             random: Mutex::new(StdRng::seed_from_u64(options.seed)),
@@ -161,12 +156,6 @@ impl Client {
     #[must_use]
     pub fn pacer(&self) -> &Pacer {
         &self.pacer
-    }
-
-    /// The account that is asked for.
-    #[must_use]
-    pub fn account_id(&self) -> &AccountId {
-        &self.account_id
     }
 
     /// Checks that something answers at the API's address, whatever it says. Made once before an
@@ -223,7 +212,7 @@ impl Client {
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["accounts", self.account_id.as_str()]).extend(path);
+            segments.pop_if_empty().extend(["accounts", self.options.account_id.as_str()]).extend(path);
         }
         url.query_pairs_mut().extend_pairs(query);
         url
@@ -232,7 +221,7 @@ impl Client {
     fn poll(&self, sweep_id: &str, endpoint: Endpoint) -> Poll {
         Poll {
             sweep_id: sweep_id.to_owned(),
-            account_id: self.account_id.clone(),
+            account_id: self.options.account_id.clone(),
             requested_at: self.clock.now(),
             endpoint,
             device_id: None,
@@ -260,7 +249,7 @@ impl Client {
                 self.pacer.pause(pause);
             }
             if matches!(retry, Retry::Never) || poll.attempts >= self.options.attempts {
-                return self.conclude(&attempt, source, poll);
+                return self.conclude(attempt, source, poll);
             }
             if matches!(retry, Retry::Backoff) {
                 let wait = backoff.next(&mut self.random.lock().expect("no holder of the random source panics"));
@@ -271,31 +260,27 @@ impl Client {
     }
 
     /// What came of the last attempt.
-    fn conclude(&self, attempt: &Attempt, source: Source, mut poll: Poll) -> Exchange {
+    fn conclude(&self, attempt: Attempt, source: Source, mut poll: Poll) -> Exchange {
         poll.http_status = attempt.status;
         poll.latency_ms = Some(attempt.latency.as_secs_f64() * 1e3);
-        poll.cf_ray.clone_from(&attempt.cf_ray);
-        let mut bodies = Vec::new();
-        let failure = match &attempt.body {
-            _ if is_absent(poll.endpoint, attempt) => {
-                poll.outcome = Outcome::Absent;
-                None
-            }
-            Ok(text) if attempt.is_success() => match envelope::read(text) {
-                Ok(Content::States(states)) => {
-                    poll.outcome = Outcome::State;
-                    bodies.extend(states.into_iter().map(Body::new));
-                    None
-                }
-                _ => Some(attempt.failure()),
-            },
-            _ => Some(attempt.failure()),
-        };
-        poll.error_code = attempt.refusal().and_then(|refusal| refusal.code);
+        poll.error_code = attempt.code();
+        let absent = attempt.is_absent(poll.endpoint);
+        let has_states = attempt.is_success() && matches!(attempt.said, Ok(Said::States(_)));
+        let failure = (!absent && !has_states).then(|| attempt.failure());
         poll.error = failure.as_ref().map(|failure| failure.reason().to_owned());
+        poll.outcome = match failure {
+            Some(_) => Outcome::Failed,
+            None if absent => Outcome::Absent,
+            None => Outcome::State,
+        };
+        poll.cf_ray = attempt.cf_ray;
+        let bodies = match attempt.said {
+            Ok(Said::States(states)) if failure.is_none() => states,
+            _ => Vec::new(),
+        };
         poll.rows = u32::try_from(bodies.len()).unwrap_or(u32::MAX);
         let answer = Answer {
-            account_id: self.account_id.clone(),
+            account_id: poll.account_id.clone(),
             sweep_id: poll.sweep_id.clone(),
             source,
             collected_at: self.clock.now(),
@@ -313,20 +298,6 @@ impl Failure {
         match self {
             Self::Denied(reason) | Self::Unreachable(reason) | Self::Other(reason) => reason,
         }
-    }
-}
-
-/// Whether the API answered that there is nothing. A page of the list is then an empty list; for a
-/// device it may also be `null`, `{}`, no content, or a 404 in the API's own form. The API document
-/// describes no such case for a device; these are the forms seen elsewhere.
-fn is_absent(endpoint: Endpoint, attempt: &Attempt) -> bool {
-    let content = envelope::read(attempt.body.as_deref().unwrap_or(""));
-    match (attempt.status, content) {
-        (Some(200), Ok(Content::States(states))) => states.is_empty(),
-        _ if endpoint == Endpoint::List => false,
-        (Some(204), _) | (Some(200), Ok(Content::Absent)) => true,
-        (Some(404), Ok(Content::Refused(refusal))) => refusal.code.is_some(),
-        _ => false,
     }
 }
 

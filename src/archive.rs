@@ -246,8 +246,7 @@ impl Archive {
     }
 
     fn create(root: &Path, shards: u32, now: Timestamp) -> Result<Self, ArchiveError> {
-        let created_by = format!("dex-archive {}", env!("CARGO_PKG_VERSION"));
-        let description = Description { format: ARCHIVE_FORMAT, shards, created_at: now, created_by };
+        let description = Description { format: ARCHIVE_FORMAT, shards, created_at: now, created_by: write::tool() };
         let text = serde_json::to_string_pretty(&description).expect("a description always has a form in JSON");
         make_dirs(&paths::staging(root, 0))?;
         let archive = Self::new(root, shards);

@@ -13,6 +13,7 @@ mod query;
 mod schema;
 mod simulate;
 
+use anyhow::Context;
 use clap::Parser;
 
 use crate::archive::ArchiveError;
@@ -77,6 +78,17 @@ pub fn run() -> Exit {
         print::note(&format!("error: {error:#}"));
         exit_of(&error)
     })
+}
+
+/// Where async work runs.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// A number for the name of a sweep: sweeps of one second have other numbers, collectors of one second
+/// other processes.
+fn random(number: u64) -> u16 {
+    u16::try_from((number ^ u64::from(std::process::id())) & 0xffff).unwrap_or(0)
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {

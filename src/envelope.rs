@@ -7,7 +7,7 @@
 use crate::json::{self, JsonError};
 
 /// What a text holds.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content<'a> {
     /// The raw text of each device state.
     States(Vec<&'a str>),
@@ -31,12 +31,17 @@ pub struct Refusal {
 /// # Errors
 /// Where the text is not JSON.
 pub fn read(text: &str) -> Result<Content<'_>, JsonError> {
-    let text = json::value(text)?;
-    if !text.starts_with('{') {
-        return states(text);
+    let text = text.trim_matches([' ', '\t', '\n', '\r']);
+    match text.as_bytes().first() {
+        // Reading its entries is what finds out whether it is JSON.
+        Some(b'{') => read_object(text),
+        Some(b'[') => states(text),
+        _ => states(json::value(text)?),
     }
-    let envelope = Envelope::find(text)?;
-    match envelope {
+}
+
+fn read_object(text: &str) -> Result<Content<'_>, JsonError> {
+    match Envelope::find(text)? {
         None => states(text),
         Some(Envelope { success: Some("false"), errors, .. }) => Ok(Content::Refused(refusal(errors))),
         Some(Envelope { result: Some(result), .. }) => states(result),

@@ -120,12 +120,6 @@ impl Ingest {
         Ok((ingest, recovered))
     }
 
-    /// The archive that is written to.
-    #[must_use]
-    pub fn archive(&self) -> &Archive {
-        &self.archive
-    }
-
     /// Journals an answer. It is durable after the next [`Ingest::sync`].
     ///
     /// # Errors
@@ -224,20 +218,6 @@ impl Ingest {
 }
 
 impl Published {
-    /// Adds what another publish brought.
-    pub fn add(&mut self, other: &Self) {
-        self.states_new += other.states_new;
-        self.states_known += other.states_known;
-        self.quarantined += other.quarantined;
-        self.gaps += other.gaps;
-        self.polls.add(&other.polls);
-        self.bytes += other.bytes;
-        self.rows += other.rows;
-        for (path, count) in &other.drift {
-            *self.drift.entry(path.clone()).or_default() += count;
-        }
-    }
-
     fn count(&mut self, batch: &Batch, fresh: &[bool], polls: &[crate::snapshot::Poll]) {
         let new = fresh.iter().filter(|new| **new).count() as u64;
         self.states_new += new;

@@ -6,8 +6,11 @@
 mod device;
 mod trend;
 
-use crate::archive::ArchiveError;
+use arrow_array::RecordBatch;
+
+use crate::archive::{Archive, ArchiveError, Part, Scan};
 use crate::clock;
+use crate::schema::Schema;
 
 pub use device::resolve_device;
 pub use trend::{Agg, Metric, Point, Trend, TrendOptions, Window, metrics, trend};
@@ -51,6 +54,29 @@ pub enum QueryError {
         /// How many there would be.
         buckets: u64,
     },
+}
+
+/// Calls `batch` with the device states of the window's days, as far as `scan` asks for them.
+fn each_batch(
+    archive: &Archive,
+    window: Window,
+    scan: &Scan,
+    batch: &mut dyn FnMut(&RecordBatch),
+) -> Result<(), ArchiveError> {
+    let schema = Schema::device_state();
+    for partition in archive.partitions(&schema)?.into_iter().filter(|partition| window.touches(partition.date)) {
+        for (_, path) in archive.parts(&partition)? {
+            for rows in Part::open(&path, &schema)?.batches(Some(scan))? {
+                batch(&rows?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The position of a column that every device state has.
+fn column(schema: &Schema, name: &str) -> usize {
+    schema.index_of(name).expect("the table has the columns that devices are known by")
 }
 
 fn suggestion(near: &[String]) -> String {

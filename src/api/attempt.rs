@@ -7,7 +7,7 @@ use reqwest::{Response, Url};
 use tokio::time::Instant;
 
 use crate::envelope::{self, Content, Refusal};
-use crate::snapshot::Endpoint;
+use crate::snapshot::{Body, Endpoint};
 
 use super::limits::Limits;
 use super::{Client, Failure, Permit};
@@ -17,14 +17,27 @@ use super::{Client, Failure, Permit};
 pub(super) struct Attempt {
     /// The status, where there was an answer at all.
     pub(super) status: Option<u16>,
-    /// The body, where all of it came.
-    pub(super) body: Result<String, Trouble>,
+    /// What was said, where all of it came.
+    pub(super) said: Result<Said, Trouble>,
     /// What the headers say of the limit.
     pub(super) limits: Limits,
     /// Cloudflare's name for the answer.
     pub(super) cf_ray: Option<String>,
     /// From the first byte sent to the last received.
     pub(super) latency: Duration,
+}
+
+/// What the body holds: read once, whatever is asked of it later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    /// Device states.
+    States(Vec<Body>),
+    /// There is none.
+    Absent,
+    /// The envelope refuses.
+    Refused(Refusal),
+    /// It is not JSON.
+    Unreadable,
 }
 
 /// Why there is no body.
@@ -40,6 +53,9 @@ pub(super) enum Trouble {
     TooLarge,
 }
 
+/// Codes of bad credentials, or of credentials that may not do this.
+pub(super) const DENIED: [i64; 5] = [10000, 9109, 9103, 6003, 6111];
+
 /// The longest `cf-ray` that is believed.
 const MAX_RAY: usize = 64;
 
@@ -50,9 +66,9 @@ impl Attempt {
     /// Sends a request once, which uses up the permit.
     pub(super) async fn send(client: &Client, _permit: Permit, url: Url) -> Self {
         let start = Instant::now();
-        let mut attempt = match client.credential.sign(client.http.get(url)).send().await {
+        let mut attempt = match client.options.credential.sign(client.http.get(url)).send().await {
             Ok(response) => Self::receive(client, response).await,
-            Err(error) => Self { body: Err(trouble(&error)), ..Self::default() },
+            Err(error) => Self { said: Err(trouble(&error)), ..Self::default() },
         };
         attempt.latency = start.elapsed();
         attempt
@@ -64,7 +80,7 @@ impl Attempt {
         let limits = Limits::read(response.headers(), client.clock.now());
         let status = Some(response.status().as_u16());
         let body = read_body(response, client.options.max_body_bytes).await;
-        Self { status, body, limits, cf_ray: ray, latency: Duration::ZERO }
+        Self { status, said: body.map(|text| Said::read(&text)), limits, cf_ray: ray, latency: Duration::ZERO }
     }
 
     /// Whether the status says that it went well.
@@ -72,30 +88,48 @@ impl Attempt {
         self.status.is_some_and(|status| (200..300).contains(&status))
     }
 
-    /// Whether the body of an answer that went well can be read. That of a 204 is empty; a page of the
-    /// list is a list, if an empty one.
-    pub(super) fn is_readable(&self, endpoint: Endpoint, text: &str) -> bool {
-        match envelope::read(text) {
-            Ok(Content::Absent) => endpoint == Endpoint::Live,
+    /// Whether the body of an answer that went well is of a form that the endpoint has. That of a 204
+    /// is empty; a page of the list is a list, if an empty one.
+    pub(super) fn is_readable(&self, endpoint: Endpoint) -> bool {
+        match &self.said {
+            Ok(Said::Absent) => endpoint == Endpoint::Live,
+            Ok(Said::Unreadable) => self.status == Some(204) && endpoint == Endpoint::Live,
             Ok(_) => true,
-            Err(_) => self.status == Some(204) && endpoint == Endpoint::Live,
+            Err(_) => false,
+        }
+    }
+
+    /// Whether the API answered that there is nothing. A page of the list is then an empty list; for a
+    /// device it may also be `null`, `{}`, no content, or a 404 in the API's own form. The API document
+    /// describes no such case for a device; these are the forms seen elsewhere.
+    pub(super) fn is_absent(&self, endpoint: Endpoint) -> bool {
+        match (self.status, &self.said) {
+            (Some(200), Ok(Said::States(states))) => states.is_empty(),
+            _ if endpoint == Endpoint::List => false,
+            (Some(204), _) | (Some(200), Ok(Said::Absent)) => true,
+            (Some(404), Ok(Said::Refused(refusal))) => refusal.code.is_some(),
+            _ => false,
         }
     }
 
     /// The envelope's refusal, if it is one.
-    pub(super) fn refusal(&self) -> Option<Refusal> {
-        match envelope::read(self.body.as_deref().ok()?) {
-            Ok(Content::Refused(refusal)) => Some(refusal),
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
+        match &self.said {
+            Ok(Said::Refused(refusal)) => Some(refusal),
             _ => None,
         }
+    }
+
+    /// Cloudflare's error code, if there is one.
+    pub(super) fn code(&self) -> Option<i64> {
+        self.refusal().and_then(|refusal| refusal.code)
     }
 
     /// What the attempt failed of, in words.
     pub(super) fn failure(&self) -> Failure {
         let refusal = self.refusal();
-        let code = refusal.as_ref().and_then(|refusal| refusal.code);
-        let denied = matches!(self.status, Some(401 | 403)) || matches!(code, Some(10000 | 9109 | 9103 | 6003 | 6111));
-        match (&self.body, self.status) {
+        let denied = matches!(self.status, Some(401 | 403)) || self.code().is_some_and(|code| DENIED.contains(&code));
+        match (&self.said, self.status) {
             (Err(Trouble::Connect(reason)), _) => Failure::Unreachable(reason.clone()),
             (Err(Trouble::Timeout), _) => Failure::Other("no answer in time".to_owned()),
             (Err(Trouble::TooLarge), _) => Failure::Other("the answer is larger than is read".to_owned()),
@@ -107,10 +141,21 @@ impl Attempt {
     }
 }
 
+impl Said {
+    pub(super) fn read(text: &str) -> Self {
+        match envelope::read(text) {
+            Ok(Content::States(states)) => Self::States(states.into_iter().map(Body::new).collect()),
+            Ok(Content::Absent) => Self::Absent,
+            Ok(Content::Refused(refusal)) => Self::Refused(refusal),
+            Err(_) => Self::Unreadable,
+        }
+    }
+}
+
 impl Default for Attempt {
     fn default() -> Self {
-        let body = Err(Trouble::Broken("nothing was sent".to_owned()));
-        Self { status: None, body, limits: Limits::default(), cf_ray: None, latency: Duration::ZERO }
+        let said = Err(Trouble::Broken("nothing was sent".to_owned()));
+        Self { status: None, said, limits: Limits::default(), cf_ray: None, latency: Duration::ZERO }
     }
 }
 
@@ -148,11 +193,11 @@ fn trouble(error: &reqwest::Error) -> Trouble {
 }
 
 /// A refusal in words. The API's message is foreign text: it is cut, and its control characters go.
-fn describe(status: Option<u16>, refusal: Option<Refusal>) -> String {
+fn describe(status: Option<u16>, refusal: Option<&Refusal>) -> String {
     let status = status.map_or_else(String::new, |status| format!("HTTP {status}"));
-    let Refusal { code, message } = refusal.unwrap_or_default();
-    let code = code.map_or_else(String::new, |code| format!(", code {code}"));
-    let message: String = message.unwrap_or_default().chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
+    let code = refusal.and_then(|refusal| refusal.code).map_or_else(String::new, |code| format!(", code {code}"));
+    let message = refusal.and_then(|refusal| refusal.message.as_deref()).unwrap_or_default();
+    let message: String = message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
     if message.is_empty() { format!("{status}{code}") } else { format!("{status}{code}: {message}") }
 }
 
@@ -161,7 +206,7 @@ mod tests {
     use super::*;
 
     fn check(status: u16, body: &str, expect: &Failure) {
-        let attempt = Attempt { status: Some(status), body: Ok(body.to_owned()), ..Attempt::default() };
+        let attempt = Attempt { status: Some(status), said: Ok(Said::read(body)), ..Attempt::default() };
         assert_eq!(attempt.failure(), *expect);
     }
 

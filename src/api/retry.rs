@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::snapshot::Endpoint;
 
-use super::attempt::{Attempt, Trouble};
+use super::attempt::{Attempt, DENIED, Trouble};
 
 /// What to do after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,21 +23,25 @@ const BLOCK: Duration = Duration::from_mins(5);
 /// Codes of "too many requests", which may come with any status.
 const THROTTLED: [i64; 2] = [971, 10100];
 
-/// Codes that no other try will change: bad credentials, no permission, no such route.
-const SETTLED: [i64; 7] = [10000, 9109, 9103, 6003, 6111, 7000, 7003];
+/// Codes of "no such route", which no other try will change either.
+const NO_ROUTE: [i64; 2] = [7000, 7003];
 
 /// Classifies an attempt to read an endpoint.
 pub(super) fn classify(endpoint: Endpoint, attempt: &Attempt) -> Retry {
-    let refusal = attempt.refusal();
-    let code = refusal.as_ref().and_then(|refusal| refusal.code).unwrap_or(0);
-    match (attempt.status, &attempt.body) {
+    let code = attempt.code().unwrap_or(0);
+    let refused = attempt.refusal().is_some();
+    match (attempt.status, &attempt.said) {
         _ if attempt.status == Some(429) || THROTTLED.contains(&code) => Retry::After(pause(attempt)),
         (_, Err(Trouble::TooLarge)) => Retry::Never,
         (None | Some(408 | 425 | 500..), _) | (Some(200..=299), Err(_)) => Retry::Backoff,
-        (Some(200..=299), Ok(_)) if refusal.is_some() && !SETTLED.contains(&code) => Retry::Backoff,
-        (Some(200..=299), Ok(text)) if refusal.is_none() && !attempt.is_readable(endpoint, text) => Retry::Backoff,
+        (Some(200..=299), Ok(_)) if refused && !is_settled(code) => Retry::Backoff,
+        (Some(200..=299), Ok(_)) if !refused && !attempt.is_readable(endpoint) => Retry::Backoff,
         _ => Retry::Never,
     }
+}
+
+fn is_settled(code: i64) -> bool {
+    DENIED.contains(&code) || NO_ROUTE.contains(&code)
 }
 
 /// For how long nothing is sent: as long as the answer says; else the whole block, or what is left of
@@ -50,10 +54,11 @@ fn pause(attempt: &Attempt) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::attempt::Said;
     use crate::api::limits::{Limits, State};
 
     fn answer(status: u16, body: &str) -> Attempt {
-        Attempt { status: Some(status), body: Ok(body.to_owned()), ..Attempt::default() }
+        Attempt { status: Some(status), said: Ok(Said::read(body)), ..Attempt::default() }
     }
 
     fn refused(code: i64) -> String {
@@ -66,10 +71,10 @@ mod tests {
             assert_eq!(classify(Endpoint::Live, &answer(status, "<html>")), Retry::Backoff, "{status}");
         }
         for trouble in [Trouble::Connect("refused".into()), Trouble::Timeout, Trouble::Broken("cut".into())] {
-            let attempt = Attempt { body: Err(trouble.clone()), ..Attempt::default() };
+            let attempt = Attempt { said: Err(trouble.clone()), ..Attempt::default() };
             assert_eq!(classify(Endpoint::Live, &attempt), Retry::Backoff, "{trouble:?}");
         }
-        let cut = Attempt { status: Some(200), body: Err(Trouble::Broken("cut".into())), ..Attempt::default() };
+        let cut = Attempt { status: Some(200), said: Err(Trouble::Broken("cut".into())), ..Attempt::default() };
         assert_eq!(classify(Endpoint::Live, &cut), Retry::Backoff);
         assert_eq!(classify(Endpoint::Live, &answer(200, "<html>hello</html>")), Retry::Backoff);
         assert_eq!(classify(Endpoint::Live, &answer(200, "{\"success\":true,\"resu")), Retry::Backoff);
@@ -89,12 +94,12 @@ mod tests {
         for body in ["{\"deviceId\":\"d\"}", "null", "{}", "[]", "17"] {
             assert_eq!(classify(Endpoint::Live, &answer(200, body)), Retry::Never, "{body}");
         }
-        for code in SETTLED {
+        for code in [10000, 9109, 9103, 6003, 6111, 7000, 7003] {
             assert_eq!(classify(Endpoint::Live, &answer(200, &refused(code))), Retry::Never, "{code}");
         }
         assert_eq!(classify(Endpoint::Live, &answer(204, "")), Retry::Never);
         assert_eq!(classify(Endpoint::List, &answer(200, "{\"result\":[]}")), Retry::Never);
-        let large = Attempt { status: Some(200), body: Err(Trouble::TooLarge), ..Attempt::default() };
+        let large = Attempt { status: Some(200), said: Err(Trouble::TooLarge), ..Attempt::default() };
         assert_eq!(classify(Endpoint::Live, &large), Retry::Never);
     }
 

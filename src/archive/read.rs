@@ -62,13 +62,6 @@ impl Part {
         &self.path
     }
 
-    /// Rows in the part.
-    #[must_use]
-    pub fn rows(&self) -> u64 {
-        let groups = self.metadata.metadata().row_groups().iter();
-        groups.map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum()
-    }
-
     /// The part's rows, in its order: all columns of the schema, or those of a scan. A column that
     /// came after the part was written is null.
     ///

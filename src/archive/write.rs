@@ -116,6 +116,7 @@ fn metadata(schema: &Schema) -> Vec<KeyValue> {
     ]
 }
 
-fn tool() -> String {
+/// Name and version of what writes.
+pub(super) fn tool() -> String {
     format!("dex-archive {}", env!("CARGO_PKG_VERSION"))
 }

@@ -3,8 +3,6 @@
 use std::io::Read;
 use std::time::Duration;
 
-use anyhow::Context;
-
 use crate::api::{Client, ClientOptions};
 use crate::archive::Archive;
 use crate::clock::{self, Clock};
@@ -15,7 +13,7 @@ use crate::snapshot::DeviceId;
 
 use super::args::{Args, CollectArgs, SourceArg};
 use super::progress::Bar;
-use super::{Exit, print};
+use super::{Exit, print, random, runtime};
 
 /// The interval that a single sweep has to fit, where nothing is said.
 const INTERVAL: Duration = Duration::from_mins(5);
@@ -34,7 +32,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         print::data(&format!("plan: {}\n", Plan::new(&options, client_options.budget)))?;
         return Ok(Exit::Done);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let (switch, stop) = stop_pair();
         let work = async {
@@ -150,9 +148,7 @@ async fn sweeps(
 ) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
     for number in 1_u64.. {
-        // Sweeps of one second have other numbers, collectors of one second other processes.
-        let random = u16::try_from((number ^ u64::from(std::process::id())) & 0xffff).unwrap_or(0);
-        match collector.sweep(random).await {
+        match collector.sweep(random(number)).await {
             Ok(stats) => exit = worse(exit, report(&stats, command, quiet)?),
             // In a loop a sweep that failed is told, and the next one tries again.
             Err(error) if every.is_some() => {

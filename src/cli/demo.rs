@@ -17,7 +17,7 @@ use crate::snapshot::AccountId;
 
 use super::args::{Args, DemoArgs};
 use super::progress::Bar;
-use super::{Exit, collect, print, query};
+use super::{Exit, collect, print, query, runtime};
 
 /// Where the demo's archive goes, where nothing is said.
 const FOLDER: &str = "dex-archive-demo";
@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args, command: &DemoArgs) -> anyhow::Result<Exit> {
     let end = Clock::system().now();
     let start = end - TimeDelta::hours(i64::from(command.hours.max(1)));
     let fleet = Fleet::new(FleetOptions { devices: command.devices.max(1), ..FleetOptions::default() });
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let runtime = runtime()?;
     runtime.block_on(sweep(&fleet, &root, start, end))?;
     let window = Window { since: start, until: end };
     show(&fleet, &root, window)

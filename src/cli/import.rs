@@ -11,7 +11,7 @@ use crate::import::{ImportOptions, ImportStats, read_file};
 use crate::snapshot::{AccountId, sweep_id};
 
 use super::args::{Args, ImportArgs};
-use super::{Exit, collect, print};
+use super::{Exit, collect, print, random};
 
 /// Takes files into the archive.
 pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
@@ -30,8 +30,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     }
     let (mut ingest, recovered) = collect::open(&root, &clock, "import")?;
     collect::note_recovered(&recovered);
-    let random = u16::try_from(std::process::id() & 0xffff).unwrap_or(0);
-    let options = ImportOptions { account_id, sweep_id: sweep_id(now, random), collected_at };
+    let options = ImportOptions { account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let mut total = ImportStats::default();
     for (path, mut file) in files {
         let stats = read_file(&mut ingest, &mut *file, &path.display().to_string(), &options)?;

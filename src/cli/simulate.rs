@@ -12,7 +12,7 @@ use crate::clock::{self, Clock};
 use crate::sim::{Faults, Fleet, FleetOptions, RateLimit, Server, ServerOptions, Shape, dump};
 
 use super::args::SimulateArgs;
-use super::{Exit, print};
+use super::{Exit, print, runtime};
 
 /// Time between two states of a device in a dump.
 const STEP: Duration = Duration::from_mins(5);
@@ -45,7 +45,7 @@ pub(super) fn run(command: &SimulateArgs) -> anyhow::Result<Exit> {
 }
 
 fn serve(options: ServerOptions, port: u16, account: &str) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let server = Server::bind(options, Clock::system(), address).await?;

@@ -51,7 +51,6 @@ pub struct Collector<'a> {
 
 /// A sweep under way.
 struct Sweep {
-    id: String,
     seen: HashSet<DeviceId>,
     list: ListState,
     /// Requests in a row that found no connection.
@@ -161,6 +160,8 @@ impl<'a> Collector<'a> {
             plan = plan.discovered(sweep.seen.len() as u64, u64::from(sweep.list.pages));
             self.progress.plan(&plan.to_string());
             devices = sorted(&sweep.seen);
+        } else {
+            sweep.seen.extend(devices.iter().cloned());
         }
         if plan.live == Live::Always && !self.stop.is_requested() {
             self.progress.start("devices", Some(devices.len() as u64));
@@ -179,7 +180,7 @@ impl<'a> Collector<'a> {
                 permit = self.client.permit() => permit,
                 () = self.stop.requested() => return Ok(()),
             };
-            let exchange = self.client.list(permit, &sweep.id, &listing, page).await;
+            let exchange = self.client.list(permit, &sweep.stats.sweep_id, &listing, page).await;
             self.progress.advance(1);
             let devices = sweep.see(&exchange.answer);
             let next = sweep.list.take(&exchange, devices);
@@ -197,8 +198,7 @@ impl<'a> Collector<'a> {
     /// Asks for each device. Once the end is asked for, no more are, and those under way are given
     /// [`DRAIN`].
     async fn ask_each(&self, sweep: &mut Sweep, devices: Vec<DeviceId>) -> Result<(), Halt> {
-        sweep.seen.extend(devices.iter().cloned());
-        let id = sweep.id.clone();
+        let id = sweep.stats.sweep_id.clone();
         let mut answers = std::pin::pin!(self.answers(&id, devices));
         let mut deadline = std::pin::pin!(async {
             self.stop.requested().await;
@@ -243,8 +243,8 @@ impl<'a> Collector<'a> {
 
 impl Sweep {
     fn new(id: String) -> Self {
-        let stats = CollectStats { sweep_id: id.clone(), ..CollectStats::default() };
-        Self { id, seen: HashSet::new(), list: ListState::default(), unreachable: 0, stats }
+        let stats = CollectStats { sweep_id: id, ..CollectStats::default() };
+        Self { seen: HashSet::new(), list: ListState::default(), unreachable: 0, stats }
     }
 
     /// Notes the devices on a page of the list; says how many there are.

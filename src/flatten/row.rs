@@ -2,8 +2,10 @@
 //! its buffers have grown, a body costs no allocation but for what is unmapped.
 
 use std::collections::BTreeMap;
+#[cfg(test)]
 use std::fmt::Write as _;
 
+#[cfg(test)]
 use crate::schema::Schema;
 
 use super::quoted;
@@ -96,9 +98,9 @@ impl Row {
         Cell::String { start, end: self.text.len() }
     }
 
-    /// The row's values that are not null, a line each: for tests and for people.
-    #[must_use]
-    pub fn describe(&self, schema: &Schema) -> String {
+    /// The row's values that are not null, a line each.
+    #[cfg(test)]
+    pub(super) fn describe(&self, schema: &Schema) -> String {
         let mut said = String::new();
         for (column, &cell) in schema.columns.iter().zip(&self.cells) {
             let value = match cell {
@@ -199,6 +201,7 @@ impl Row {
         self.cells[column] = Cell::String { start, end: self.text.len() };
     }
 
+    #[cfg(test)]
     fn describe_scalar(&self, cell: Cell) -> String {
         match cell {
             Cell::Boolean(value) => value.to_string(),
@@ -209,6 +212,7 @@ impl Row {
         }
     }
 
+    #[cfg(test)]
     fn describe_list(&self, column: &crate::schema::Column, start: usize, end: usize) -> String {
         let elements = self.elements(start, end, column.fields.len()).map(|element| match element {
             None => "null".to_owned(),

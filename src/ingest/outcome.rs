@@ -27,13 +27,6 @@ fn settle_one(mut poll: Poll, fresh: &[bool]) -> Poll {
 }
 
 impl PollCounts {
-    pub(super) fn add(&mut self, other: &Self) {
-        self.state += other.state;
-        self.unchanged += other.unchanged;
-        self.absent += other.absent;
-        self.failed += other.failed;
-    }
-
     pub(super) fn count(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::State => self.state += 1,

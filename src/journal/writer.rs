@@ -71,12 +71,6 @@ impl Writer {
         &self.path
     }
 
-    /// Whether no answer was written yet.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.length == SEGMENT_HEADER as u64
-    }
-
     /// Takes back a frame that was written in part. Where that fails too, the reader finds the gap.
     fn cut(&mut self) {
         if self.file.set_len(self.length).is_ok() {

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 
-use crate::archive::{Archive, Part, Scan};
+use crate::archive::{Archive, Scan};
 use crate::schema::Schema;
 use crate::snapshot::DeviceId;
 
-use super::{QueryError, Window};
+use super::{QueryError, Window, column, each_batch};
 
 /// The id of the device that `text` names: an id, or a name as it stood in the window, in upper or
 /// lower case.
@@ -30,19 +30,13 @@ pub fn resolve_device(archive: &Archive, text: &str, window: Window) -> Result<S
 
 fn named(archive: &Archive, name: &str, window: Window) -> Result<BTreeSet<String>, QueryError> {
     let schema = Schema::device_state();
-    let at = |name| schema.index_of(name).expect("the table has the columns that devices are known by");
-    let scan = Scan { columns: [at("device_id"), at("device_name")].into(), any_of: None };
+    let scan = Scan { columns: [column(&schema, "device_id"), column(&schema, "device_name")].into(), any_of: None };
     let mut ids = BTreeSet::new();
-    for partition in archive.partitions(&schema)?.into_iter().filter(|partition| window.touches(partition.date)) {
-        for (_, path) in archive.parts(&partition)? {
-            for batch in Part::open(&path, &schema)?.batches(Some(&scan))? {
-                let batch = batch?;
-                let (device, names) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
-                let rows = (0..batch.num_rows()).filter(|&row| names.is_valid(row) && is_same(names.value(row), name));
-                ids.extend(rows.map(|row| device.value(row).to_owned()));
-            }
-        }
-    }
+    each_batch(archive, window, &scan, &mut |batch| {
+        let (devices, names) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
+        let rows = (0..batch.num_rows()).filter(|&row| names.is_valid(row) && is_same(names.value(row), name));
+        ids.extend(rows.map(|row| devices.value(row).to_owned()));
+    })?;
     Ok(ids)
 }
 

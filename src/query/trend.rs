@@ -7,11 +7,11 @@ use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use chrono::NaiveDate;
 
-use crate::archive::{Archive, Part, Scan};
+use crate::archive::{Archive, Scan};
 use crate::clock::{self, Timestamp};
 use crate::schema::{Kind, Role, Schema, Unit};
 
-use super::QueryError;
+use super::{QueryError, column, each_batch};
 
 /// The most buckets that a trend has.
 pub(super) const MOST_BUCKETS: u64 = 100_000;
@@ -133,13 +133,7 @@ pub fn trend(archive: &Archive, options: &TrendOptions) -> Result<Trend, QueryEr
     let mut buckets = Buckets::new(options)?;
     let schema = Schema::device_state();
     let reading = Reading::new(&schema, options);
-    for partition in archive.partitions(&schema)?.into_iter().filter(|day| options.window.touches(day.date)) {
-        for (_, path) in archive.parts(&partition)? {
-            for batch in Part::open(&path, &schema)?.batches(Some(&reading.scan))? {
-                reading.add(&batch?, options, &mut buckets);
-            }
-        }
-    }
+    each_batch(archive, options.window, &reading.scan, &mut |batch| reading.add(batch, options, &mut buckets))?;
     Ok(buckets.into_trend(options))
 }
 
@@ -166,7 +160,7 @@ struct Reading {
 
 impl Reading {
     fn new(schema: &Schema, options: &TrendOptions) -> Self {
-        let at = |name| schema.index_of(name).expect("the table has the columns that devices are known by");
+        let at = |name| column(schema, name);
         let (device, name, time) = (at("device_id"), at("device_name"), at("timestamp"));
         let metrics = options.metrics.iter().map(|metric| metric.column);
         let scan = Scan {
