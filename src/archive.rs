@@ -20,6 +20,9 @@
 //! * A path's content never changes: readers open a path more than once per query, and a file that is
 //!   replaced under them gives wrong answers. A publish builds the day's folder anew in `staging` and
 //!   exchanges it with the live one, so that a reader sees the old day or the new, never both or half.
+//!   The old folder stays in `staging` for some seconds, unchanged: a reader may have it open and be
+//!   about to list it. What no writer can prevent: pyarrow and DuckDB look up each name that they have
+//!   listed, and pass over one that was replaced in between; readers that are handed files fail cleanly.
 //! * Nothing but complete Parquet files stands in a dataset's folder, not for a moment: no temporary
 //!   name is skipped by all of DuckDB, pandas and Polars.
 //! * Every part holds every column of its schema, with the same type for ever. Columns are only added.
@@ -46,6 +49,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
@@ -68,6 +72,7 @@ pub struct Archive {
     root: PathBuf,
     shards: u32,
     can_exchange: Arc<AtomicBool>,
+    linger: Duration,
 }
 
 /// What `_archive/archive.json` says.
@@ -242,7 +247,7 @@ impl Archive {
     }
 
     fn new(root: &Path, shards: u32) -> Self {
-        Self { root: root.to_owned(), shards, can_exchange: Arc::new(AtomicBool::new(true)) }
+        Self { root: root.to_owned(), shards, can_exchange: Arc::new(AtomicBool::new(true)), linger: publish::LINGER }
     }
 
     fn create(root: &Path, shards: u32, now: Timestamp) -> Result<Self, ArchiveError> {

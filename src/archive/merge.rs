@@ -59,7 +59,7 @@ impl Archive {
         let name = PartName { shard: lock.shard, publish: old.as_ref().map_or(1, |(name, _)| name.publish + 1) };
         let folder = partition.staging_dir(&self.root, lock.shard);
         if folder.exists() {
-            self.clear(&folder, &[])?;
+            self.clear(&folder)?;
         }
         make_dirs(&folder)?;
         let writer = PartWriter::create(&folder.join(name.to_string()), schema)?;

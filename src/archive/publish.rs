@@ -1,17 +1,27 @@
 //! Putting a new version of a day in the place of the old one.
 //!
 //! A part is written and synced in a staging folder; [`Staged::publish`] completes that folder with
-//! the other shards' parts and exchanges it with the live one. This is the only file that renames.
+//! the other shards' parts and exchanges it with the live one. The old folder lingers for
+//! those who have it open, and goes at a later publish. This is the only file that renames.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::{Archive, ArchiveError, PartName, Partition, make_dirs, paths, sync_dir};
+
+/// How long a folder that was live stays as it was, for readers that have it open. A reader lists a
+/// folder right after it opened it; only one that the system held up in between takes longer.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+
+/// In the name of a folder that was live.
+const RETIRED: &str = ".retired";
 
 /// A new version of a day, written and synced, that no reader sees yet. Dropping it leaves the
 /// archive as it was; what is left in the staging folder goes when the next writer starts.
@@ -50,14 +60,14 @@ impl Staged {
         let dataset = paths::dataset(&self.archive.root, &self.partition.dataset);
         make_dirs(&dataset)?;
         let _lock = self.archive.lock_publish()?;
-        let others = self.link_others(&live)?;
+        self.link_others(&live)?;
         sync_dir(&self.folder)?;
         if !live.exists() {
             rename(&self.folder, &live)?;
             sync_dir(&dataset)?;
         } else if self.archive.can_exchange.load(Ordering::Relaxed) && exchange(&self.folder, &live)? {
             sync_dir(&dataset)?;
-            self.archive.clear(&self.folder, &others)?;
+            self.archive.retire(&self.folder, self.name.shard)?;
         } else {
             self.note_no_exchange();
             self.replace_part(&live)?;
@@ -66,18 +76,16 @@ impl Staged {
     }
 
     /// Links what the live folder holds beside this shard's parts into the new one.
-    fn link_others(&self, live: &Path) -> Result<Vec<String>, ArchiveError> {
+    fn link_others(&self, live: &Path) -> Result<(), ArchiveError> {
         let ours = |name: &str| PartName::parse(name).is_some_and(|part| part.shard == self.name.shard);
-        let mut linked = Vec::new();
         for name in paths::names(live)? {
             let from = live.join(&name);
             if ours(&name) || from.is_dir() {
                 continue;
             }
             fs::hard_link(&from, self.folder.join(&name)).map_err(ArchiveError::io("link", &from))?;
-            linked.push(name);
         }
-        Ok(linked)
+        Ok(())
     }
 
     /// Where folders cannot be exchanged: the new name comes, the old one goes at once.
@@ -91,8 +99,7 @@ impl Staged {
             }
         }
         sync_dir(live)?;
-        let names = paths::names(&self.folder)?;
-        self.archive.clear(&self.folder, &names)
+        self.archive.clear(&self.folder)
     }
 
     fn note_no_exchange(&self) {
@@ -107,18 +114,35 @@ impl Staged {
 
 impl Archive {
     /// Removes what an earlier process left in a shard's staging folder: days that never became live,
-    /// or that were live until they were exchanged. Whoever calls it holds the shard's lock.
+    /// and days that were live until they were exchanged, unless that is only just so. Whoever calls it
+    /// has just taken the shard's lock.
     ///
     /// # Errors
     /// Where the file system says no.
     pub fn clear_staging(&self, shard: u32) -> Result<(), ArchiveError> {
+        self.clear_older(shard, changed_at(&paths::shard_lock(&self.root, shard))?, |_name| true)
+    }
+
+    /// Sets a folder aside that was live until now, and removes those that were some time ago. A reader
+    /// that opened it and has not listed it yet would find it empty, and take the day for one without
+    /// rows, if it were removed at once.
+    fn retire(&self, folder: &Path, shard: u32) -> Result<(), ArchiveError> {
         let staging = paths::staging(&self.root, shard);
-        for name in paths::names(&staging)? {
+        let place = free_place(&staging, &format!("{}{RETIRED}", name_of(folder)));
+        rename(folder, &place)?;
+        self.clear_older(shard, changed_at(&place)?, |name| name.contains(RETIRED))
+    }
+
+    /// Removes the entries of a staging folder that were changed long enough before `now`, which is a
+    /// time of the file system's own clock: no other clock has to agree with it.
+    fn clear_older(&self, shard: u32, now: Duration, which: impl Fn(&str) -> bool) -> Result<(), ArchiveError> {
+        let staging = paths::staging(&self.root, shard);
+        for name in paths::names(&staging)?.into_iter().filter(|name| which(name)) {
             let left = staging.join(&name);
-            if left.is_dir() {
-                self.clear(&left, &[])?;
-            } else {
+            if !left.is_dir() {
                 fs::remove_file(&left).map_err(ArchiveError::io("remove", &left))?;
+            } else if now.saturating_sub(changed_at(&left)?) >= self.linger {
+                self.clear(&left)?;
             }
         }
         Ok(())
@@ -157,12 +181,13 @@ impl Archive {
         sync_dir(path.parent().unwrap_or(&self.root))
     }
 
-    /// Removes a folder that was live or staged: its parts and the links named. Anything else that
-    /// stands in it was put there by somebody else and goes to the quarantine.
-    pub(super) fn clear(&self, folder: &Path, linked: &[String]) -> Result<(), ArchiveError> {
+    /// Removes a folder that was live or staged: its parts, and what is linked elsewhere. Anything else
+    /// that stands in it was put there by somebody else and goes to the quarantine.
+    pub(super) fn clear(&self, folder: &Path) -> Result<(), ArchiveError> {
         for name in paths::names(folder)? {
             let path = folder.join(&name);
-            if !path.is_dir() && (PartName::parse(&name).is_some() || linked.contains(&name)) {
+            let metadata = fs::symlink_metadata(&path).map_err(ArchiveError::io("read", &path))?;
+            if !metadata.is_dir() && (PartName::parse(&name).is_some() || metadata.nlink() > 1) {
                 fs::remove_file(&path).map_err(ArchiveError::io("remove", &path))?;
             }
         }
@@ -175,13 +200,29 @@ impl Archive {
     fn keep_foreign(&self, folder: &Path) -> Result<(), ArchiveError> {
         let dir = paths::quarantine(&self.root);
         make_dirs(&dir)?;
-        let name = folder.file_name().expect("a staged folder has a name").to_string_lossy().into_owned();
-        let free = (0..u32::MAX).map(|count| dir.join(format!("{name}.{count}"))).find(|path| !path.exists());
-        let place = free.expect("there are more numbers than folders");
+        let day = name_of(folder);
+        let place = free_place(&dir, day.split(RETIRED).next().unwrap_or(&day));
         rename(folder, &place)?;
         tracing::warn!(kept = %place.display(), "somebody else's files stood in a day's folder; they were kept aside");
         Ok(())
     }
+}
+
+/// The first place in a folder with a name that begins so, and a number, that is free.
+fn free_place(dir: &Path, name: &str) -> PathBuf {
+    let free = (0..u32::MAX).map(|count| dir.join(format!("{name}.{count}"))).find(|path| !path.exists());
+    free.expect("there are more numbers than folders")
+}
+
+fn name_of(folder: &Path) -> String {
+    folder.file_name().expect("a staged folder has a name").to_string_lossy().into_owned()
+}
+
+/// When a file or folder was last changed, renaming included, since the Unix epoch.
+fn changed_at(path: &Path) -> Result<Duration, ArchiveError> {
+    let metadata = fs::metadata(path).map_err(ArchiveError::io("read", path))?;
+    let part = |value: i64| u64::try_from(value).unwrap_or(0);
+    Ok(Duration::from_secs(part(metadata.ctime())) + Duration::from_nanos(part(metadata.ctime_nsec())))
 }
 
 /// Exchanges two folders; false where this file system cannot.

@@ -78,7 +78,9 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let schema = Arc::new(Schema::parse(TABLE).expect("a schema"));
-        let archive = Archive::open_or_create(&dir.path().join("a"), 1, epoch()).expect("an archive");
+        let mut archive = Archive::open_or_create(&dir.path().join("a"), 1, epoch()).expect("an archive");
+        // What was live goes at once, so that tests see what is left for good; one test is about the wait.
+        archive.linger = Duration::ZERO;
         Self { dir, archive, schema }
     }
 
@@ -221,6 +223,28 @@ fn a_publish_gives_a_new_name_and_leaves_one_part() {
     bench.publish(&[(2, Some(2), None, 1, 1)]);
     assert_eq!(names(&bench), ["part-0-000002.parquet"]);
     assert_eq!(paths::names(&paths::staging(bench.archive.root(), 0)).expect("a folder"), Vec::<String>::new());
+}
+
+#[test]
+fn a_folder_that_a_reader_has_open_still_lists_its_part() {
+    let mut bench = Bench::new();
+    bench.archive.linger = publish::LINGER;
+    bench.publish(&[(1, Some(1), None, 1, 1)]);
+    let day = bench.archive.partitions(&bench.schema).expect("a folder").remove(0).dir(bench.archive.root());
+    let open = fs::read_dir(&day).expect("a folder");
+    bench.publish(&[(2, Some(2), None, 1, 1)]);
+    bench.publish(&[(3, Some(3), None, 1, 1)]);
+    let listed: Vec<_> = open.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert_eq!(listed, ["part-0-000001.parquet"]);
+    let staging = paths::staging(bench.archive.root(), 0);
+    let left = || paths::names(&staging).expect("a folder").len();
+    assert_eq!(left(), 2, "both former versions linger");
+    drop(bench.archive.lock(0, "the next writer").expect("the lock"));
+    bench.archive.clear_staging(0).expect("room on the disk");
+    assert_eq!(left(), 2, "also when a writer starts right after");
+    bench.archive.linger = Duration::ZERO;
+    bench.publish(&[(4, Some(4), None, 1, 1)]);
+    assert_eq!(left(), 0, "and then they go");
 }
 
 #[test]
