@@ -56,11 +56,17 @@ pub(super) enum Trouble {
 /// Codes of bad credentials, or of credentials that may not do this.
 pub(super) const DENIED: [i64; 5] = [10000, 9109, 9103, 6003, 6111];
 
+/// Codes of "no such route": the account's id is wrong, or the API has no such endpoint.
+pub(super) const NO_ROUTE: [i64; 2] = [7000, 7003];
+
 /// The longest `cf-ray` that is believed.
 const MAX_RAY: usize = 64;
 
 /// The longest message of the API that is passed on.
 const MAX_MESSAGE: usize = 200;
+
+/// Said to those whose connection nobody vouches for: mostly networks that open TLS.
+const UNKNOWN_ISSUER: &str = ": where a proxy inspects TLS, name its certificate in SSL_CERT_FILE";
 
 impl Attempt {
     /// Sends a request once, which uses up the permit.
@@ -107,7 +113,7 @@ impl Attempt {
             (Some(200), Ok(Said::States(states))) => states.is_empty(),
             _ if endpoint == Endpoint::List => false,
             (Some(204), _) | (Some(200), Ok(Said::Absent)) => true,
-            (Some(404), Ok(Said::Refused(refusal))) => refusal.code.is_some(),
+            (Some(404), Ok(Said::Refused(refusal))) => refusal.code.is_some_and(|code| !NO_ROUTE.contains(&code)),
             _ => false,
         }
     }
@@ -168,7 +174,8 @@ pub(super) fn reason(error: &reqwest::Error) -> String {
         cause = error.source();
     }
     // The outer causes repeat the inner ones in other words; the innermost says what happened.
-    causes.pop().unwrap_or_else(|| "the request could not be sent".to_owned())
+    let said = causes.pop().unwrap_or_else(|| "the request could not be sent".to_owned());
+    if said.contains("UnknownIssuer") { format!("{said}{UNKNOWN_ISSUER}") } else { said }
 }
 
 async fn read_body(mut response: Response, max_bytes: usize) -> Result<String, Trouble> {
@@ -208,6 +215,17 @@ mod tests {
     fn check(status: u16, body: &str, expect: &Failure) {
         let attempt = Attempt { status: Some(status), said: Ok(Said::read(body)), ..Attempt::default() };
         assert_eq!(attempt.failure(), *expect);
+    }
+
+    #[test]
+    fn a_wrong_account_is_no_absent_device() {
+        let absent = |code: i64| {
+            let body = format!(r#"{{"success":false,"errors":[{{"code":{code},"message":"no"}}],"result":null}}"#);
+            let attempt = Attempt { status: Some(404), said: Ok(Said::read(&body)), ..Attempt::default() };
+            attempt.is_absent(Endpoint::Live)
+        };
+        assert!(absent(10_404));
+        assert!(NO_ROUTE.iter().all(|&code| !absent(code)));
     }
 
     #[test]

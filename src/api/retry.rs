@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::snapshot::Endpoint;
 
-use super::attempt::{Attempt, DENIED, Trouble};
+use super::attempt::{Attempt, DENIED, NO_ROUTE, Trouble};
 
 /// What to do after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +22,6 @@ const BLOCK: Duration = Duration::from_mins(5);
 
 /// Codes of "too many requests", which may come with any status.
 const THROTTLED: [i64; 2] = [971, 10100];
-
-/// Codes of "no such route", which no other try will change either.
-const NO_ROUTE: [i64; 2] = [7000, 7003];
 
 /// Classifies an attempt to read an endpoint.
 pub(super) fn classify(endpoint: Endpoint, attempt: &Attempt) -> Retry {

@@ -106,8 +106,10 @@ fn show(fleet: &Fleet, root: &Path, window: Window) -> anyhow::Result<Exit> {
     }
     let (_, best) = best.context("the fleet has no devices")?;
     let root = root.display();
+    // A newcomer has the program where cargo put it.
+    let program = std::env::args().next().unwrap_or_else(|| "dex-archive".to_owned());
     print::data(&format!(
-        "\n{}\nfiles:  {root}/device_state/date=*/*.parquet\nagain:  dex-archive --archive {root} query trend --device {} --since 1d --every 30m\n\
+        "\n{}\nfiles:  {root}/device_state/date=*/*.parquet\nagain:  {program} --archive {root} query trend --device {} --since 1d --every 30m\n\
          SQL:    duckdb -c \"SELECT platform, status, count(*) FROM '{root}/device_state/*/*.parquet' GROUP BY ALL ORDER BY ALL\"\n",
         query::table(&best),
         best.device_id,

@@ -32,10 +32,7 @@ pub(super) fn run(command: &SimulateArgs) -> anyhow::Result<Exit> {
         print::note(&format!("{states} states of {} devices in {}", command.devices, path.display()));
         return Ok(Exit::Done);
     }
-    let mut faults = Faults::none();
-    for fault in &command.fault {
-        faults = faults.and(fault.parse()?);
-    }
+    let faults = if command.fault.is_empty() { Faults::none() } else { command.fault.join(",").parse()? };
     let limit = match Budget::parse(&command.rate_limit, "100%")?.limit {
         Some((requests, window)) => RateLimit { requests, window, block: window },
         None => RateLimit::none(),

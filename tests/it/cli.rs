@@ -1,8 +1,14 @@
 //! What people meet when they type something wrong: one sentence, the right exit code, nothing written.
 
 use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::pki_types::PrivateKeyDer;
 
 use crate::program::{ACCOUNT, Api, place, program, run};
 
@@ -48,7 +54,49 @@ fn an_api_that_cannot_be_reached_leaves_nothing() {
     let plain = Api::start(1, Duration::from_mins(2), |options| options);
     let tls = plain.url.replace("http:", "https:");
     check(&mut ask(&tls), 1, "cannot reach https://127.0.0.1");
+    let stranger = format!("https://127.0.0.1:{}", self_signed());
+    check(&mut ask(&stranger), 1, "UnknownIssuer: where a proxy inspects TLS, name its certificate in SSL_CERT_FILE");
     assert!(!archive.exists(), "nothing is written");
+}
+
+/// The port of a server whose certificate nobody vouches for.
+fn self_signed() -> u16 {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let certificate = include_bytes!("../data/self-signed.cert.der").to_vec().into();
+    let key = PrivateKeyDer::try_from(include_bytes!("../data/self-signed.key.der").to_vec()).expect("a key");
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.expect("TLS 1.3").with_no_client_auth().with_single_cert(vec![certificate], key);
+    let config = Arc::new(config.expect("a certificate and its key"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut tls = rustls::ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            // The client hangs up: that is what is tested.
+            let _ = tls.complete_io(&mut client);
+        }
+    });
+    port
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_is_named() {
+    let (dir, archive) = place();
+    let api = Api::start(1, Duration::from_mins(2), |options| options);
+    let mut collect = api.collect(&archive);
+    // Root may write everywhere: it becomes nobody first, who needs a program within reach.
+    if fs::metadata(dir.path()).expect("a folder").uid() == 0 {
+        let copy = dir.path().join("program");
+        fs::copy(program().get_program(), &copy).expect("room on the disk");
+        let mut nobody = Command::new(&copy);
+        nobody.args(collect.get_args()).uid(65_534).gid(65_534);
+        nobody.envs(collect.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        collect = nobody;
+    }
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o555)).expect("our own folder");
+    check(&mut collect, 1, &format!("cannot make {}: Permission denied", archive.display()));
+    assert!(!archive.exists(), "nothing is written");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own folder");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use dex_archive::archive::{Archive, Part};
 use dex_archive::schema::Schema;
-use dex_archive::sim::{FaultKind, Faults, RateLimit, ServerOptions};
+use dex_archive::sim::{Faults, RateLimit, ServerOptions};
 
 use crate::program::{Api, place, run};
 use crate::walker::assert_cell_by_cell;
@@ -16,25 +16,32 @@ use crate::walker::assert_cell_by_cell;
 #[test]
 fn what_was_delivered_whole_is_in_the_archive_once() {
     let (_dir, archive) = place();
-    let every_fault = FaultKind::ALL.iter().fold(Faults::none(), |faults, kind| match kind {
-        // A pause of everything per 429 would make the test slow; it has a test of its own.
-        FaultKind::TooMany => faults.with(*kind, 0.002),
-        _ => faults.with(*kind, 0.1),
-    });
-    let api = Api::start(200, Duration::from_secs(2), |options| ServerOptions { faults: every_fault, ..options });
+    let api =
+        Api::start(200, Duration::from_secs(2), |options| ServerOptions { faults: Faults::every(0.1), ..options });
     let mut collect = api.collect(&archive);
-    for device in 0..200 {
-        collect.args(["--device", &api.fleet.device_id(device)]);
-    }
-    let (code, said) = run(collect.args(["--every", "2s", "--sweeps", "3"]));
+    let (code, said) = run(collect.args(["--source", "live", "--every", "2s", "--sweeps", "3"]));
     assert_eq!(code, Some(3), "{said}");
     let expected = delivered(&api);
     assert!(expected.len() > 200, "{} states in three sweeps: {said}", expected.len());
     assert_same(&archive, &expected);
-    let polls = rows(&archive, &Schema::poll());
-    let asked: u64 = polls.iter().map(|(batch, row)| integer(batch, "attempts", *row)).sum();
     // The check of the address, made once before the archive is, has no poll.
-    assert_eq!(asked + 1, api.handle.requests(), "every request has its poll");
+    let asked = api.handle.served().into_iter().filter(|served| served.endpoint != "other");
+    let asked = asked.map(|served| (served.device_id, served.page.map(i64::from), 1));
+    let polls = rows(&archive, &Schema::poll()).into_iter().map(|(batch, row)| {
+        let device = batch.column_by_name("device_id").expect("a column").as_string::<i32>();
+        let device = device.is_valid(row).then(|| device.value(row).to_owned());
+        (device, integer(&batch, "page", row), integer(&batch, "attempts", row).unwrap_or_default())
+    });
+    assert_eq!(counted(polls), counted(asked), "every request has its poll");
+}
+
+/// Requests by device and page.
+fn counted(
+    requests: impl Iterator<Item = (Option<String>, Option<i64>, i64)>,
+) -> BTreeMap<(Option<String>, Option<i64>), i64> {
+    let mut counts = BTreeMap::new();
+    requests.for_each(|(device, page, times)| *counts.entry((device, page)).or_default() += times);
+    counts
 }
 
 #[test]
@@ -105,9 +112,9 @@ fn archived(root: &Path) -> BTreeMap<String, Vec<(arrow_array::RecordBatch, usiz
     keys
 }
 
-fn integer(batch: &arrow_array::RecordBatch, column: &str, row: usize) -> u64 {
+fn integer(batch: &arrow_array::RecordBatch, column: &str, row: usize) -> Option<i64> {
     let column = batch.column_by_name(column).expect("a column").as_primitive::<arrow_array::types::Int64Type>();
-    u64::try_from(column.value(row)).expect("a count")
+    column.is_valid(row).then(|| column.value(row))
 }
 
 fn rows(root: &Path, schema: &Schema) -> Vec<(arrow_array::RecordBatch, usize)> {

@@ -13,7 +13,6 @@ pub(crate) const ACCOUNT: &str = "01a7362d577a6c3019a474fd6f485823";
 /// A simulated API that answers for as long as it lives.
 pub(crate) struct Api {
     pub(crate) url: String,
-    pub(crate) fleet: Fleet,
     pub(crate) handle: Handle,
     _runtime: tokio::runtime::Runtime,
 }
@@ -26,13 +25,13 @@ impl Api {
         change: impl FnOnce(ServerOptions) -> ServerOptions,
     ) -> Self {
         let fleet = Fleet::new(FleetOptions { devices, report_every, ..FleetOptions::default() });
-        let options = ServerOptions { limit: RateLimit::none(), ..ServerOptions::new(fleet.clone()) };
+        let options = ServerOptions { limit: RateLimit::none(), ..ServerOptions::new(fleet) };
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let server = runtime.block_on(Server::bind(change(options), Clock::system(), address)).expect("a free port");
         let (url, handle) = (format!("http://{}", server.local_addr()), server.handle());
         runtime.spawn(server.run(std::future::pending()));
-        Self { url, fleet, handle, _runtime: runtime }
+        Self { url, handle, _runtime: runtime }
     }
 
     /// The program, told to ask this API for an archive as fast as it can.

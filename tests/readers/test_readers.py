@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from glob import glob as files
 
 import duckdb
 import pandas
@@ -18,6 +19,14 @@ DUCKDB_TYPES = {
     "int64": "BIGINT",
     "float64": "DOUBLE",
     "timestamp": "TIMESTAMP WITH TIME ZONE",
+}
+PANDAS_TYPES = {
+    "string": "string",
+    "boolean": "boolean",
+    "int64": "Int64",
+    "float64": "Float64",
+    "timestamp": "datetime64[us, UTC]",
+    "list": "object",
 }
 POLARS_TYPES = {
     "string": polars.String,
@@ -61,9 +70,12 @@ def distinct_states(dump):
     return len({(s["deviceId"], s.get("registrationId"), str(s["timestamp"])) for s in states})
 
 
-def test_duckdb_types(archive, columns):
-    described = ask(f"DESCRIBE SELECT * FROM '{glob(archive[0])}'")
+@pytest.mark.parametrize("place", [glob, "{}/device_state/**".format, "{}/device_state/".format], ids=["glob", "deep", "folder"])
+def test_duckdb_types(archive, columns, place):
+    described = ask(f"DESCRIBE SELECT * FROM read_parquet('{place(archive[0])}')")
     types = {row[0]: row[1] for row in described}
+    assert types.pop("date") == "DATE"
+    assert list(types) == [column["name"] for column in columns["device_state"]]
     for column in columns["device_state"]:
         if column["type"] == "list":
             assert types[column["name"]].startswith("STRUCT(") and types[column["name"]].endswith(")[]")
@@ -100,13 +112,17 @@ def test_polars_by_glob_and_by_folder(archive, columns):
             assert by_glob.schema[column["name"]] == POLARS_TYPES[column["type"]], column["name"]
 
 
-def test_pandas_by_folder(archive):
+@pytest.mark.parametrize("by_glob", [False, True], ids=["folder", "glob"])
+def test_pandas_types(archive, columns, by_glob):
     root, _ = archive
-    frame = pandas.read_parquet(f"{root}/device_state", dtype_backend="numpy_nullable")
+    place = sorted(files(glob(root))) if by_glob else f"{root}/device_state"
+    frame = pandas.read_parquet(place, dtype_backend="numpy_nullable")
     expected = ask(f"SELECT count(*), sum(disk_read_bps), max(cpu_pct) FROM '{glob(root)}'")[0]
     assert (len(frame), frame["disk_read_bps"].sum(), frame["cpu_pct"].max()) == expected
-    assert str(frame["timestamp"].dtype) == "datetime64[us, UTC]"
-    assert str(frame["disk_read_bps"].dtype) == "Int64"
+    if not by_glob:
+        assert list(frame["date"].astype(str).unique()) == ["2026-10-01", "2026-10-02"]
+    for column in columns["device_state"]:
+        assert str(frame[column["name"]].dtype) == PANDAS_TYPES[column["type"]], column["name"]
 
 
 def test_rows_are_sorted_and_carry_their_schema(archive):
