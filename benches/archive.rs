@@ -8,6 +8,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use dex_archive::archive::{Archive, Part, ShardLock, partitions_of};
 use dex_archive::clock::{self, Timestamp};
+use dex_archive::disk::Disk;
 use dex_archive::flatten::{Columns, Plan, Row};
 use dex_archive::journal::Writer;
 use dex_archive::schema::Schema;
@@ -58,7 +59,7 @@ fn journal(criterion: &mut Criterion) {
         poll: None,
     };
     let dir = tempfile::tempdir().expect("a folder");
-    let mut writer = Writer::create(dir.path(), 1).expect("a segment");
+    let mut writer = Writer::create(&Disk::default(), dir.path(), 1).expect("a segment");
     criterion.bench_function("journal: a page of 50, unsynced", |bencher| {
         bencher.iter(|| writer.append(&answer).expect("room on the disk"));
     });
@@ -67,7 +68,7 @@ fn journal(criterion: &mut Criterion) {
 /// An archive that holds a day of so many ticks.
 fn day(ticks: u32) -> (tempfile::TempDir, Archive, ShardLock) {
     let dir = tempfile::tempdir().expect("a folder");
-    let archive = Archive::open_or_create(&dir.path().join("a"), 1, start()).expect("an archive");
+    let archive = Archive::open_or_create(&dir.path().join("a"), 1, start(), Disk::default()).expect("an archive");
     let lock = archive.lock(0, "bench").expect("the lock");
     merge_in(&archive, &lock, &batch(&bodies(0, ticks)));
     (dir, archive, lock)

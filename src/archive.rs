@@ -35,6 +35,7 @@
 //! This module does not know where rows come from: it is handed Arrow batches of a schema. It is the
 //! only user of Parquet, and the only place where anything is renamed.
 
+mod checksum;
 mod lock;
 mod merge;
 mod paths;
@@ -44,7 +45,7 @@ mod read;
 mod tests;
 mod write;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,12 +56,14 @@ use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Timestamp};
+use crate::disk::{Disk, DiskError};
 use crate::schema::Schema;
 
+pub use checksum::Checksum;
 pub use lock::ShardLock;
 pub use merge::partitions_of;
 pub use paths::{PartName, Partition};
-pub use publish::{PartInfo, Staged};
+pub use publish::{Aside, PartInfo, Staged};
 pub use read::{Part, Scan};
 
 /// The version of the format above.
@@ -71,6 +74,7 @@ pub const ARCHIVE_FORMAT: u32 = 1;
 pub struct Archive {
     root: PathBuf,
     shards: u32,
+    disk: Disk,
     can_exchange: Arc<AtomicBool>,
     linger: Duration,
 }
@@ -127,7 +131,10 @@ pub enum ArchiveError {
         /// Who says to hold the lock.
         holder: String,
     },
-    /// The file system said no.
+    /// The file system would not change something.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The file system would not let something be read.
     #[error("cannot {action} {}: {error}", path.display())]
     Io {
         /// What was tried.
@@ -137,11 +144,17 @@ pub enum ArchiveError {
         /// What it said.
         error: io::Error,
     },
-    /// A part cannot be read or written.
-    #[error("cannot {action} {}: {error}", path.display())]
+    /// A part is not as it was written.
+    #[error("{} is damaged: {problem}", path.display())]
+    Damaged {
+        /// The part.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Rows could not be written as Parquet.
+    #[error("cannot write {}: {error}", path.display())]
     Parquet {
-        /// What was tried.
-        action: &'static str,
         /// The part.
         path: PathBuf,
         /// What is wrong.
@@ -181,11 +194,23 @@ impl Archive {
     ///
     /// # Errors
     /// Where there is something else, an archive of another format, or no right to write.
-    pub fn open_or_create(root: &Path, shards: u32, now: Timestamp) -> Result<Self, ArchiveError> {
+    pub fn open_or_create(root: &Path, shards: u32, now: Timestamp, disk: Disk) -> Result<Self, ArchiveError> {
         match Self::open(root) {
-            Err(ArchiveError::Absent(_)) => Self::create(root, shards, now),
-            other => other,
+            Err(ArchiveError::Absent(_)) => Self::create(root, shards, now, disk),
+            other => Ok(other?.on(disk)),
         }
+    }
+
+    /// The same archive, written through another disk.
+    #[must_use]
+    pub fn on(self, disk: Disk) -> Self {
+        Self { disk, ..self }
+    }
+
+    /// What the archive is written through.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// Whether [`Archive::open_or_create`] would have to make one. Writes nothing.
@@ -218,8 +243,22 @@ impl Archive {
     /// Where it cannot be made.
     pub fn journal_dir(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
         let dir = paths::journal(&self.root, shard);
-        make_dirs(&dir)?;
+        self.disk.make_dirs(&dir)?;
         Ok(dir)
+    }
+
+    /// Makes a shard ready for its writer, who has just taken its lock, and returns the journal's folder:
+    /// clears away what an earlier one left in staging, and makes names durable that it may not have.
+    ///
+    /// # Errors
+    /// Where the file system says no. That something cannot be cleared away is only told.
+    pub fn settle(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
+        let journal = self.journal_dir(shard)?;
+        for folder in journal.ancestors().take_while(|folder| folder.starts_with(&self.root)) {
+            self.disk.sync_dir(folder)?;
+        }
+        self.clear_staging(shard).unwrap_or_else(|error| tracing::warn!("{error}"));
+        Ok(journal)
     }
 
     /// The days of a dataset that are there, oldest first.
@@ -247,15 +286,15 @@ impl Archive {
     }
 
     fn new(root: &Path, shards: u32) -> Self {
-        Self { root: root.to_owned(), shards, can_exchange: Arc::new(AtomicBool::new(true)), linger: publish::LINGER }
+        let (root, disk, can_exchange) = (root.to_owned(), Disk::default(), Arc::new(AtomicBool::new(true)));
+        Self { root, shards, disk, can_exchange, linger: publish::LINGER }
     }
 
-    fn create(root: &Path, shards: u32, now: Timestamp) -> Result<Self, ArchiveError> {
+    fn create(root: &Path, shards: u32, now: Timestamp, disk: Disk) -> Result<Self, ArchiveError> {
         let description = Description { format: ARCHIVE_FORMAT, shards, created_at: now, created_by: write::tool() };
         let text = serde_json::to_string_pretty(&description).expect("a description always has a form in JSON");
-        make_dirs(&paths::staging(root, 0))?;
-        let archive = Self::new(root, shards);
-        archive.write_durably(&paths::description(root), format!("{text}\n").as_bytes())?;
+        let archive = Self::new(root, shards).on(disk);
+        archive.write_durably(0, &paths::description(root), format!("{text}\n").as_bytes())?;
         Ok(archive)
     }
 
@@ -276,9 +315,31 @@ impl ArchiveError {
         move |error| Self::Io { action, path, error }
     }
 
-    fn parquet(action: &'static str, path: &Path) -> impl Fn(ParquetError) -> Self {
+    /// What went wrong in the reading of a part: the file system's fault, or the part's.
+    fn reading(path: &Path, error: ParquetError) -> Self {
         let path = path.to_owned();
-        move |error| Self::Parquet { action, path: path.clone(), error }
+        match error {
+            ParquetError::External(cause) => match cause.downcast::<io::Error>() {
+                Ok(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                    Self::Io { action: "read", path, error: *error }
+                }
+                Ok(error) => Self::Damaged { path, problem: error.to_string() },
+                Err(cause) => Self::Damaged { path, problem: cause.to_string() },
+            },
+            error => Self::Damaged { path, problem: error.to_string() },
+        }
+    }
+
+    /// What went wrong in the writing of a part.
+    fn writing(path: &Path) -> impl Fn(ParquetError) -> Self {
+        let path = path.to_owned();
+        move |error| match error {
+            ParquetError::External(cause) => match cause.downcast::<io::Error>() {
+                Ok(error) => DiskError::new("write", &path, *error).into(),
+                Err(cause) => Self::Parquet { path: path.clone(), error: ParquetError::External(cause) },
+            },
+            error => Self::Parquet { path: path.clone(), error },
+        }
     }
 }
 
@@ -296,24 +357,4 @@ fn read_description(root: &Path, path: &Path, text: &str) -> Result<Description,
         return Err(ArchiveError::Description { path: path.to_owned(), problem: "it has no shards".to_owned() });
     }
     Ok(description)
-}
-
-/// Makes a folder and those above it, durable with their names.
-fn make_dirs(dir: &Path) -> Result<(), ArchiveError> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        make_dirs(parent)?;
-    }
-    match fs::create_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(ArchiveError::io("make", dir)(error)),
-        _ => (),
-    }
-    sync_dir(dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))
-}
-
-/// Makes the names in a folder durable.
-fn sync_dir(dir: &Path) -> Result<(), ArchiveError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(ArchiveError::io("sync", dir))
 }

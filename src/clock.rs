@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, SecondsFormat, TimeDelta, Utc};
 
 /// A point in time, in UTC. The archive keeps microseconds.
 pub type Timestamp = DateTime<Utc>;
@@ -88,7 +88,12 @@ pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     let offset = parse_offset(rest)?;
     let midnight = date.and_hms_opt(0, 0, 0)?.and_utc();
     let at = midnight + TimeDelta::seconds(i64::from(seconds) - i64::from(offset));
-    at.checked_add_signed(TimeDelta::microseconds(i64::from(nanos / 1_000)))
+    at.checked_add_signed(TimeDelta::microseconds(i64::from(nanos / 1_000))).filter(has_four_digits)
+}
+
+/// Whether the year is one that every reader of a date knows: 1 to 9999.
+fn has_four_digits(at: &Timestamp) -> bool {
+    (1..=9999).contains(&at.year())
 }
 
 /// Reads `YYYY-MM-DD`.
@@ -120,7 +125,7 @@ pub fn parse_point(text: &str, now: Timestamp) -> Option<Timestamp> {
         return Some(now);
     }
     if let Some(ago) = parse_duration(text) {
-        return now.checked_sub_signed(TimeDelta::from_std(ago).ok()?);
+        return now.checked_sub_signed(TimeDelta::from_std(ago).ok()?).filter(has_four_digits);
     }
     if let Some(date) = parse_date(text) {
         return Some(date.and_hms_opt(0, 0, 0)?.and_utc());

@@ -50,6 +50,8 @@ pub struct CollectStats {
     pub requests_failed: u64,
     /// Bodies that were no device state.
     pub bodies_quarantined: u64,
+    /// Stretches of the journal that could not be read back.
+    pub journal_gaps: u64,
     /// Requests sent, retries included.
     pub requests_sent: u64,
     /// Seconds for which the API kept everything waiting.
@@ -66,6 +68,10 @@ pub struct CollectStats {
     pub stopped: bool,
     /// The first failures, in words.
     pub failures: Vec<String>,
+    /// Parts that were found damaged and are kept in the quarantine.
+    pub damaged: Vec<String>,
+    /// Why something is still in the journal; the next publish tries again.
+    pub held: Vec<String>,
 }
 
 /// Why a sweep did not come to its end.
@@ -89,8 +95,8 @@ pub enum CollectError {
     /// Nothing answers any more.
     #[error("the API cannot be reached: {0}")]
     Unreachable(String),
-    /// The writer ended in an earlier sweep.
-    #[error("nothing can be written since an earlier fault")]
+    /// The writer has ended, which it does only when it is told to.
+    #[error("the writer of the archive has ended: start again; what it journalled is published then")]
     Ended,
     /// The archive or its journal.
     #[error(transparent)]
@@ -113,10 +119,10 @@ impl CollectStats {
     /// Whether anything failed that should not have.
     #[must_use]
     pub fn has_failures(&self) -> bool {
-        self.requests_failed > 0 || self.bodies_quarantined > 0
+        self.requests_failed > 0 || self.bodies_quarantined > 0 || self.journal_gaps > 0 || !self.damaged.is_empty()
     }
 
-    fn take(&mut self, published: &Published) {
+    fn take(&mut self, published: Published) {
         self.states_new += published.states_new;
         self.states_unchanged += published.states_known;
         self.requests_failed += published.polls.failed;
@@ -124,5 +130,8 @@ impl CollectStats {
         self.rows_published += published.rows;
         self.bytes_published += published.bytes;
         self.values_unmapped += published.drift.values().sum::<u64>();
+        self.journal_gaps += published.gaps;
+        self.damaged.extend(published.damaged);
+        self.held.extend(published.held);
     }
 }

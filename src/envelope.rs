@@ -73,16 +73,22 @@ impl<'a> Envelope<'a> {
     /// The envelope that an object is; `None` where it is a device state itself.
     fn find(text: &'a str) -> Result<Option<Self>, JsonError> {
         let mut found = Self::default();
-        let mut bare = false;
+        let (mut bare, mut more) = (false, false);
         json::each_entry(text, &mut |key, raw| match &*key {
             "success" => found.success = Some(raw),
             "result" => found.result = Some(raw),
             "errors" => found.errors = Some(raw),
             "deviceId" => bare = true,
-            _ => (),
+            "messages" | "result_info" => (),
+            _ => more = true,
         })?;
-        let enveloped = !bare && (found.success.is_some() || found.result.is_some());
+        // Whatever says `success` and then something that no envelope has is not taken for an empty one.
+        let enveloped = !bare && (found.result.is_some() || (found.success.is_some() && (!more || found.refuses())));
         Ok(enveloped.then_some(found))
+    }
+
+    fn refuses(&self) -> bool {
+        self.success == Some("false")
     }
 }
 

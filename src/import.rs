@@ -2,9 +2,14 @@
 //!
 //! A file holds one JSON value a line (NDJSON), or one value as a whole; each value is a device state,
 //! an array of them, or the API's envelope around either. A line that is no JSON goes to the quarantine
-//! with its number. Decompression and the choice of files are the caller's business.
+//! with its number. What was read is durable half a second later, however slowly more comes.
+//! Decompression and the choice of files are the caller's business.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flume::{Receiver, RecvTimeoutError, Sender};
 
 use crate::clock::Timestamp;
 use crate::envelope::{self, Content};
@@ -50,45 +55,86 @@ pub enum ImportError {
 /// Bodies that are journalled together.
 const ANSWER_BODIES: usize = 256;
 
+/// How long a body may wait for others before it is journalled and synced.
+const SYNC_AFTER: Duration = Duration::from_millis(500);
+
+/// The longest value that may be spread over lines, in bytes. More is taken for lines of which the first
+/// is broken.
+const WHOLE_BYTES: u64 = 256 << 20;
+
+/// Lines that wait for the journal; more make the reading wait.
+const WAITING_LINES: usize = 1024;
+
 /// Journals the bodies of a file. `name` is where they are said to come from.
 ///
 /// # Errors
 /// Where the file cannot be read, or the journal not be written. What was read before is journalled.
 pub fn read_file(
     ingest: &mut Ingest,
-    file: &mut dyn BufRead,
+    file: Box<dyn BufRead + Send>,
     name: &str,
     options: &ImportOptions,
 ) -> Result<ImportStats, ImportError> {
-    let mut import = Import { ingest, name, options, bodies: Vec::new(), stats: ImportStats::default() };
-    let first = first_value(file).map_err(|error| import.unreadable(error))?;
-    let mut number = 0;
-    // A value that is spread over lines was read to the file's end; its lines count only if it is none.
-    match &first {
-        First::Whole(text) => import.take(1, text)?,
-        First::Lines(lines) => {
-            for line in lines.split_inclusive(|b| *b == b'\n') {
-                number += 1;
-                import.take(number, line)?;
-            }
-        }
-    }
-    let mut line = Vec::new();
-    while file.read_until(b'\n', &mut line).map_err(|error| import.unreadable(error))? > 0 {
-        number += 1;
-        import.take(number, &line)?;
-        line.clear();
-    }
+    let (bodies, stats, synced) = (Vec::new(), ImportStats::default(), Instant::now());
+    let mut import = Import { ingest, name, options, bodies, stats, synced };
+    // A thread reads, so that what was read need not wait for what is still to come.
+    let (sender, pieces) = flume::bounded(WAITING_LINES);
+    thread::spawn(move || read_pieces(file, &sender));
+    let ended = import.take_all(&pieces);
+    // What was read before a fault is taken in all the same.
     import.flush()?;
-    Ok(import.stats)
+    ended.map(|()| import.stats)
 }
 
-/// What a file begins with.
-enum First {
-    /// One value, which is the whole file.
+/// What is read of a file.
+enum Piece {
+    /// One value that may be spread over lines: the whole file.
     Whole(Vec<u8>),
-    /// One or more lines.
-    Lines(Vec<u8>),
+    Line(Vec<u8>),
+    /// Nothing more can be read.
+    Failed(io::Error),
+}
+
+/// Reads until the file ends, or nobody listens any more.
+fn read_pieces(mut file: Box<dyn BufRead + Send>, pieces: &Sender<Piece>) {
+    let read = read_first(&mut file, pieces).and_then(|()| read_lines(&mut file, pieces));
+    if let Err(error) = read {
+        // Where nobody listens, nobody has to know.
+        let _ = pieces.send(Piece::Failed(error));
+    }
+}
+
+/// Reads the first line that is not blank. Where that is no value by itself, but may begin one, the
+/// whole file is read; its lines count only if it is none.
+fn read_first(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()> {
+    let mut text = Vec::new();
+    let mut start = 0;
+    while file.read_until(b'\n', &mut text)? > 0 && text[start..].trim_ascii().is_empty() {
+        start = text.len();
+    }
+    let line = text[start..].trim_ascii();
+    if !is_value(line) && matches!(line.first(), Some(b'[' | b'{')) {
+        file.by_ref().take(WHOLE_BYTES).read_to_end(&mut text)?;
+        if is_value(&text) {
+            let _ = pieces.send(Piece::Whole(text));
+            return Ok(());
+        }
+        // The last line may have been cut by the limit.
+        file.read_until(b'\n', &mut text)?;
+    }
+    text.split_inclusive(|b| *b == b'\n').for_each(|line| drop(pieces.send(Piece::Line(line.to_vec()))));
+    Ok(())
+}
+
+fn read_lines(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()> {
+    loop {
+        let mut line = Vec::new();
+        let read = file.read_until(b'\n', &mut line);
+        let listening = line.is_empty() || pieces.send(Piece::Line(line)).is_ok();
+        if read? == 0 || !listening {
+            return Ok(());
+        }
+    }
 }
 
 /// A file on its way into the journal.
@@ -98,22 +144,7 @@ struct Import<'a> {
     options: &'a ImportOptions,
     bodies: Vec<Body>,
     stats: ImportStats,
-}
-
-/// Reads the first line that is not blank. Where that is no value by itself, but may begin one, the
-/// whole file is read.
-fn first_value(file: &mut dyn BufRead) -> io::Result<First> {
-    let mut text = Vec::new();
-    let mut start = 0;
-    while file.read_until(b'\n', &mut text)? > 0 && text[start..].trim_ascii().is_empty() {
-        start = text.len();
-    }
-    let line = text[start..].trim_ascii();
-    if is_value(line) || !matches!(line.first(), Some(b'[' | b'{')) {
-        return Ok(First::Lines(text));
-    }
-    file.read_to_end(&mut text)?;
-    Ok(if is_value(&text) { First::Whole(text) } else { First::Lines(text) })
+    synced: Instant,
 }
 
 fn is_value(text: &[u8]) -> bool {
@@ -121,6 +152,22 @@ fn is_value(text: &[u8]) -> bool {
 }
 
 impl Import<'_> {
+    fn take_all(&mut self, pieces: &Receiver<Piece>) -> Result<(), ImportError> {
+        let mut number = 0;
+        loop {
+            match pieces.recv_timeout(SYNC_AFTER) {
+                Ok(Piece::Whole(text)) => self.take(1, &text)?,
+                Ok(Piece::Line(line)) => {
+                    number += 1;
+                    self.take(number, &line)?;
+                }
+                Ok(Piece::Failed(error)) => return Err(ImportError::Read { name: self.name.to_owned(), error }),
+                Err(RecvTimeoutError::Timeout) => self.flush()?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
     /// Takes a value, or a line that should be one.
     fn take(&mut self, number: u64, text: &[u8]) -> Result<(), ImportError> {
         let text = text.trim_ascii();
@@ -145,25 +192,26 @@ impl Import<'_> {
         let origin = Some(format!("{}:{number}", self.name).into());
         self.bodies.push(Body { bytes: bytes.into(), origin });
         self.stats.bodies += 1;
-        if self.bodies.len() >= ANSWER_BODIES { self.flush() } else { Ok(()) }
+        if self.bodies.len() >= ANSWER_BODIES || self.synced.elapsed() >= SYNC_AFTER { self.flush() } else { Ok(()) }
     }
 
+    /// Journals what waits, and syncs unless that was done just now.
     fn flush(&mut self) -> Result<(), ImportError> {
-        if self.bodies.is_empty() {
-            return Ok(());
+        if !self.bodies.is_empty() {
+            let answer = Answer {
+                account_id: self.options.account_id.clone(),
+                sweep_id: self.options.sweep_id.clone(),
+                source: Source::Import,
+                collected_at: self.options.collected_at,
+                bodies: std::mem::take(&mut self.bodies),
+                poll: None,
+            };
+            self.ingest.append(&answer)?;
         }
-        let answer = Answer {
-            account_id: self.options.account_id.clone(),
-            sweep_id: self.options.sweep_id.clone(),
-            source: Source::Import,
-            collected_at: self.options.collected_at,
-            bodies: std::mem::take(&mut self.bodies),
-            poll: None,
-        };
-        Ok(self.ingest.append(&answer)?)
-    }
-
-    fn unreadable(&self, error: io::Error) -> ImportError {
-        ImportError::Read { name: self.name.to_owned(), error }
+        if self.synced.elapsed() >= SYNC_AFTER {
+            self.ingest.sync()?;
+            self.synced = Instant::now();
+        }
+        Ok(())
     }
 }

@@ -12,12 +12,16 @@
 //! * Between the publish of the polls and that of the states, or before the segments are removed: the
 //!   answers are merged once more. A state finds itself by its key, and a poll keeps the outcome that
 //!   it was given the first time, so neither is there twice.
+//!
+//! # When something cannot be read or written
+//!
+//! A segment that cannot be read, or a day that cannot be written, holds up nothing else: it is named in
+//! [`Published::held`], the segments concerned stay, and every later publish tries again.
 
 mod batch;
 mod outcome;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,13 +33,13 @@ use crate::snapshot::Answer;
 
 use batch::Batch;
 
-/// A segment is closed once it holds this many bodies, or this many bytes of them: a publish takes
-/// whole segments.
+/// A segment is closed once it holds this many bodies and answers, or this many bytes of them: a publish
+/// takes whole segments.
 const SEGMENT_BODIES: usize = 16 * 1024;
 const SEGMENT_BYTES: usize = 64 << 20;
 
-/// Segments are merged together up to so many rows, or bytes of text: each merge writes the whole day
-/// anew, so few are cheaper than many, and their rows are in memory.
+/// Segments are merged together up to so many rows, or bytes of what is in memory: each merge writes the
+/// whole day anew, so few are cheaper than many.
 const BATCH_ROWS: usize = 16 * 1024;
 const BATCH_BYTES: usize = 64 << 20;
 
@@ -71,6 +75,10 @@ pub struct Published {
     pub bytes: u64,
     /// Rows in the parts that were written.
     pub rows: u64,
+    /// Parts that were found damaged and are kept in the quarantine, a sentence each.
+    pub damaged: Vec<String>,
+    /// Why something is still in the journal, a sentence each.
+    pub held: Vec<String>,
 }
 
 /// Requests by how they ended.
@@ -104,14 +112,13 @@ struct Plans {
 }
 
 impl Ingest {
-    /// Takes a shard and publishes what an earlier writer left in its journal.
+    /// Takes a shard and publishes what an earlier writer left in its journal, as far as that can be done.
     ///
     /// # Errors
-    /// Where somebody else has the shard, or the file system says no.
+    /// Where somebody else has the shard, or the journal's folder cannot be used.
     pub fn open(archive: Archive, shard: u32, holder: &str) -> Result<(Self, Published), IngestError> {
         let lock = archive.lock(shard, holder)?;
-        archive.clear_staging(shard)?;
-        let journal_dir = archive.journal_dir(shard)?;
+        let journal_dir = archive.settle(shard)?;
         let last = journal::segments(&journal_dir)?.last().map_or(0, |(sequence, _)| *sequence);
         let plans = Plans { states: Plan::new(Schema::device_state()), polls: Plan::new(Schema::poll()) };
         let next_sequence = last + 1;
@@ -123,19 +130,21 @@ impl Ingest {
     /// Journals an answer. It is durable after the next [`Ingest::sync`].
     ///
     /// # Errors
-    /// Where the journal cannot be written.
+    /// Where the journal cannot be written. The next answer is tried in a new segment.
     pub fn append(&mut self, answer: &Answer) -> Result<(), IngestError> {
         if self.bodies >= SEGMENT_BODIES || self.bytes >= SEGMENT_BYTES {
             self.close_segment()?;
         }
         if self.writer.is_none() {
-            self.writer = Some(Writer::create(&self.journal_dir, self.next_sequence)?);
+            // The number is used up even where the file comes to nothing: it may be there all the same.
             self.next_sequence += 1;
+            self.writer = Some(Writer::create(self.archive.disk(), &self.journal_dir, self.next_sequence - 1)?);
         }
-        if let Some(writer) = &mut self.writer {
-            writer.append(answer)?;
+        if let Some(Err(error)) = self.writer.as_mut().map(|writer| writer.append(answer)) {
+            self.close_segment()?;
+            return Err(error.into());
         }
-        self.bodies += answer.bodies.len();
+        self.bodies += 1 + answer.bodies.len();
         self.bytes += answer.bodies.iter().map(|body| body.bytes.len()).sum::<usize>();
         Ok(())
     }
@@ -143,85 +152,147 @@ impl Ingest {
     /// Makes durable what was journalled.
     ///
     /// # Errors
-    /// Where the journal cannot be synced.
+    /// Where the journal cannot be synced. What was appended since the last time may be lost, and no
+    /// later sync of the same file would tell: the next answer begins a new segment.
     pub fn sync(&mut self) -> Result<(), IngestError> {
-        Ok(self.writer.as_mut().map_or(Ok(()), Writer::sync)?)
+        let synced = self.writer.as_mut().map_or(Ok(()), Writer::sync);
+        if synced.is_err() {
+            self.forget_segment();
+        }
+        Ok(synced?)
     }
 
-    /// Publishes everything that is journalled.
+    /// Publishes everything that is journalled, but for what has to be held: see [`Published::held`].
     ///
     /// # Errors
-    /// Where the archive cannot be written. What was not published stays in the journal, and the next
-    /// publish takes it up.
+    /// Where the journal itself cannot be used.
     pub fn publish(&mut self) -> Result<Published, IngestError> {
         self.close_segment()?;
         let mut published = Published::default();
         let mut batch = Batch::new(&self.plans);
         for (sequence, path) in journal::segments(&self.journal_dir)? {
-            let segment = Segment::read(&path)?;
-            batch.read(&self.plans, self.lock.shard, sequence, &segment);
-            drop(segment);
+            match Segment::read(&path) {
+                Ok(segment) => batch.read(&self.plans, self.lock.shard, sequence, &segment),
+                Err(error) => {
+                    published.held.push(error.to_string());
+                    continue;
+                }
+            }
             batch.segments.push(path);
-            if batch.states.rows() >= BATCH_ROWS || batch.states.text_bytes() >= BATCH_BYTES {
-                self.publish_batch(std::mem::replace(&mut batch, Batch::new(&self.plans)), &mut published)?;
+            if batch.states.rows().max(batch.polls.len()) >= BATCH_ROWS || batch.bytes() >= BATCH_BYTES {
+                self.publish_batch(std::mem::replace(&mut batch, Batch::new(&self.plans)), &mut published);
             }
         }
         if !batch.segments.is_empty() {
-            self.publish_batch(batch, &mut published)?;
+            self.publish_batch(batch, &mut published);
         }
         Ok(published)
     }
 
     fn close_segment(&mut self) -> Result<(), IngestError> {
-        self.sync()?;
+        let synced = self.sync();
+        self.forget_segment();
+        synced
+    }
+
+    fn forget_segment(&mut self) {
         self.writer = None;
         (self.bodies, self.bytes) = (0, 0);
-        Ok(())
+    }
+
+    /// Publishes a batch. Its segments go once all of it is in the archive.
+    fn publish_batch(&self, batch: Batch, published: &mut Published) {
+        let held_before = published.held.len();
+        let segments = batch.segments.clone();
+        self.file(batch, published).unwrap_or_else(|error| published.held.push(error.to_string()));
+        if published.held.len() > held_before {
+            return;
+        }
+        for path in &segments {
+            let removed = self.archive.disk().remove(path);
+            removed.unwrap_or_else(|error| published.held.push(error.to_string()));
+        }
     }
 
     /// The polls become live before the states: should the process end between the two, the polls
-    /// say already which states were new, and keep saying it.
-    fn publish_batch(&self, mut batch: Batch, published: &mut Published) -> Result<(), IngestError> {
-        for (name, bytes) in &batch.aside {
-            self.archive.quarantine(name, bytes)?;
+    /// say already which states were new, and keep saying it. Where no poll can become live, no state
+    /// does.
+    fn file(&self, mut batch: Batch, published: &mut Published) -> Result<(), IngestError> {
+        for aside in &batch.aside {
+            self.archive.quarantine(self.lock.shard, aside)?;
         }
-        let (states, fresh) = self.stage(&mut batch.states, self.plans.states.schema())?;
-        let polls = outcome::settle(&batch.polls, &fresh);
-        let mut poll_columns = batch::poll_columns(&self.plans.polls, &polls);
-        let (staged_polls, _) = self.stage(&mut poll_columns, self.plans.polls.schema())?;
-        for staged in staged_polls.into_iter().chain(states) {
-            let info = staged.publish()?;
-            published.bytes += info.bytes;
-            published.rows += info.rows;
+        let states = self.stage(&mut batch.states, self.plans.states.schema());
+        let polls = outcome::settle(&batch.polls, &states.fresh);
+        let staged_polls = self.stage(&mut batch::poll_columns(&self.plans.polls, &polls), self.plans.polls.schema());
+        if let Some(error) = staged_polls.failed.into_iter().next() {
+            return Err(error.into());
         }
-        published.count(&batch, &fresh, &polls);
-        for path in &batch.segments {
-            fs::remove_file(path).map_err(ArchiveError::io("remove", path))?;
+        for staged in staged_polls.days {
+            published.take(staged)?;
         }
+        published.held.extend(states.failed.iter().map(ToString::to_string));
+        for staged in states.days {
+            let fresh = staged.fresh.clone();
+            match published.take(staged) {
+                Ok(()) => published.count_states(&fresh),
+                Err(error) => published.held.push(error.to_string()),
+            }
+        }
+        published.count(&batch, &polls);
         Ok(())
     }
 
-    /// Stages the days that the rows belong to; says for each row whether its key is new.
-    fn stage(&self, columns: &mut Columns, schema: &Arc<Schema>) -> Result<(Vec<Staged>, Vec<bool>), IngestError> {
+    /// Stages the days that the rows belong to.
+    fn stage(&self, columns: &mut Columns, schema: &Arc<Schema>) -> StagedDays {
         let rows = columns.finish();
-        let mut fresh = vec![false; rows.num_rows()];
-        let mut days = Vec::new();
+        // Of a day that cannot be staged nobody knows what is new; it will be when it can.
+        let mut staged = StagedDays { fresh: vec![true; rows.num_rows()], ..StagedDays::default() };
         for (date, positions) in partitions_of(schema, &rows) {
-            let staged = self.archive.stage(&self.lock, schema, date, &rows, &positions)?;
-            for (&position, &new) in positions.iter().zip(&staged.fresh) {
-                fresh[position as usize] = new;
+            match self.archive.stage(&self.lock, schema, date, &rows, &positions) {
+                Ok(day) => {
+                    positions.iter().zip(&day.fresh).for_each(|(&at, &new)| staged.fresh[at as usize] = new);
+                    staged.days.push(day);
+                }
+                Err(error) => staged.failed.push(error),
             }
-            days.push(staged);
         }
-        Ok((days, fresh))
+        staged
     }
 }
 
+/// Days that are about to be published.
+#[derive(Debug, Default)]
+struct StagedDays {
+    days: Vec<Staged>,
+    failed: Vec<ArchiveError>,
+    /// For each row: whether its key is new.
+    fresh: Vec<bool>,
+}
+
 impl Published {
-    fn count(&mut self, batch: &Batch, fresh: &[bool], polls: &[crate::snapshot::Poll]) {
+    /// Whether something is not as it should be: damage was found, or bodies could not be filed.
+    #[must_use]
+    pub fn has_findings(&self) -> bool {
+        self.quarantined > 0 || self.gaps > 0 || !self.damaged.is_empty()
+    }
+
+    /// Publishes a day.
+    fn take(&mut self, staged: Staged) -> Result<(), ArchiveError> {
+        let damage = staged.damage();
+        let info = staged.publish()?;
+        self.damaged.extend(damage);
+        self.bytes += info.bytes;
+        self.rows += info.rows;
+        Ok(())
+    }
+
+    fn count_states(&mut self, fresh: &[bool]) {
         let new = fresh.iter().filter(|new| **new).count() as u64;
         self.states_new += new;
         self.states_known += fresh.len() as u64 - new;
+    }
+
+    fn count(&mut self, batch: &Batch, polls: &[crate::snapshot::Poll]) {
         self.quarantined += batch.quarantined;
         self.gaps += batch.gaps;
         polls.iter().for_each(|poll| self.polls.count(poll.outcome));

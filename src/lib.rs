@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod collect;
 pub mod config;
+pub mod disk;
 pub mod envelope;
 pub mod flatten;
 pub mod import;

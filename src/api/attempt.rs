@@ -47,7 +47,7 @@ pub(super) enum Trouble {
     Connect(String),
     /// Not in time.
     Timeout,
-    /// The answer broke off, or was no text.
+    /// The answer broke off.
     Broken(String),
     /// More than is read.
     TooLarge,
@@ -178,6 +178,8 @@ pub(super) fn reason(error: &reqwest::Error) -> String {
     if said.contains("UnknownIssuer") { format!("{said}{UNKNOWN_ISSUER}") } else { said }
 }
 
+/// A body's text. Bytes that are no UTF-8 are replaced: one bad letter in one device's name is no reason to
+/// lose the fifty states on its page.
 async fn read_body(mut response: Response, max_bytes: usize) -> Result<String, Trouble> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| trouble(&error))? {
@@ -186,7 +188,7 @@ async fn read_body(mut response: Response, max_bytes: usize) -> Result<String, T
         }
         bytes.extend_from_slice(&chunk);
     }
-    String::from_utf8(bytes).map_err(|error| Trouble::Broken(error.utf8_error().to_string()))
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn trouble(error: &reqwest::Error) -> Trouble {

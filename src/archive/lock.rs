@@ -1,11 +1,11 @@
 //! One writer per shard, and one publish at a time: locks of the operating system, which die with
 //! their holder.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
 
-use super::{Archive, ArchiveError, make_dirs, paths};
+use super::{Archive, ArchiveError, paths};
 
 /// The right to write to a shard, for as long as it lives.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Archive {
     /// [`ArchiveError::Locked`] at once where somebody has it.
     pub fn lock(&self, shard: u32, holder: &str) -> Result<ShardLock, ArchiveError> {
         let path = paths::shard_lock(&self.root, shard);
-        let mut file = open(&path)?;
+        let mut file = self.open_lock(&path)?;
         match file.try_lock() {
             Ok(()) => (),
             Err(TryLockError::WouldBlock) => {
@@ -39,18 +39,15 @@ impl Archive {
     /// Waits for the right to publish; given up when the file is dropped.
     pub(super) fn lock_publish(&self) -> Result<File, ArchiveError> {
         let path = paths::publish_lock(&self.root);
-        let file = open(&path)?;
+        let file = self.open_lock(&path)?;
         file.lock().map_err(ArchiveError::io("lock", &path))?;
         Ok(file)
     }
-}
 
-fn open(path: &Path) -> Result<File, ArchiveError> {
-    if let Some(parent) = path.parent() {
-        make_dirs(parent)?;
+    fn open_lock(&self, path: &Path) -> Result<File, ArchiveError> {
+        self.disk.make_dirs(path.parent().unwrap_or(&self.root))?;
+        Ok(self.disk.open_lock(path)?)
     }
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-    file.map_err(ArchiveError::io("open", path))
 }
 
 /// What the holder says of itself: one short line, whatever the file holds.
@@ -65,12 +62,13 @@ fn read_holder(file: File) -> String {
 mod tests {
     use super::*;
     use crate::clock;
+    use crate::disk::Disk;
 
     #[test]
     fn the_second_is_told_who_has_it() {
         let dir = tempfile::tempdir().expect("a folder");
         let now = clock::parse_timestamp("2026-11-24T07:40:51Z").expect("a timestamp");
-        let archive = Archive::open_or_create(&dir.path().join("a"), 2, now).expect("an archive");
+        let archive = Archive::open_or_create(&dir.path().join("a"), 2, now, Disk::default()).expect("an archive");
         let first = archive.lock(0, "collect, process 17").expect("the lock");
         let said = archive.lock(0, "other").expect_err("locked").to_string();
         assert!(said.ends_with("is in use by collect, process 17: wait for it, or stop it"), "{said}");

@@ -2,9 +2,14 @@
 //!
 //! The old part is read and the new one written batch by batch, so memory depends on the rows that
 //! come in and not on the day. Rows that stay are copied in runs.
+//!
+//! An old part is believed where its checksum is right. Of one that is damaged, the rows that can still
+//! be read and stand where they belong are carried over; the part itself is kept in the quarantine when
+//! the new one is published.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -20,8 +25,9 @@ use chrono::NaiveDate;
 use crate::clock;
 use crate::schema::Schema;
 
+use super::publish::{Damage, Folder};
 use super::write::PartWriter;
-use super::{Archive, ArchiveError, Part, PartInfo, PartName, Partition, ShardLock, Staged, make_dirs};
+use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
 
 /// Sorts the rows of a batch by the day they belong to: the date, and the rows' positions.
 ///
@@ -57,18 +63,15 @@ impl Archive {
         let parts = self.parts(&partition)?;
         let old = parts.into_iter().find(|(name, _)| name.shard == lock.shard);
         let name = PartName { shard: lock.shard, publish: old.as_ref().map_or(1, |(name, _)| name.publish + 1) };
-        let folder = partition.staging_dir(&self.root, lock.shard);
-        if folder.exists() {
-            self.clear(&folder)?;
-        }
-        make_dirs(&folder)?;
-        let writer = PartWriter::create(&folder.join(name.to_string()), schema)?;
+        let folder = Folder::make(self, partition.staging_dir(&self.root, lock.shard))?;
+        let writer = PartWriter::create(&self.disk, &folder.path().join(name.to_string()), schema)?;
         let mut merge = Merge::new(schema, batch, rows, writer);
-        if let Some((_, path)) = &old {
-            merge.pass(&Part::open(path, schema)?)?;
-        }
+        let damage = match &old {
+            Some((_, path)) => merge.take_old(path, date)?,
+            None => None,
+        };
         let (fresh, info) = merge.finish()?;
-        Ok(Staged { archive: self.clone(), partition, folder, name, info, fresh })
+        Ok(Staged { partition, folder, name, damage, info, fresh })
     }
 }
 
@@ -109,22 +112,60 @@ impl<'a> Merge<'a> {
         Self { schema, incoming: Incoming::new(schema, batch, rows), next: 0, writer, rows_before: 0 }
     }
 
-    /// Writes the old part's rows, with those that come in at their places among them.
-    fn pass(&mut self, part: &Part) -> Result<(), ArchiveError> {
-        for batch in part.batches(None)? {
-            let batch = batch?;
-            self.rows_before += batch.num_rows() as u64;
-            let runs = self.weave(&batch);
-            let whole = matches!(runs[..], [Run { side: OLD, start: 0, end }] if end == batch.num_rows());
-            if whole {
-                self.writer.write(&batch)?;
-                continue;
+    /// Writes the old part's rows, with those that come in at their places among them. Says what is
+    /// wrong with the part, if something is.
+    fn take_old(&mut self, path: &Path, date: NaiveDate) -> Result<Option<Damage>, ArchiveError> {
+        let checksum = Part::checksum(path)?;
+        let part = match Part::open(path, self.schema) {
+            // Columns that nobody knows may be a newer program's, but hardly in a file with a bent bit.
+            Err(ArchiveError::Damaged { problem, .. }) => return Ok(Some(Damage::new(path, problem, None))),
+            Err(ArchiveError::Schema { .. }) if checksum == Checksum::Wrong => {
+                return Ok(Some(Damage::new(path, "its footer makes no sense".to_owned(), None)));
             }
-            let spliced = splice(&batch, &self.incoming.batch, &runs);
-            self.writer
-                .write(&spliced.map_err(|error| ArchiveError::parquet("merge into", part.path())(error.into()))?)?;
+            other => other?,
+        };
+        if checksum != Checksum::Right {
+            return self.salvage(&part, checksum, date);
         }
-        Ok(())
+        for batch in part.batches(None)? {
+            self.pass(&batch?)?;
+        }
+        Ok(None)
+    }
+
+    /// Takes from a part that cannot be believed what can still be read and stands where it belongs.
+    fn salvage(&mut self, part: &Part, checksum: Checksum, date: NaiveDate) -> Result<Option<Damage>, ArchiveError> {
+        let mut last: Option<RecordBatch> = None;
+        let (mut kept, mut problem) = (0, None);
+        for group in 0..part.groups() {
+            let batches = part.group(group).map(Iterator::collect::<Vec<_>>);
+            for batch in batches.unwrap_or_else(|error| vec![Err(error)]) {
+                match batch {
+                    Ok(batch) if belongs(self.schema, last.as_ref(), &batch, date) => {
+                        kept += batch.num_rows() as u64;
+                        self.pass(&batch)?;
+                        last = Some(batch);
+                    }
+                    Ok(_) => problem = Some("rows stand where they do not belong".to_owned()),
+                    Err(ArchiveError::Damaged { problem: said, .. }) => problem = Some(said),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let missing = part.footer().0.saturating_sub(kept);
+        let problem = problem.or((checksum == Checksum::Wrong).then(|| "its checksum is wrong".to_owned()));
+        Ok(problem.map(|problem| Damage::new(part.path(), problem, Some(missing))))
+    }
+
+    /// Writes a batch of old rows, with those that come in at their places among them.
+    fn pass(&mut self, batch: &RecordBatch) -> Result<(), ArchiveError> {
+        self.rows_before += batch.num_rows() as u64;
+        let runs = self.weave(batch);
+        if matches!(runs[..], [Run { side: OLD, start: 0, end }] if end == batch.num_rows()) {
+            return self.writer.write(batch);
+        }
+        let spliced = splice(batch, &self.incoming.batch, &runs).map_err(|error| self.writer.error(error));
+        self.writer.write(&spliced?)
     }
 
     /// Writes what comes after every old row, and closes the part.
@@ -197,6 +238,18 @@ impl Incoming {
     }
 }
 
+/// Whether rows that were read from a doubtful part are of the day, and in order behind the last ones.
+fn belongs(schema: &Schema, last: Option<&RecordBatch>, batch: &RecordBatch, date: NaiveDate) -> bool {
+    let keys = Keys::new(schema, batch);
+    let ordered = (1..batch.num_rows()).all(|row| keys.compare(row - 1, &keys, row) == Ordering::Less);
+    let follows = last.is_none_or(|last| {
+        last.num_rows() == 0
+            || batch.num_rows() == 0
+            || Keys::new(schema, last).compare(last.num_rows() - 1, &keys, 0) == Ordering::Less
+    });
+    ordered && follows && partitions_of(schema, batch).keys().all(|day| *day == date)
+}
+
 /// Whether a row takes the place of one with the same key that was there before it.
 fn replaces(new: &Keys, new_row: usize, old: &Keys, old_row: usize) -> bool {
     match (&new.newest_by, &old.newest_by) {
@@ -207,6 +260,7 @@ fn replaces(new: &Keys, new_row: usize, old: &Keys, old_row: usize) -> bool {
 
 /// The columns by which the rows of a batch are told apart.
 struct Keys<'a> {
+    batch: &'a RecordBatch,
     columns: Vec<KeyColumn<'a>>,
     /// The time, and what stands for it where it is null.
     time: &'a TimestampMicrosecondArray,
@@ -223,6 +277,7 @@ enum KeyColumn<'a> {
 impl<'a> Keys<'a> {
     fn new(schema: &Schema, batch: &'a RecordBatch) -> Self {
         Self {
+            batch,
             columns: schema.key.iter().map(|&at| KeyColumn::new(batch.column(at))).collect(),
             time: times(batch, schema.partition_by[0]),
             stand_in: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
@@ -234,9 +289,17 @@ impl<'a> Keys<'a> {
         let columns = self.columns.iter().zip(&other.columns);
         let unequal = columns.map(|(a, b)| a.compare(row, b, other_row)).find(|order| order.is_ne());
         unequal.unwrap_or_else(|| match (&self.stand_in, &other.stand_in) {
-            (Some(a), Some(b)) if self.time.is_null(row) => a.compare(row, b, other_row),
+            // Without a time, several states may share the rest of the key: what they say tells them apart.
+            (Some(a), Some(b)) if self.time.is_null(row) => {
+                a.compare(row, b, other_row).then_with(|| self.text(row).cmp(&other.text(other_row)))
+            }
             _ => Ordering::Equal,
         })
+    }
+
+    /// All that a row says; the same for the same values.
+    fn text(&self, row: usize) -> String {
+        format!("{:?}", self.batch.slice(row, 1).columns())
     }
 }
 

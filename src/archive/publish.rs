@@ -2,19 +2,20 @@
 //!
 //! A part is written and synced in a staging folder; [`Staged::publish`] completes that folder with
 //! the other shards' parts and exchanges it with the live one. The old folder lingers for
-//! those who have it open, and goes at a later publish. This is the only file that renames.
+//! those who have it open, and goes at a later publish.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::hash::Hasher;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
+use serde::Serialize;
+use twox_hash::XxHash64;
 
-use super::{Archive, ArchiveError, PartName, Partition, make_dirs, paths, sync_dir};
+use super::{Archive, ArchiveError, PartName, Partition, paths};
 
 /// How long a folder that was live stays as it was, for readers that have it open. A reader lists a
 /// folder right after it opened it; only one that the system held up in between takes longer.
@@ -24,14 +25,14 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 const RETIRED: &str = ".retired";
 
 /// A new version of a day, written and synced, that no reader sees yet. Dropping it leaves the
-/// archive as it was; what is left in the staging folder goes when the next writer starts.
+/// archive as it was.
 #[derive(Debug)]
 #[must_use = "what is staged is not published"]
 pub struct Staged {
-    pub(super) archive: Archive,
     pub(super) partition: Partition,
-    pub(super) folder: PathBuf,
+    pub(super) folder: Folder,
     pub(super) name: PartName,
+    pub(super) damage: Option<Damage>,
     /// What was staged.
     pub info: PartInfo,
     /// For each row that was merged: whether its key is new to the archive.
@@ -49,65 +50,148 @@ pub struct PartInfo {
     pub bytes: u64,
 }
 
+/// What was found wrong with the part that a staged one takes the place of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Damage {
+    part: PathBuf,
+    problem: String,
+    /// Rows that could not be carried over; none where nobody knows how many there were.
+    rows_lost: Option<u64>,
+}
+
+/// A staging folder that goes when it is dropped, unless it became live.
+#[derive(Debug)]
+pub(super) struct Folder {
+    archive: Archive,
+    path: PathBuf,
+    keep: bool,
+}
+
+/// What the quarantine says of a file that it keeps.
+#[derive(Serialize)]
+struct Report<'a> {
+    file: String,
+    from: &'a str,
+    cause: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows_lost: Option<u64>,
+}
+
 impl Staged {
     /// Makes the new version the day's only one, durably.
     ///
     /// # Errors
-    /// Where the file system says no. The old version then stands; or the new one does, where only
-    /// the clearing away failed.
-    pub fn publish(self) -> Result<PartInfo, ArchiveError> {
-        let live = self.partition.dir(&self.archive.root);
-        let dataset = paths::dataset(&self.archive.root, &self.partition.dataset);
-        make_dirs(&dataset)?;
-        let _lock = self.archive.lock_publish()?;
-        self.link_others(&live)?;
-        sync_dir(&self.folder)?;
+    /// Where the file system says no. The old version then stands.
+    pub fn publish(mut self) -> Result<PartInfo, ArchiveError> {
+        let archive = self.folder.archive.clone();
+        let live = self.partition.dir(&archive.root);
+        let dataset = paths::dataset(&archive.root, &self.partition.dataset);
+        archive.disk.make_dirs(&dataset)?;
+        let _lock = archive.lock_publish()?;
+        self.keep_damaged(&archive)?;
+        self.link_others(&archive, &live)?;
+        archive.disk.sync_dir(self.folder.path())?;
         if !live.exists() {
-            rename(&self.folder, &live)?;
-            sync_dir(&dataset)?;
-        } else if self.archive.can_exchange.load(Ordering::Relaxed) && exchange(&self.folder, &live)? {
-            sync_dir(&dataset)?;
-            self.archive.retire(&self.folder, self.name.shard)?;
+            archive.disk.rename(self.folder.path(), &live)?;
+            self.folder.keep = true;
+            archive.disk.sync_dir(&dataset)?;
+        } else if archive.can_exchange.load(Ordering::Relaxed) && archive.disk.exchange(self.folder.path(), &live)? {
+            self.folder.keep = true;
+            archive.disk.sync_dir(&dataset)?;
+            // The new version is there and durable: that the old one cannot be cleared away is no reason
+            // to publish it again.
+            archive.retire(self.folder.path(), self.name.shard).unwrap_or_else(|error| told(&error));
         } else {
-            self.note_no_exchange();
-            self.replace_part(&live)?;
+            archive.note_no_exchange();
+            self.replace_part(&archive, &live)?;
         }
         Ok(self.info)
     }
 
-    /// Links what the live folder holds beside this shard's parts into the new one.
-    fn link_others(&self, live: &Path) -> Result<(), ArchiveError> {
-        let ours = |name: &str| PartName::parse(name).is_some_and(|part| part.shard == self.name.shard);
+    /// What was found wrong with the day's old part: a sentence.
+    #[must_use]
+    pub fn damage(&self) -> Option<String> {
+        self.damage.as_ref().map(Damage::sentence)
+    }
+
+    /// Keeps the old part as it is, before another takes its place.
+    fn keep_damaged(&self, archive: &Archive) -> Result<(), ArchiveError> {
+        let Some(damage) = &self.damage else { return Ok(()) };
+        let dir = paths::quarantine(&archive.root);
+        archive.disk.make_dirs(&dir)?;
+        let name = format!("{}.{}.{}", self.partition.dataset, self.partition.date, name_of(&damage.part));
+        let kept = free_place(&dir, &name);
+        archive.link_or_copy(&damage.part, &kept, self.name.shard)?;
+        let from = damage.part.strip_prefix(&archive.root).unwrap_or(&damage.part).to_string_lossy();
+        let report = Report { file: name_of(&kept), from: &from, cause: &damage.problem, rows_lost: damage.rows_lost };
+        archive.report(self.name.shard, &report)?;
+        archive.disk.sync_dir(&dir)?;
+        Ok(())
+    }
+
+    /// Links what the live folder holds beside this shard's parts into the new one. What is no part was
+    /// put there by somebody else; where it cannot be linked, it goes to the quarantine with the old folder.
+    fn link_others(&self, archive: &Archive, live: &Path) -> Result<(), ArchiveError> {
         for name in paths::names(live)? {
-            let from = live.join(&name);
-            if ours(&name) || from.is_dir() {
-                continue;
+            let (from, to) = (live.join(&name), self.folder.path().join(&name));
+            match PartName::parse(&name) {
+                Some(part) if part.shard == self.name.shard => (),
+                Some(_) => archive.link_or_copy(&from, &to, self.name.shard)?,
+                None if from.is_dir() => (),
+                None => archive.disk.link(&from, &to).unwrap_or_else(|error| told(&error)),
             }
-            fs::hard_link(&from, self.folder.join(&name)).map_err(ArchiveError::io("link", &from))?;
         }
         Ok(())
     }
 
     /// Where folders cannot be exchanged: the new name comes, the old one goes at once.
-    fn replace_part(&self, live: &Path) -> Result<(), ArchiveError> {
-        rename(&self.folder.join(self.name.to_string()), &live.join(self.name.to_string()))?;
-        sync_dir(live)?;
+    fn replace_part(&self, archive: &Archive, live: &Path) -> Result<(), ArchiveError> {
+        archive.disk.rename(&self.folder.path().join(self.name.to_string()), &live.join(self.name.to_string()))?;
+        archive.disk.sync_dir(live)?;
         for name in paths::names(live)? {
             if PartName::parse(&name).is_some_and(|part| part.shard == self.name.shard && part < self.name) {
-                let old = live.join(name);
-                fs::remove_file(&old).map_err(ArchiveError::io("remove", &old))?;
+                archive.disk.remove(&live.join(name))?;
             }
         }
-        sync_dir(live)?;
-        self.archive.clear(&self.folder)
+        Ok(archive.disk.sync_dir(live)?)
+    }
+}
+
+impl Damage {
+    pub(super) fn new(part: &Path, problem: String, rows_lost: Option<u64>) -> Self {
+        Self { part: part.to_owned(), problem, rows_lost }
     }
 
-    fn note_no_exchange(&self) {
-        if self.archive.can_exchange.swap(false, Ordering::Relaxed) {
-            tracing::warn!(
-                archive = %self.archive.root.display(),
-                "this file system cannot exchange folders: a query that runs during a publish may fail or see rows twice"
-            );
+    fn sentence(&self) -> String {
+        let lost = match self.rows_lost {
+            None => "none of its rows could be carried over".to_owned(),
+            Some(0) => "all of its rows were carried over".to_owned(),
+            Some(rows) => format!("{rows} of its rows could not be carried over"),
+        };
+        format!("{} was damaged ({}): {lost}; it is kept in the quarantine", self.part.display(), self.problem)
+    }
+}
+
+impl Folder {
+    /// Makes an empty staging folder.
+    pub(super) fn make(archive: &Archive, path: PathBuf) -> Result<Self, ArchiveError> {
+        if path.exists() {
+            archive.clear(&path)?;
+        }
+        archive.disk.make_dirs(&path)?;
+        Ok(Self { archive: archive.clone(), path, keep: false })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Folder {
+    /// A publish that failed, for want of room perhaps, gives back the room that it took.
+    fn drop(&mut self) {
+        if !self.keep && self.path.exists() {
+            self.archive.clear(&self.path).unwrap_or_else(|error| told(&error));
         }
     }
 }
@@ -129,7 +213,7 @@ impl Archive {
     fn retire(&self, folder: &Path, shard: u32) -> Result<(), ArchiveError> {
         let staging = paths::staging(&self.root, shard);
         let place = free_place(&staging, &format!("{}{RETIRED}", name_of(folder)));
-        rename(folder, &place)?;
+        self.disk.rename(folder, &place)?;
         self.clear_older(shard, changed_at(&place)?, |name| name.contains(RETIRED))
     }
 
@@ -140,7 +224,7 @@ impl Archive {
         for name in paths::names(&staging)?.into_iter().filter(|name| which(name)) {
             let left = staging.join(&name);
             if !left.is_dir() {
-                fs::remove_file(&left).map_err(ArchiveError::io("remove", &left))?;
+                self.disk.remove(&left)?;
             } else if now.saturating_sub(changed_at(&left)?) >= self.linger {
                 self.clear(&left)?;
             }
@@ -148,64 +232,112 @@ impl Archive {
         Ok(())
     }
 
-    /// Keeps bytes that were received and could not be filed, under a name of our own making. Keeping
-    /// the same bytes again does nothing; other bytes get another name.
+    /// Keeps bytes that were received and could not be filed, with a report of where they come from
+    /// and what is wrong with them. Keeping the same bytes again does nothing.
     ///
     /// # Errors
     /// Where the file system says no.
-    pub fn quarantine(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, ArchiveError> {
+    pub fn quarantine(&self, shard: u32, aside: &Aside) -> Result<(), ArchiveError> {
         let dir = paths::quarantine(&self.root);
-        make_dirs(&dir)?;
-        let mut path = dir.join(name);
-        for count in 1_u32.. {
-            match fs::read(&path) {
-                Ok(kept) if kept == bytes => return Ok(path),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                _ => path = dir.join(format!("{name}.{count}")),
-            }
+        self.disk.make_dirs(&dir)?;
+        let mut hash = XxHash64::with_seed(0);
+        hash.write(&aside.bytes);
+        // The content is in the name: a crash may let the same bytes come again.
+        let file = format!("{}-{:016x}.{}", aside.name, hash.finish(), aside.kind);
+        self.report(shard, &Report { file: file.clone(), from: &aside.from, cause: &aside.cause, rows_lost: None })?;
+        let path = dir.join(file);
+        if path.exists() {
+            return Ok(self.disk.sync_dir(&dir)?);
         }
-        self.write_durably(&path, bytes)?;
-        Ok(path)
+        self.write_durably(shard, &path, &aside.bytes)
+    }
+
+    fn report(&self, shard: u32, report: &Report) -> Result<(), ArchiveError> {
+        let path = paths::quarantine(&self.root).join(format!("{}.report.json", report.file));
+        let text = serde_json::to_string_pretty(report).expect("a report always has a form in JSON");
+        self.write_durably(shard, &path, format!("{text}\n").as_bytes())
     }
 
     /// Writes a small file so that it is there as a whole or not at all.
-    pub(super) fn write_durably(&self, path: &Path, bytes: &[u8]) -> Result<(), ArchiveError> {
-        let name = path.file_name().expect("a file of the archive has a name");
-        let staging = paths::staging(&self.root, 0);
-        make_dirs(&staging)?;
-        let staged = staging.join(name);
-        let mut file = File::create(&staged).map_err(ArchiveError::io("make", &staged))?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        written.map_err(ArchiveError::io("write", &staged))?;
-        rename(&staged, path)?;
-        sync_dir(path.parent().unwrap_or(&self.root))
+    pub(super) fn write_durably(&self, shard: u32, path: &Path, bytes: &[u8]) -> Result<(), ArchiveError> {
+        let staging = paths::staging(&self.root, shard);
+        self.disk.make_dirs(&staging)?;
+        // Two processes may be about to make the same archive.
+        let staged = staging.join(format!("{}.{}", name_of(path), std::process::id()));
+        if staged.exists() {
+            self.disk.remove(&staged)?;
+        }
+        let mut file = self.disk.create(&staged)?;
+        file.write_all(bytes).map_err(crate::disk::DiskError::of("write", &staged))?;
+        file.sync()?;
+        self.disk.rename(&staged, path)?;
+        Ok(self.disk.sync_dir(path.parent().unwrap_or(&self.root))?)
+    }
+
+    /// Gives a file a second name; where the file system has no such thing, a copy.
+    fn link_or_copy(&self, from: &Path, to: &Path, shard: u32) -> Result<(), ArchiveError> {
+        if self.disk.link(from, to).is_ok() {
+            return Ok(());
+        }
+        let bytes = fs::read(from).map_err(ArchiveError::io("read", from))?;
+        self.write_durably(shard, to, &bytes)
     }
 
     /// Removes a folder that was live or staged: its parts, and what is linked elsewhere. Anything else
     /// that stands in it was put there by somebody else and goes to the quarantine.
     pub(super) fn clear(&self, folder: &Path) -> Result<(), ArchiveError> {
+        if folder.is_symlink() {
+            // What it leads to was put there by somebody else and stays.
+            return Ok(self.disk.remove(folder)?);
+        }
         for name in paths::names(folder)? {
             let path = folder.join(&name);
             let metadata = fs::symlink_metadata(&path).map_err(ArchiveError::io("read", &path))?;
             if !metadata.is_dir() && (PartName::parse(&name).is_some() || metadata.nlink() > 1) {
-                fs::remove_file(&path).map_err(ArchiveError::io("remove", &path))?;
+                self.disk.remove(&path)?;
             }
         }
-        match fs::remove_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => self.keep_foreign(folder),
-            other => other.map_err(ArchiveError::io("remove", folder)),
-        }
+        if self.disk.remove_dir(folder)? { Ok(()) } else { self.keep_foreign(folder) }
     }
 
     fn keep_foreign(&self, folder: &Path) -> Result<(), ArchiveError> {
         let dir = paths::quarantine(&self.root);
-        make_dirs(&dir)?;
+        self.disk.make_dirs(&dir)?;
         let day = name_of(folder);
         let place = free_place(&dir, day.split(RETIRED).next().unwrap_or(&day));
-        rename(folder, &place)?;
+        self.disk.rename(folder, &place)?;
         tracing::warn!(kept = %place.display(), "somebody else's files stood in a day's folder; they were kept aside");
         Ok(())
     }
+
+    fn note_no_exchange(&self) {
+        if self.can_exchange.swap(false, Ordering::Relaxed) {
+            tracing::warn!(
+                archive = %self.root.display(),
+                "this file system cannot exchange folders: a query that runs during a publish may fail or see rows twice"
+            );
+        }
+    }
+}
+
+/// Bytes for the quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aside {
+    /// What the file's name begins with; made by us, never from what was received.
+    pub name: String,
+    /// What it ends with.
+    pub kind: &'static str,
+    /// Where the bytes come from.
+    pub from: String,
+    /// What is wrong with them.
+    pub cause: String,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Tells of something that did not work and can wait.
+fn told(error: &dyn std::error::Error) {
+    tracing::warn!("{error}");
 }
 
 /// The first place in a folder with a name that begins so, and a number, that is free.
@@ -214,8 +346,8 @@ fn free_place(dir: &Path, name: &str) -> PathBuf {
     free.expect("there are more numbers than folders")
 }
 
-fn name_of(folder: &Path) -> String {
-    folder.file_name().expect("a staged folder has a name").to_string_lossy().into_owned()
+fn name_of(path: &Path) -> String {
+    path.file_name().expect("a file of the archive has a name").to_string_lossy().into_owned()
 }
 
 /// When a file or folder was last changed, renaming included, since the Unix epoch.
@@ -223,18 +355,4 @@ fn changed_at(path: &Path) -> Result<Duration, ArchiveError> {
     let metadata = fs::metadata(path).map_err(ArchiveError::io("read", path))?;
     let part = |value: i64| u64::try_from(value).unwrap_or(0);
     Ok(Duration::from_secs(part(metadata.ctime())) + Duration::from_nanos(part(metadata.ctime_nsec())))
-}
-
-/// Exchanges two folders; false where this file system cannot.
-fn exchange(a: &Path, b: &Path) -> Result<bool, ArchiveError> {
-    match renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
-        Ok(()) => Ok(true),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
-        Err(error) => Err(ArchiveError::io("exchange", b)(error.into())),
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one place that renames; its callers sync the folders")]
-fn rename(from: &Path, to: &Path) -> Result<(), ArchiveError> {
-    fs::rename(from, to).map_err(ArchiveError::io("rename to", to))
 }

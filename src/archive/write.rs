@@ -2,9 +2,9 @@
 //!
 //! Row groups of 32 Ki rows: small enough that a query for one device skips most of a day, large
 //! enough that zstd and the dictionaries find what repeats. Numbers are not dictionary-encoded: an
-//! 8-byte column just below the dictionary's limit would cost two fifths of the file.
+//! 8-byte column just below the dictionary's limit would cost two fifths of the file. Every part
+//! carries a checksum over all of it.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +18,9 @@ use parquet::schema::types::ColumnPath;
 
 use crate::schema::Schema;
 
+use super::checksum::{self, Hashing};
 use super::{ARCHIVE_FORMAT, ArchiveError};
+use crate::disk::{Disk, DiskFile};
 
 /// Rows in a row group.
 pub(super) const GROUP_ROWS: usize = 32 * 1024;
@@ -26,30 +28,35 @@ pub(super) const GROUP_ROWS: usize = 32 * 1024;
 /// A part that is being written.
 pub(super) struct PartWriter {
     path: PathBuf,
-    writer: ArrowWriter<File>,
+    writer: ArrowWriter<Hashing>,
     rows: u64,
 }
 
 impl PartWriter {
-    pub(super) fn create(path: &Path, schema: &Schema) -> Result<Self, ArchiveError> {
-        let file = File::create_new(path).map_err(ArchiveError::io("make", path))?;
+    pub(super) fn create(disk: &Disk, path: &Path, schema: &Schema) -> Result<Self, ArchiveError> {
+        let file = Hashing::new(disk.create(path)?);
         let writer = ArrowWriter::try_new(file, Arc::clone(schema.arrow()), Some(properties(schema)));
-        let writer = writer.map_err(ArchiveError::parquet("write", path))?;
+        let writer = writer.map_err(ArchiveError::writing(path))?;
         Ok(Self { path: path.to_owned(), writer, rows: 0 })
     }
 
     /// Appends rows, which follow those before in the schema's order.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), ArchiveError> {
         self.rows += batch.num_rows() as u64;
-        self.writer.write(batch).map_err(ArchiveError::parquet("write", &self.path))
+        self.writer.write(batch).map_err(ArchiveError::writing(&self.path))
+    }
+
+    /// An error that keeps rows from being written.
+    pub(super) fn error(&self, error: arrow_schema::ArrowError) -> ArchiveError {
+        ArchiveError::Parquet { path: self.path.clone(), error: error.into() }
     }
 
     /// Completes the file and makes its content durable. Returns its rows and bytes.
-    pub(super) fn finish(mut self) -> Result<(u64, u64), ArchiveError> {
-        self.writer.finish().map_err(ArchiveError::parquet("write", &self.path))?;
-        let file = self.writer.inner();
-        file.sync_all().map_err(ArchiveError::io("sync", &self.path))?;
-        let bytes = file.metadata().map_err(ArchiveError::io("read", &self.path))?.len();
+    pub(super) fn finish(self) -> Result<(u64, u64), ArchiveError> {
+        let file = self.writer.into_inner().map_err(ArchiveError::writing(&self.path))?;
+        let bytes = file.length();
+        let file: DiskFile = file.seal()?;
+        file.sync()?;
         Ok((self.rows, bytes))
     }
 }
@@ -113,6 +120,7 @@ fn metadata(schema: &Schema) -> Vec<KeyValue> {
         entry("schema_version", schema.version().to_string()),
         entry("schema_fingerprint", schema.fingerprint()),
         entry("tool", tool()),
+        KeyValue::new(checksum::KEY.to_owned(), checksum::BLANK.to_owned()),
     ]
 }
 

@@ -8,6 +8,7 @@ use crate::archive::Archive;
 use crate::clock::{self, Clock};
 use crate::collect::{CollectOptions, CollectStats, Collector, Plan, SourceChoice, Stop, StopSwitch, stop_pair};
 use crate::config::{self, ConfigError};
+use crate::disk::Disk;
 use crate::ingest::{Ingest, Published};
 use crate::snapshot::DeviceId;
 
@@ -55,7 +56,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
 
 /// Opens the archive for writing, or makes it.
 pub(super) fn open(root: &std::path::Path, clock: &Clock, what: &str) -> anyhow::Result<(Ingest, Published)> {
-    let archive = Archive::open_or_create(root, 1, clock.now())?;
+    let archive = Archive::open_or_create(root, 1, clock.now(), Disk::default())?;
     let since = clock::format_timestamp(clock.now());
     let holder = format!("dex-archive {what}, process {}, since {since}", std::process::id());
     Ok(Ingest::open(archive, 0, &holder)?)
@@ -64,14 +65,26 @@ pub(super) fn open(root: &std::path::Path, clock: &Clock, what: &str) -> anyhow:
 /// Says what an earlier process left in the journal.
 pub(super) fn note_recovered(recovered: &Published) {
     let states = recovered.states_new + recovered.states_known;
-    if states > 0 || recovered.gaps > 0 {
+    if states > 0 || recovered.has_findings() {
         tracing::warn!(
             states,
             new = recovered.states_new,
             unreadable = recovered.gaps,
+            quarantined = recovered.quarantined,
             "published what an earlier process had left in the journal"
         );
     }
+    tell(&recovered.damaged, &recovered.held);
+}
+
+/// Says what was found damaged, and what is still in the journal.
+pub(super) fn tell(damaged: &[String], held: &[String]) {
+    damaged.iter().for_each(|sentence| print::note(&format!("warning: {sentence}")));
+    held.iter().for_each(|sentence| {
+        print::note(&format!(
+            "error: {sentence}; what it keeps from being published stays in the journal, and is tried again"
+        ));
+    });
 }
 
 /// One line of what a sweep did.
@@ -172,10 +185,15 @@ fn report(stats: &CollectStats, command: &CollectArgs, quiet: bool) -> anyhow::R
         print::note(&summary(stats));
         stats.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));
     }
+    tell(&stats.damaged, &stats.held);
     if let Some(path) = &command.summary_json {
         print::file(path, &(serde_json::to_string_pretty(stats)? + "\n"))?;
     }
-    Ok(if stats.has_failures() { Exit::Partly } else { Exit::Done })
+    Ok(match (stats.held.is_empty(), stats.has_failures()) {
+        (false, _) => Exit::Failed,
+        (true, true) => Exit::Partly,
+        (true, false) => Exit::Done,
+    })
 }
 
 fn worse(a: Exit, b: Exit) -> Exit {

@@ -32,11 +32,12 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     collect::note_recovered(&recovered);
     let options = ImportOptions { account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let mut total = ImportStats::default();
-    for (path, mut file) in files {
-        let stats = read_file(&mut ingest, &mut *file, &path.display().to_string(), &options)?;
+    for (path, file) in files {
+        let stats = read_file(&mut ingest, file, &path.display().to_string(), &options)?;
         total = ImportStats { values: total.values + stats.values, bodies: total.bodies + stats.bodies };
     }
     let published = ingest.publish()?;
+    collect::tell(&published.damaged, &published.held);
     if !args.quiet {
         print::note(&format!(
             "{} values, {} bodies: {} new states, {} unchanged, {} quarantined; {} rows, {} published",
@@ -49,10 +50,14 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
             print::bytes(published.bytes),
         ));
     }
-    Ok(if published.quarantined > 0 { Exit::Partly } else { Exit::Done })
+    Ok(match (published.held.is_empty(), published.has_findings()) {
+        (false, _) => Exit::Failed,
+        (true, true) => Exit::Partly,
+        (true, false) => Exit::Done,
+    })
 }
 
-fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
     if path == Path::new("-") {
         return Ok(Box::new(BufReader::new(io::stdin())));
     }

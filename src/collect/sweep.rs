@@ -16,7 +16,7 @@ use crate::snapshot::{Answer, DeviceId, Endpoint, Outcome, Source, sweep_id};
 
 use super::plan::{Live, Plan};
 use super::schedule::{self, Stop};
-use super::writer::{Writer, WriterGone};
+use super::writer::{JournalBroken, Writer, WriterGone};
 use super::{CollectError, CollectOptions, CollectStats, Progress};
 
 /// Requests that may be under way at once. The pacer decides how many are sent; this bounds how many
@@ -43,8 +43,7 @@ pub struct Collector<'a> {
     client: Client,
     clock: Clock,
     options: CollectOptions,
-    /// Gone once its thread has ended by itself.
-    writer: Option<Writer>,
+    writer: Writer,
     progress: &'a dyn Progress,
     stop: Stop,
 }
@@ -77,7 +76,8 @@ enum Next {
 /// Why asking ended early.
 enum Halt {
     Failed(CollectError),
-    WriterGone,
+    /// Nothing can be journalled; the publish says why.
+    Journal,
 }
 
 impl<'a> Collector<'a> {
@@ -91,7 +91,7 @@ impl<'a> Collector<'a> {
         progress: &'a dyn Progress,
         stop: Stop,
     ) -> Self {
-        Self { client, clock, options, writer: Some(Writer::start(ingest)), progress, stop }
+        Self { client, clock, options, writer: Writer::start(ingest), progress, stop }
     }
 
     /// Waits for the next tick of the schedule; false where the end was asked for.
@@ -114,10 +114,10 @@ impl<'a> Collector<'a> {
         let published = self.publish().await;
         match asked {
             Err(Halt::Failed(error)) => return Err(error),
-            Err(Halt::WriterGone) | Ok(()) => (),
+            Err(Halt::Journal) | Ok(()) => (),
         }
         let mut stats = sweep.stats;
-        stats.take(&published?);
+        stats.take(published?);
         stats.devices = sweep.seen.len() as u64;
         stats.requests_sent = self.client.pacer().sent() - before.0;
         stats.throttled_s = self.client.pacer().paused().saturating_sub(before.1).as_secs_f64();
@@ -130,23 +130,12 @@ impl<'a> Collector<'a> {
     ///
     /// # Errors
     /// What it ended of, where that was the journal.
-    pub fn finish(mut self) -> Result<(), CollectError> {
-        Ok(self.writer.take().map_or(Ok(()), Writer::join)?)
+    pub fn finish(self) -> Result<(), CollectError> {
+        Ok(self.writer.join()?)
     }
 
-    async fn publish(&mut self) -> Result<Published, CollectError> {
-        let reply = match &self.writer {
-            Some(writer) => writer.publish().await,
-            None => Err(WriterGone),
-        };
-        match reply {
-            Ok(published) => Ok(published?),
-            // Only a journal that cannot be written ends the thread, and only its end says why.
-            Err(WriterGone) => match self.writer.take().map(Writer::join) {
-                Some(Err(error)) => Err(error.into()),
-                _ => Err(CollectError::Ended),
-            },
-        }
+    async fn publish(&self) -> Result<Published, CollectError> {
+        Ok(self.writer.publish().await.map_err(|WriterGone| CollectError::Ended)??)
     }
 
     async fn ask(&self, sweep: &mut Sweep) -> Result<(), Halt> {
@@ -229,8 +218,7 @@ impl<'a> Collector<'a> {
     async fn keep(&self, sweep: &mut Sweep, exchange: Exchange, endpoint: Endpoint) -> Result<(), Halt> {
         sweep.note(&exchange);
         let failure = exchange.failure;
-        let writer = self.writer.as_ref().ok_or(Halt::WriterGone)?;
-        writer.append(exchange.answer).await.map_err(|WriterGone| Halt::WriterGone)?;
+        self.writer.append(exchange.answer).await.map_err(|JournalBroken| Halt::Journal)?;
         match failure {
             Some(Failure::Denied(reason)) => Err(Halt::Failed(CollectError::Denied { endpoint, reason })),
             Some(Failure::Unreachable(reason)) if sweep.unreachable == UNREACHABLE => {

@@ -1,8 +1,11 @@
 //! The thread that owns the files of a shard.
 //!
 //! The async side hands it answers through a bounded queue. It journals each at once and syncs at most
-//! [`SYNC_AFTER`] later, so that a burst of answers shares one sync.
+//! [`SYNC_AFTER`] later, so that a burst of answers shares one sync. When the journal cannot be written,
+//! it says so and takes nothing more until the next publish, after which it tries again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,6 +24,7 @@ const QUEUED_ANSWERS: usize = 64;
 #[derive(Debug)]
 pub(super) struct Writer {
     commands: Sender<Command>,
+    broken: Arc<AtomicBool>,
     thread: thread::JoinHandle<Result<(), IngestError>>,
 }
 
@@ -29,7 +33,11 @@ enum Command {
     Publish(Sender<Result<Published, IngestError>>),
 }
 
-/// The writer's thread has ended; [`Writer::join`] says why.
+/// The journal cannot be written; the next publish says why.
+#[derive(Debug)]
+pub(super) struct JournalBroken;
+
+/// The writer's thread has ended.
 #[derive(Debug)]
 pub(super) struct WriterGone;
 
@@ -37,12 +45,15 @@ impl Writer {
     /// Starts the thread.
     pub(super) fn start(ingest: Ingest) -> Self {
         let (commands, queue) = flume::bounded(QUEUED_ANSWERS);
-        Self { commands, thread: thread::spawn(move || run(ingest, &queue)) }
+        let broken = Arc::new(AtomicBool::new(false));
+        let mut work = Work { ingest, broken: Arc::clone(&broken), failed: None, unsynced_since: None };
+        Self { commands, broken, thread: thread::spawn(move || work.run(&queue)) }
     }
 
     /// Hands over an answer.
-    pub(super) async fn append(&self, answer: Answer) -> Result<(), WriterGone> {
-        self.commands.send_async(Command::Append(Box::new(answer))).await.map_err(|_closed| WriterGone)
+    pub(super) async fn append(&self, answer: Answer) -> Result<(), JournalBroken> {
+        let sent = self.commands.send_async(Command::Append(Box::new(answer))).await;
+        if sent.is_err() || self.broken.load(Ordering::SeqCst) { Err(JournalBroken) } else { Ok(()) }
     }
 
     /// Publishes all that was handed over.
@@ -59,33 +70,66 @@ impl Writer {
     }
 }
 
-/// Ends when nobody can send any more, or when the journal cannot be written.
-fn run(mut ingest: Ingest, queue: &Receiver<Command>) -> Result<(), IngestError> {
-    let mut unsynced_since: Option<Instant> = None;
-    loop {
-        match receive(queue, unsynced_since) {
-            Ok(Command::Append(answer)) => {
-                ingest.append(&answer)?;
-                unsynced_since.get_or_insert_with(Instant::now);
-            }
-            Ok(Command::Publish(reply)) => {
-                unsynced_since = None;
-                // Nobody waits for it any more only where the sweep was dropped; the rows are safe.
-                let _ = reply.send(ingest.publish());
-            }
-            Err(RecvTimeoutError::Timeout) => (),
-            Err(RecvTimeoutError::Disconnected) => return ingest.sync(),
-        }
-        if unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_AFTER) {
-            ingest.sync()?;
-            unsynced_since = None;
-        }
-    }
+/// What the thread works on.
+struct Work {
+    ingest: Ingest,
+    /// Set while nothing can be journalled.
+    broken: Arc<AtomicBool>,
+    failed: Option<IngestError>,
+    unsynced_since: Option<Instant>,
 }
 
-fn receive(queue: &Receiver<Command>, unsynced_since: Option<Instant>) -> Result<Command, RecvTimeoutError> {
-    match unsynced_since {
-        Some(since) => queue.recv_deadline(since + SYNC_AFTER),
-        None => queue.recv().map_err(|_closed| RecvTimeoutError::Disconnected),
+impl Work {
+    /// Ends when nobody can send any more.
+    fn run(&mut self, queue: &Receiver<Command>) -> Result<(), IngestError> {
+        loop {
+            match self.receive(queue) {
+                Ok(Command::Append(answer)) => self.append(&answer),
+                Ok(Command::Publish(reply)) => {
+                    // Nobody waits for it any more only where the sweep was dropped; the rows are safe.
+                    let _ = reply.send(self.publish());
+                }
+                Err(RecvTimeoutError::Timeout) => (),
+                Err(RecvTimeoutError::Disconnected) => return self.failed.take().map_or(self.ingest.sync(), Err),
+            }
+            if self.unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_AFTER) {
+                self.unsynced_since = None;
+                let synced = self.ingest.sync();
+                self.note(synced);
+            }
+        }
+    }
+
+    /// Answers that come after one that could not be journalled are tried all the same: room may come
+    /// back at any moment.
+    fn append(&mut self, answer: &Answer) {
+        let appended = self.ingest.append(answer);
+        if appended.is_ok() {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        self.note(appended);
+    }
+
+    /// Publishes what is journalled, which may make room. The first fault of the journal is told even
+    /// where that goes well: something was not journalled.
+    fn publish(&mut self) -> Result<Published, IngestError> {
+        self.unsynced_since = None;
+        let published = self.ingest.publish();
+        self.broken.store(false, Ordering::SeqCst);
+        self.failed.take().map_or(published, Err)
+    }
+
+    fn note(&mut self, result: Result<(), IngestError>) {
+        if let Err(error) = result {
+            self.broken.store(true, Ordering::SeqCst);
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    fn receive(&self, queue: &Receiver<Command>) -> Result<Command, RecvTimeoutError> {
+        match self.unsynced_since {
+            Some(since) => queue.recv_deadline(since + SYNC_AFTER),
+            None => queue.recv().map_err(|_closed| RecvTimeoutError::Disconnected),
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::archive::Aside;
 use crate::clock;
 use crate::flatten::{Cell, Columns, FlattenError, Plan, Row};
 use crate::journal::{Item, Segment};
@@ -24,7 +25,7 @@ pub(super) struct Batch {
     /// The segments that were read.
     pub(super) segments: Vec<PathBuf>,
     /// Files for the quarantine: what is no row, and what is no frame.
-    pub(super) aside: Vec<(String, Vec<u8>)>,
+    pub(super) aside: Vec<Aside>,
     /// Bodies that are no device state.
     pub(super) quarantined: u64,
     /// Stretches that are no frame.
@@ -57,13 +58,30 @@ impl Batch {
                 Item::Answer(answer) => self.take(&plans.states, &stamp, *answer, &mut row, &mut no_rows),
                 Item::Gap { start, end } => {
                     self.gaps += 1;
-                    self.aside.push((format!("{name}-{start}.journal-gap"), segment.bytes(start, end).to_vec()));
+                    self.aside.push(Aside {
+                        name: format!("{name}-{start}"),
+                        kind: "journal-gap",
+                        from: format!("journal segment {sequence} of shard {shard}, bytes {start} to {end}"),
+                        cause: "written in part, or bent since: no frame of the journal".to_owned(),
+                        bytes: segment.bytes(start, end).to_vec(),
+                    });
                 }
             }
         }
         if !no_rows.is_empty() {
-            self.aside.push((format!("{name}.ndjson"), no_rows.into_bytes()));
+            self.aside.push(Aside {
+                name,
+                kind: "ndjson",
+                from: format!("journal segment {sequence} of shard {shard}"),
+                cause: "no device states: each line holds a body, where it came from, and why it is none".to_owned(),
+                bytes: no_rows.into_bytes(),
+            });
         }
+    }
+
+    /// Bytes of text and of what is set aside: about what is in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.states.text_bytes() + self.aside.iter().map(|aside| aside.bytes.len()).sum::<usize>()
     }
 
     /// Adds an answer: its bodies to the rows, or a line each to `no_rows`.

@@ -52,7 +52,12 @@ impl Segment {
         let bytes = fs::read(path).map_err(JournalError::io("read", path))?;
         let version = bytes.get(MAGIC.len()..SEGMENT_HEADER).and_then(|version| version.try_into().ok());
         match version.map(u32::from_le_bytes) {
-            Some(found) if bytes.starts_with(MAGIC) && found > JOURNAL_FORMAT => {
+            // A frame that is one says more than a version that may have a bent bit.
+            Some(found)
+                if bytes.starts_with(MAGIC)
+                    && found > JOURNAL_FORMAT
+                    && frame::decode(&bytes[SEGMENT_HEADER..]).is_none() =>
+            {
                 Err(JournalError::Format { path: path.to_owned(), found })
             }
             _ => Ok(Self { bytes }),

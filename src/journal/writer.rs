@@ -1,19 +1,17 @@
 //! The segment that is being written.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 
+use crate::disk::{Disk, DiskError, DiskFile};
 use crate::snapshot::Answer;
 
-use super::{JOURNAL_FORMAT, JournalError, MAGIC, SEGMENT_HEADER, frame, segment_name};
+use super::{JOURNAL_FORMAT, JournalError, MAGIC, frame, segment_name};
 
 /// An open segment. Dropping it closes the file; what was not synced is then up to the system.
 #[derive(Debug)]
 pub struct Writer {
-    path: PathBuf,
-    file: File,
-    length: u64,
+    file: DiskFile,
     unsynced: bool,
     buffer: Vec<u8>,
 }
@@ -23,16 +21,13 @@ impl Writer {
     ///
     /// # Errors
     /// Where the file system says no, or there is a segment of this number.
-    pub fn create(dir: &Path, sequence: u64) -> Result<Self, JournalError> {
-        let path = dir.join(segment_name(sequence));
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
-        let mut file = file.map_err(JournalError::io("create", &path))?;
+    pub fn create(disk: &Disk, dir: &Path, sequence: u64) -> Result<Self, JournalError> {
+        let mut file = disk.create(&dir.join(segment_name(sequence)))?;
         let header = [MAGIC.as_slice(), &JOURNAL_FORMAT.to_le_bytes()].concat();
-        file.write_all(&header).map_err(JournalError::io("write", &path))?;
-        file.sync_all().map_err(JournalError::io("sync", &path))?;
-        let folder = File::open(dir).and_then(|folder| folder.sync_all());
-        folder.map_err(JournalError::io("sync", dir))?;
-        Ok(Self { path, file, length: SEGMENT_HEADER as u64, unsynced: false, buffer: Vec::new() })
+        file.write_all(&header).map_err(DiskError::of("write", file.path()))?;
+        file.sync()?;
+        disk.sync_dir(dir)?;
+        Ok(Self { file, unsynced: false, buffer: Vec::new() })
     }
 
     /// Writes an answer. It outlives the process from here on, and the machine from the next
@@ -44,11 +39,12 @@ impl Writer {
         self.buffer.clear();
         let too_long = || io::Error::new(io::ErrorKind::FileTooLarge, "an answer of more than 4 GiB");
         let encoded = frame::encode(answer, &mut self.buffer).ok_or_else(too_long);
+        let end = self.file.position();
         if let Err(error) = encoded.and_then(|()| self.file.write_all(&self.buffer)) {
-            self.cut();
-            return Err(JournalError::io("write", &self.path)(error));
+            // Where the part of the frame that was written stays, the reader finds a gap.
+            let _ = self.file.cut(end);
+            return Err(DiskError::new("write", self.file.path(), error).into());
         }
-        self.length += self.buffer.len() as u64;
         self.unsynced = true;
         Ok(())
     }
@@ -59,7 +55,7 @@ impl Writer {
     /// Where the file system says no.
     pub fn sync(&mut self) -> Result<(), JournalError> {
         if self.unsynced {
-            self.file.sync_data().map_err(JournalError::io("sync", &self.path))?;
+            self.file.sync()?;
             self.unsynced = false;
         }
         Ok(())
@@ -68,13 +64,6 @@ impl Writer {
     /// The segment's file.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Takes back a frame that was written in part. Where that fails too, the reader finds the gap.
-    fn cut(&mut self) {
-        if self.file.set_len(self.length).is_ok() {
-            let _ = self.file.seek(SeekFrom::Start(self.length));
-        }
+        self.file.path()
     }
 }

@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 /// Each module, and the modules of this crate that it may use.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
+    ("disk", &[]),
     ("json", &[]),
     ("schema", &[]),
     ("snapshot", &["clock"]),
     ("envelope", &["json"]),
     ("api", &["clock", "envelope", "snapshot"]),
     ("flatten", &["clock", "json", "schema"]),
-    ("journal", &["clock", "snapshot"]),
-    ("archive", &["clock", "schema"]),
+    ("journal", &["clock", "disk", "snapshot"]),
+    ("archive", &["clock", "disk", "schema"]),
     ("sim", &["clock"]),
     ("ingest", &["archive", "clock", "flatten", "journal", "schema", "snapshot"]),
     ("query", &["archive", "clock", "schema", "snapshot"]),
@@ -23,14 +24,23 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["api", "clock", "snapshot"]),
     (
         "cli",
-        &["api", "archive", "clock", "collect", "config", "import", "ingest", "query", "schema", "sim", "snapshot"],
+        &[
+            "api", "archive", "clock", "collect", "config", "disk", "import", "ingest", "query", "schema", "sim",
+            "snapshot",
+        ],
     ),
 ];
 
 /// Words that may stand in some files only.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("fs::rename", &["archive/publish.rs"]),
-    ("renameat", &["archive/publish.rs"]),
+    ("fs::rename", &["disk.rs"]),
+    ("renameat", &["disk.rs"]),
+    ("fs::create_dir", &[]),
+    ("DirBuilder", &["disk.rs"]),
+    ("OpenOptions", &["disk.rs"]),
+    ("fs::remove", &["disk.rs"]),
+    ("fs::hard_link", &["disk.rs"]),
+    ("sync_all", &["disk.rs"]),
     ("Utc::now", &["clock.rs"]),
     ("SystemTime", &[]),
     ("reqwest", &["api.rs", "api/"]),
@@ -59,7 +69,7 @@ fn modules_import_only_what_the_table_allows() {
 fn some_things_happen_in_one_place() {
     for (word, places) in ONLY_IN {
         let mut seen = 0;
-        for (file, text) in sources() {
+        for (file, text) in sources().into_iter().filter(|(file, _)| !file.ends_with("tests.rs")) {
             let stands = program(&text).lines().any(|line| line.contains(word) && !line.trim_start().starts_with("//"));
             let allowed =
                 places.iter().any(|place| file == *place || (place.ends_with('/') && file.starts_with(place)));
