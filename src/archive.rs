@@ -207,6 +207,13 @@ impl Archive {
         Self { disk, ..self }
     }
 
+    /// The same archive, with another time for which a day that was replaced stays for readers that have
+    /// it open: 2 seconds unless something is said.
+    #[must_use]
+    pub fn lingering(self, linger: Duration) -> Self {
+        Self { linger, ..self }
+    }
+
     /// What the archive is written through.
     #[must_use]
     pub fn disk(&self) -> &Disk {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod collect;
+mod crash;
 mod flatten;
 mod layers;
 mod program;

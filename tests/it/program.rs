@@ -77,3 +77,17 @@ pub(crate) fn place() -> (tempfile::TempDir, PathBuf) {
     let archive = dir.path().join("archive");
     (dir, archive)
 }
+
+/// A folder in memory where there is such a place: for tests that sync thousands of times and look at
+/// what was synced themselves.
+pub(crate) fn quick_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_none| tempfile::tempdir()).expect("a folder")
+}
+
+/// Keeps a figure for the end of `tests/run`, which shows it, and for the README.
+#[expect(clippy::disallowed_methods, reason = "no file of an archive")]
+pub(crate) fn figure(name: &str, figure: &str) {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("figures");
+    std::fs::create_dir_all(&dir).expect("a folder");
+    std::fs::write(dir.join(name), format!("{name}: {figure}\n")).expect("room on the disk");
+}
