@@ -139,9 +139,10 @@ impl Client {
             .connect_timeout(options.connect_timeout)
             .timeout(options.timeout)
             // A redirect could lead the token to somebody else.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| ClientError::Http(attempt::reason(&error)))?;
+            .redirect(reqwest::redirect::Policy::none());
+        // Without TLS only this machine is asked, and no proxy has to see the token on the way.
+        let http = if base.scheme() == "http" { http.no_proxy() } else { http };
+        let http = http.build().map_err(|error| ClientError::Http(attempt::reason(&error)))?;
         Ok(Self {
             http,
             base,
@@ -178,17 +179,32 @@ impl Client {
         self.pacer.acquire().await
     }
 
-    /// Asks for the newest state of one device within the last minutes (1 to 60).
-    pub async fn live(&self, permit: Permit, sweep_id: &str, device: &DeviceId, since_minutes: u32) -> Exchange {
+    /// Asks for the newest state of one device within the last minutes (1 to 60). Once `end` is there, no
+    /// answer is waited for any longer.
+    pub async fn live(
+        &self,
+        permit: Permit,
+        sweep_id: &str,
+        device: &DeviceId,
+        since_minutes: u32,
+        end: impl Future<Output = ()>,
+    ) -> Exchange {
         let path = ["dex", "devices", device.as_str(), "fleet-status", "live"];
         let url = self.url(&path, &[("since_minutes", since_minutes.to_string())]);
         let mut poll = self.poll(sweep_id, Endpoint::Live);
         poll.device_id = Some(device.as_str().to_owned());
-        self.exchange(permit, url, Source::Live, poll).await
+        self.exchange(permit, url, Source::Live, poll, end).await
     }
 
-    /// Asks for a page of the list, counted from 1.
-    pub async fn list(&self, permit: Permit, sweep_id: &str, listing: &Listing, page: u32) -> Exchange {
+    /// Asks for a page of the list, counted from 1. Once `end` is there, no answer is waited for any longer.
+    pub async fn list(
+        &self,
+        permit: Permit,
+        sweep_id: &str,
+        listing: &Listing,
+        page: u32,
+        end: impl Future<Output = ()>,
+    ) -> Exchange {
         let source = match listing.source {
             Source::Raw => "raw",
             Source::Hourly => "hourly",
@@ -206,7 +222,7 @@ impl Client {
         let url = self.url(&["dex", "fleet-status", "devices"], &query);
         let mut poll = self.poll(sweep_id, Endpoint::List);
         poll.page = Some(page);
-        self.exchange(permit, url, listing.source, poll).await
+        self.exchange(permit, url, listing.source, poll, end).await
     }
 
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
@@ -238,24 +254,50 @@ impl Client {
     }
 
     /// Sends a request until it has an answer, or will have none.
-    async fn exchange(&self, mut permit: Permit, url: Url, source: Source, mut poll: Poll) -> Exchange {
+    async fn exchange(
+        &self,
+        mut permit: Permit,
+        url: Url,
+        source: Source,
+        mut poll: Poll,
+        end: impl Future<Output = ()>,
+    ) -> Exchange {
+        let mut end = std::pin::pin!(end);
         let mut backoff = Backoff::new(self.options.retry_delay);
         loop {
             poll.attempts += 1;
-            let attempt = Attempt::send(self, permit, url.clone()).await;
-            self.pacer.observe(&attempt.limits);
+            let attempt = tokio::select! {
+                attempt = Attempt::send(self, permit, url.clone()) => attempt,
+                () = &mut end => return self.conclude(Attempt::cut_off(), source, poll),
+            };
             let retry = retry::classify(poll.endpoint, &attempt);
-            if let Retry::After(pause) = retry {
-                self.pacer.pause(pause);
-            }
+            self.pacer.observe(&attempt.limits);
             if matches!(retry, Retry::Never) || poll.attempts >= self.options.attempts {
+                self.note_pause(retry);
                 return self.conclude(attempt, source, poll);
             }
-            if matches!(retry, Retry::Backoff) {
-                let wait = backoff.next(&mut self.random.lock().expect("no holder of the random source panics"));
-                self.pacer.rest(wait).await;
-            }
-            permit = self.permit().await;
+            permit = tokio::select! {
+                permit = self.next_permit(retry, &mut backoff) => permit,
+                () = &mut end => return self.conclude(attempt, source, poll),
+            };
+        }
+    }
+
+    /// Waits until a request may be sent again.
+    async fn next_permit(&self, retry: Retry, backoff: &mut Backoff) -> Permit {
+        self.note_pause(retry);
+        if matches!(retry, Retry::Backoff) {
+            let wait = backoff.next(&mut self.random.lock().expect("no holder of the random source panics"));
+            self.pacer.rest(wait).await;
+        }
+        self.permit().await
+    }
+
+    fn note_pause(&self, retry: Retry) {
+        if let Retry::After(pause) = retry {
+            self.pacer.pause(pause);
+            let pause = clock::format_duration(pause);
+            tracing::warn!("the API says that it is asked too often: nothing is sent for {pause}");
         }
     }
 

@@ -16,9 +16,12 @@ mod simulate;
 use anyhow::Context;
 use clap::Parser;
 
+use crate::api::{BudgetError, ClientError};
 use crate::archive::ArchiveError;
 use crate::config::ConfigError;
 use crate::ingest::IngestError;
+use crate::query::QueryError;
+use crate::sim::SimError;
 
 use args::{Args, Command};
 
@@ -98,7 +101,16 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         (Some(ArchiveError::Locked { .. }), _) | (_, Some(IngestError::Archive(ArchiveError::Locked { .. }))) => {
             Exit::Locked
         }
-        _ if error.is::<ConfigError>() => Exit::Usage,
+        _ if is_usage(error) => Exit::Usage,
         _ => Exit::Failed,
     }
+}
+
+/// Whether it is what was typed that makes no sense.
+fn is_usage(error: &anyhow::Error) -> bool {
+    let question = error.downcast_ref::<QueryError>().is_some_and(|error| {
+        matches!(error, QueryError::Metric { .. } | QueryError::EmptyWindow(_) | QueryError::Buckets { .. })
+    });
+    let address = matches!(error.downcast_ref(), Some(ClientError::Url { .. }));
+    question || address || error.is::<ConfigError>() || error.is::<BudgetError>() || error.is::<SimError>()
 }

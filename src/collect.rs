@@ -31,6 +31,8 @@ pub struct CollectOptions {
     pub since_minutes: u32,
     /// How long until the next sweep: the budget of a sweep is that of this time.
     pub interval: Duration,
+    /// How long a sweep may take; what it could not ask, the next one asks first.
+    pub deadline: Option<Duration>,
 }
 
 /// What a sweep did. Its JSON is the `--summary-json`.
@@ -44,6 +46,8 @@ pub struct CollectStats {
     pub states_new: u64,
     /// States that the archive had already.
     pub states_unchanged: u64,
+    /// Devices that there was no time to ask for; the next sweep asks for them first.
+    pub devices_unasked: u64,
     /// Devices without a state in the window.
     pub devices_absent: u64,
     /// Requests that failed for good.
@@ -64,7 +68,7 @@ pub struct CollectStats {
     pub values_unmapped: u64,
     /// Seconds from first to last.
     pub elapsed_s: f64,
-    /// Whether it was stopped before all was asked.
+    /// Whether it ended before all was asked.
     pub stopped: bool,
     /// The first failures, in words.
     pub failures: Vec<String>,

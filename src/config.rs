@@ -115,6 +115,15 @@ pub enum ConfigError {
     /// A duration is none.
     #[error("{0:?} is no duration: 90s, 5m, 1h and 1d are")]
     Duration(String),
+    /// A time is none.
+    #[error("{0:?} is no time: 2026-11-24T07:40:51Z, 2026-11-24, 7d (ago) and now are")]
+    Time(String),
+    /// Devices are named, and the list is to be asked, which knows no choice of devices.
+    #[error("--source list reads the whole fleet: leave it out to ask for the devices that are named")]
+    NamedAndList,
+    /// A file of devices names none.
+    #[error("{0} names no device: leave it out to ask for the whole fleet")]
+    NoDevices(String),
 }
 
 impl ConfigFile {
@@ -125,7 +134,7 @@ impl ConfigFile {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = read(path)?;
         toml::from_str(&text).map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             ConfigError::Toml { path: path.to_owned(), line, problem: error.message().to_owned() }
         })
     }
@@ -172,6 +181,21 @@ impl ApiSection {
             _ => Err(ConfigError::NoCredential),
         }
     }
+}
+
+/// Whether the environment says who asks.
+#[must_use]
+pub fn has_credential() -> bool {
+    let given = |name: &str| env::var_os(name).is_some();
+    given("CLOUDFLARE_API_TOKEN") || (given("CLOUDFLARE_EMAIL") && given("CLOUDFLARE_API_KEY"))
+}
+
+/// Reads a point in time that somebody typed.
+///
+/// # Errors
+/// Where it is none.
+pub fn parse_time(text: &str, now: clock::Timestamp) -> Result<clock::Timestamp, ConfigError> {
+    clock::parse_point(text, now).ok_or_else(|| ConfigError::Time(text.to_owned()))
 }
 
 /// Reads a duration that somebody typed.

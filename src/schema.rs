@@ -53,6 +53,8 @@ pub struct Column {
     pub unit: Option<Unit>,
     /// Class of personal data, where they are such.
     pub personal: Option<Personal>,
+    /// The value that stands for none: a query passes over it.
+    pub missing: Option<f64>,
     /// The word under which a query finds several metrics at once.
     pub group: Option<String>,
     /// A body without a value here is no row of the dataset.

@@ -51,6 +51,8 @@ pub(super) enum Trouble {
     Broken(String),
     /// More than is read.
     TooLarge,
+    /// Nobody waited for it any longer.
+    CutOff,
 }
 
 /// Codes of bad credentials, or of credentials that may not do this.
@@ -78,6 +80,11 @@ impl Attempt {
         };
         attempt.latency = start.elapsed();
         attempt
+    }
+
+    /// An attempt of which the answer was not waited for.
+    pub(super) fn cut_off() -> Self {
+        Self { said: Err(Trouble::CutOff), ..Self::default() }
     }
 
     async fn receive(client: &Client, response: Response) -> Self {
@@ -136,11 +143,12 @@ impl Attempt {
         let refusal = self.refusal();
         let denied = matches!(self.status, Some(401 | 403)) || self.code().is_some_and(|code| DENIED.contains(&code));
         match (&self.said, self.status) {
+            (_, status) if denied => Failure::Denied(describe(status, refusal)),
             (Err(Trouble::Connect(reason)), _) => Failure::Unreachable(reason.clone()),
             (Err(Trouble::Timeout), _) => Failure::Other("no answer in time".to_owned()),
+            (Err(Trouble::CutOff), _) => Failure::Other("the sweep ended before the answer came".to_owned()),
             (Err(Trouble::TooLarge), _) => Failure::Other("the answer is larger than is read".to_owned()),
             (Err(Trouble::Broken(reason)), _) => Failure::Other(format!("the answer broke off: {reason}")),
-            (Ok(_), status) if denied => Failure::Denied(describe(status, refusal)),
             (Ok(_), status) if refusal.is_some() || !self.is_success() => Failure::Other(describe(status, refusal)),
             (Ok(_), _) => Failure::Other("the answer is not JSON, or not of the form it should have".to_owned()),
         }
@@ -192,10 +200,10 @@ async fn read_body(mut response: Response, max_bytes: usize) -> Result<String, T
 }
 
 fn trouble(error: &reqwest::Error) -> Trouble {
-    if error.is_timeout() {
+    if error.is_connect() {
+        Trouble::Connect(if error.is_timeout() { "no connection in time".to_owned() } else { reason(error) })
+    } else if error.is_timeout() {
         Trouble::Timeout
-    } else if error.is_connect() {
-        Trouble::Connect(reason(error))
     } else {
         Trouble::Broken(reason(error))
     }
@@ -207,7 +215,9 @@ fn describe(status: Option<u16>, refusal: Option<&Refusal>) -> String {
     let code = refusal.and_then(|refusal| refusal.code).map_or_else(String::new, |code| format!(", code {code}"));
     let message = refusal.and_then(|refusal| refusal.message.as_deref()).unwrap_or_default();
     let message: String = message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
-    if message.is_empty() { format!("{status}{code}") } else { format!("{status}{code}: {message}") }
+    let hint = refusal.and_then(|refusal| refusal.code).filter(|code| NO_ROUTE.contains(code));
+    let hint = hint.map_or("", |_| ": check the account's id and the API's address");
+    if message.is_empty() { format!("{status}{code}{hint}") } else { format!("{status}{code}: {message}{hint}") }
 }
 
 #[cfg(test)]

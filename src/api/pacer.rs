@@ -192,7 +192,8 @@ impl State {
         }
         for state in &limits.states {
             if state.remaining == 0 {
-                self.pause(now, state.reset);
+                // An answer that was refused says itself how long to wait.
+                self.pause(now, limits.retry_after.unwrap_or(state.reset).min(LONGEST_PAUSE));
             } else if f64::from(state.remaining) < reserve(budget, limits) {
                 let rate = f64::from(state.remaining) / state.reset.as_secs_f64().max(1.0);
                 self.crowded = Some((rate, now + state.reset));
@@ -200,6 +201,9 @@ impl State {
         }
     }
 }
+
+/// Nothing is paused longer for want of budget: Cloudflare's own block lasts no longer.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// However low the limit, a request an hour goes out.
 const LONGEST_INTERVAL: Duration = Duration::from_hours(1);

@@ -7,7 +7,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::archive::{Archive, ArchiveError};
-use crate::config::{ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
+use crate::config::{self, ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
 
 /// Keeps the history of a Cloudflare WARP fleet that Cloudflare itself forgets after 7 days.
 #[derive(Debug, Parser)]
@@ -77,8 +77,12 @@ pub(super) struct CollectArgs {
     #[arg(long, value_name = "DURATION")]
     pub(super) every: Option<String>,
     /// End after so many sweeps
-    #[arg(long, value_name = "N", requires = "every")]
+    #[arg(long, value_name = "N", requires = "every", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) sweeps: Option<u64>,
+    /// Longest time that a sweep may take; what it could not ask, the next one asks first [default: with
+    /// --every, its interval]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) deadline: Option<String>,
     /// How far back a state may lie [default: the interval and 5 minutes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60))]
     pub(super) since_minutes: Option<u32>,
@@ -130,9 +134,9 @@ pub(super) struct ImportArgs {
     /// NDJSON or JSON arrays, plain, .gz or .zst (`-`: stdin)
     #[arg(required = true, value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
-    /// The account that the states belong to
+    /// The account that the states belong to [default: the config file's]
     #[arg(long, env = "CLOUDFLARE_ACCOUNT_ID", value_name = "ID")]
-    pub(super) account: String,
+    pub(super) account: Option<String>,
     /// When the states were collected [default: now]
     #[arg(long, value_name = "TIME")]
     pub(super) collected_at: Option<String>,
@@ -255,9 +259,10 @@ impl Args {
         Ok((archive, file.api))
     }
 
-    /// The folder that was named, if one was.
-    pub(super) fn named_archive(&self) -> Option<&PathBuf> {
-        self.archive.as_ref()
+    /// The folder that was typed, if one was: what the environment says does not count.
+    pub(super) fn typed_archive(&self) -> Option<&PathBuf> {
+        let said = std::env::var_os("DEX_ARCHIVE_DIR").map(PathBuf::from);
+        self.archive.as_ref().filter(|typed| said.as_ref() != Some(typed))
     }
 
     /// Opens the archive for reading.
@@ -288,7 +293,7 @@ impl ApiArgs {
         ApiSection {
             url: self.api_url.clone().or(file.url),
             account: self.account.clone().or(file.account),
-            token_file: self.token_file.clone().or(file.token_file),
+            token_file: self.token_file.clone().or(file.token_file.filter(|_| !config::has_credential())),
             rate_limit: self.rate_limit.clone().or(file.rate_limit),
             budget: self.budget.clone().or(file.budget),
             attempts: self.attempts.or(file.attempts),

@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::api::{Client, ClientOptions};
 use crate::archive::Archive;
 use crate::clock::{self, Clock};
-use crate::collect::{CollectOptions, CollectStats, Collector, Plan, SourceChoice, Stop, StopSwitch, stop_pair};
+use crate::collect::{
+    CollectError, CollectOptions, CollectStats, Collector, Plan, SourceChoice, Stop, StopSwitch, stop_pair,
+};
 use crate::config::{self, ConfigError};
 use crate::disk::Disk;
 use crate::ingest::{Ingest, Published};
@@ -89,8 +91,12 @@ pub(super) fn tell(damaged: &[String], held: &[String]) {
 
 /// One line of what a sweep did.
 pub(super) fn summary(stats: &CollectStats) -> String {
+    let unasked = match stats.devices_unasked {
+        0 => String::new(),
+        devices => format!(" ({devices} left to the next sweep)"),
+    };
     format!(
-        "{} devices: {} new states, {} unchanged, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled); {} rows, {} published",
+        "{} devices{unasked}: {} new states, {} unchanged, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled); {} rows, {} published",
         stats.devices,
         stats.states_new,
         stats.states_unchanged,
@@ -131,6 +137,10 @@ fn collect_options(command: &CollectArgs, interval: Duration) -> Result<CollectO
         devices: devices(command)?,
         since_minutes: command.since_minutes.unwrap_or(since),
         interval,
+        deadline: match &command.deadline {
+            Some(text) => Some(config::parse_duration(text)?),
+            None => command.every.as_ref().map(|_| interval),
+        },
     })
 }
 
@@ -145,6 +155,12 @@ fn devices(command: &CollectArgs) -> Result<Vec<DeviceId>, ConfigError> {
             _ => text = std::fs::read_to_string(path).map_err(unreadable)?,
         }
         devices.extend(config::parse_devices(&path.display().to_string(), &text)?);
+    }
+    if let (true, Some(path)) = (devices.is_empty(), &command.devices_file) {
+        return Err(ConfigError::NoDevices(path.display().to_string()));
+    }
+    if matches!(command.source, SourceArg::List) && !devices.is_empty() {
+        return Err(ConfigError::NamedAndList);
     }
     devices.sort_unstable();
     devices.dedup();
@@ -161,39 +177,67 @@ async fn sweeps(
 ) -> anyhow::Result<Exit> {
     let mut exit = Exit::Done;
     for number in 1_u64.. {
-        match collector.sweep(random(number)).await {
-            Ok(stats) => exit = worse(exit, report(&stats, command, quiet)?),
-            // In a loop a sweep that failed is told, and the next one tries again.
-            Err(error) if every.is_some() => {
-                print::note(&format!("error: {error}"));
-                exit = Exit::Failed;
-            }
-            Err(error) => return Err(error.into()),
-        }
+        let (stats, failed) = collector.sweep(random(number)).await;
         let ended = command.sweeps == Some(number) || stop.is_requested();
-        match every {
-            Some(every) if !ended && collector.next_tick(every).await => (),
-            _ => break,
+        let told = report(&stats, failed.as_ref(), command, quiet);
+        exit = match told {
+            // A loop that is stopped has done what it should; what its sweeps met was told when they met it.
+            Ok(_) if every.is_some() && command.sweeps.is_none() && failed.is_none() && stats.held.is_empty() => {
+                Exit::Done
+            }
+            Ok(told) => worse(exit, told),
+            Err(error) if every.is_some() => {
+                print::note(&format!("error: {error:#}"));
+                Exit::Failed
+            }
+            Err(error) => return Err(error),
+        };
+        match (every, failed) {
+            // In a loop a sweep that failed is told, and the next one tries again.
+            (Some(every), failed) if !ended => {
+                failed.iter().for_each(|error| print::note(&format!("error: {error}")));
+                if !collector.next_tick(every).await {
+                    break;
+                }
+            }
+            (_, Some(error)) => {
+                let finished = collector.finish();
+                return Err(finished.err().unwrap_or(error).into());
+            }
+            (_, None) => break,
         }
     }
     collector.finish()?;
     Ok(exit)
 }
 
-fn report(stats: &CollectStats, command: &CollectArgs, quiet: bool) -> anyhow::Result<Exit> {
-    if !quiet {
+/// Tells what a sweep did. What did not go well is told to those too who want to hear little.
+fn report(
+    stats: &CollectStats,
+    failed: Option<&CollectError>,
+    command: &CollectArgs,
+    quiet: bool,
+) -> anyhow::Result<Exit> {
+    let exit = match (failed.is_none() && stats.held.is_empty(), stats.has_failures()) {
+        (false, _) => Exit::Failed,
+        (true, true) => Exit::Partly,
+        (true, false) => Exit::Done,
+    };
+    if !quiet || exit != Exit::Done {
         print::note(&summary(stats));
         stats.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));
+    }
+    if stats.bodies_quarantined > 0 || stats.journal_gaps > 0 {
+        print::note(&format!(
+            "  {} bodies were no device state, {} stretches of the journal could not be read: see _archive/quarantine",
+            stats.bodies_quarantined, stats.journal_gaps
+        ));
     }
     tell(&stats.damaged, &stats.held);
     if let Some(path) = &command.summary_json {
         print::file(path, &(serde_json::to_string_pretty(stats)? + "\n"))?;
     }
-    Ok(match (stats.held.is_empty(), stats.has_failures()) {
-        (false, _) => Exit::Failed,
-        (true, true) => Exit::Partly,
-        (true, false) => Exit::Done,
-    })
+    Ok(exit)
 }
 
 fn worse(a: Exit, b: Exit) -> Exit {

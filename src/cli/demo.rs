@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use chrono::TimeDelta;
 
 use crate::api::{Budget, Client, ClientOptions, Credential, Secret};
@@ -30,7 +30,15 @@ const DEVICES_TRIED: u32 = 12;
 
 /// Runs the demo.
 pub(super) fn run(args: &Args, command: &DemoArgs) -> anyhow::Result<Exit> {
-    let root = args.named_archive().cloned().unwrap_or_else(|| PathBuf::from(FOLDER));
+    let root = match args.typed_archive() {
+        // Simulated devices have no place among real ones.
+        Some(root) if !Archive::is_absent(root)? => bail!(
+            "{} holds an archive already, and a demo's devices would stay among its own: name a new folder",
+            root.display()
+        ),
+        Some(root) => root.clone(),
+        None => PathBuf::from(FOLDER),
+    };
     let end = Clock::system().now();
     let start = end - TimeDelta::hours(i64::from(command.hours.max(1)));
     let fleet = Fleet::new(FleetOptions { devices: command.devices.max(1), ..FleetOptions::default() });
@@ -55,11 +63,13 @@ async fn sweep(fleet: &Fleet, root: &Path, start: Timestamp, end: Timestamp) -> 
         devices: Vec::new(),
         since_minutes: 20,
         interval: Duration::from_mins(15),
+        deadline: None,
     };
     let ((_switch, stop), bar) = (stop_pair(), Bar::new(true));
     let mut collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop);
     for number in 0_u16.. {
-        let stats = collector.sweep(number).await?;
+        let (stats, failed) = collector.sweep(number).await;
+        failed.map_or(Ok(()), Err)?;
         print::note(&format!("{}  {}", clock.now().format("%Y-%m-%d %H:%M"), collect::summary(&stats)));
         clock.advance(TimeDelta::minutes(STEP_MINUTES));
         if clock.now() >= end {

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
+use crate::config::{self, ConfigError};
 use crate::import::{ImportOptions, ImportStats, read_file};
 use crate::snapshot::{AccountId, sweep_id};
 
@@ -15,12 +16,13 @@ use super::{Exit, collect, print, random};
 
 /// Takes files into the archive.
 pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
-    let (root, _) = args.config()?;
+    let (root, api) = args.config()?;
     let clock = Clock::system();
-    let account_id = AccountId::parse(&command.account).map_err(crate::config::ConfigError::Id)?;
+    let account = command.account.clone().or(api.account).ok_or(ConfigError::NoAccount)?;
+    let account_id = AccountId::parse(&account).map_err(ConfigError::Id)?;
     let now = clock.now();
     let collected_at = match &command.collected_at {
-        Some(text) => clock::parse_point(text, now).with_context(|| format!("{text:?} is no time"))?,
+        Some(text) => config::parse_time(text, now)?,
         None => now,
     };
     // Every file is opened before anything is written, so that a wrong name leaves nothing behind.

@@ -26,6 +26,17 @@ pub(super) fn safe(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// The same for a word inside a line: nothing in it ends the line, or turns its direction.
+pub(super) fn safe_word(text: &str) -> String {
+    let turns =
+        |letter: char| matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown = |letter: char| match letter {
+        _ if letter.is_control() || turns(letter) => letter.escape_default().to_string(),
+        _ => letter.to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
 /// Writes a small file for scripts.
 #[expect(clippy::disallowed_methods, reason = "not a file of the archive: a summary that the next run replaces")]
 pub(super) fn file(path: &Path, text: &str) -> anyhow::Result<()> {

@@ -1,6 +1,5 @@
 //! `query`.
 
-use anyhow::Context;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value, json};
@@ -16,7 +15,7 @@ use super::{Exit, print};
 pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
     let Question::Trend(question) = &command.question;
     let now = Clock::system().now();
-    let point = |text: &str| clock::parse_point(text, now).with_context(|| format!("{text:?} is no time"));
+    let point = |text: &str| config::parse_time(text, now);
     let window = Window { since: point(&question.since)?, until: point(&question.until)? };
     let archive = args.open_archive()?;
     let options = TrendOptions {
@@ -54,7 +53,7 @@ pub(super) fn table(trend: &Trend) -> String {
         table.column_mut(column).into_iter().for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     }
     let name = trend.device_name.as_deref().unwrap_or("(no name)");
-    format!("{} ({})\n{table}\n", print::safe(name), trend.device_id)
+    format!("{} ({})\n{table}\n", print::safe_word(name), print::safe_word(&trend.device_id))
 }
 
 /// The columns' names and units.

@@ -67,17 +67,21 @@ fn to_json(schema: &Schema) -> Value {
 
 /// Views over the archive for `duckdb -init`: the datasets, and the by-app lists as long tables.
 fn duckdb(root: &Path) -> String {
-    let views = Schema::all().map(|schema| {
-        let files = root.join(&schema.dataset).join("*").join("*.parquet").display().to_string().replace('\'', "''");
-        let lists = schema.columns.iter().filter(|column| column.kind == Kind::List);
-        format!(
-            "CREATE OR REPLACE VIEW {} AS SELECT * FROM \
+    // A view of files that are not there is an error to DuckDB.
+    let views = Schema::all().into_iter().filter(|schema| !root.exists() || root.join(&schema.dataset).exists()).map(
+        |schema| {
+            let files =
+                root.join(&schema.dataset).join("*").join("*.parquet").display().to_string().replace('\'', "''");
+            let lists = schema.columns.iter().filter(|column| column.kind == Kind::List);
+            format!(
+                "CREATE OR REPLACE VIEW {} AS SELECT * FROM \
              read_parquet('{files}', hive_partitioning = true, union_by_name = true);\n{}",
-            schema.dataset,
-            lists.map(|list| long_view(&schema, list)).collect::<String>()
-        )
-    });
-    format!("SET TimeZone = 'UTC';\n{}", views.concat())
+                schema.dataset,
+                lists.map(|list| long_view(&schema, list)).collect::<String>()
+            )
+        },
+    );
+    format!("SET TimeZone = 'UTC';\n{}", views.collect::<String>())
 }
 
 /// A view with a row for each element of a list.

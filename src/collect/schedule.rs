@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::clock::{Clock, Timestamp};
 
@@ -52,6 +53,74 @@ impl Stop {
     }
 }
 
+/// When a sweep has to come to an end: because that was asked for, because its time is up, or because
+/// there is no use in going on.
+#[derive(Debug)]
+pub(super) struct End {
+    stop: Stop,
+    /// When nothing more is asked, and when no answer is waited for any longer.
+    deadline: Option<(Instant, Instant)>,
+    halt: StopSwitch,
+    halted: Stop,
+}
+
+/// Requests that are under way when a sweep has to end get this long.
+const DRAIN: Duration = Duration::from_secs(10);
+
+impl End {
+    /// The end of a sweep that begins now and may take so long.
+    pub(super) fn new(stop: Stop, deadline: Option<Duration>) -> Self {
+        let (halt, halted) = stop_pair();
+        let deadline = deadline.map(|time| {
+            let now = Instant::now();
+            (now + time.saturating_sub(DRAIN.min(time / 5)), now + time)
+        });
+        Self { stop, deadline, halt, halted }
+    }
+
+    /// Lets the sweep end: there is no use in going on.
+    pub(super) fn halt(&self) {
+        self.halt.stop();
+    }
+
+    /// Whether nothing more is to be asked.
+    pub(super) fn is_reached(&self) -> bool {
+        let late = self.deadline.is_some_and(|(asking, _)| asking <= Instant::now());
+        self.stop.is_requested() || self.halted.is_requested() || late
+    }
+
+    /// Waits until nothing more is to be asked.
+    pub(super) async fn reached(&self) {
+        tokio::select! {
+            () = self.stop.requested() => (),
+            () = self.halted.requested() => (),
+            () = until(self.deadline.map(|(asking, _)| asking)) => (),
+        }
+    }
+
+    /// Waits until no answer is waited for any longer.
+    pub(super) async fn drained(&self) {
+        let asked_for = async {
+            tokio::select! {
+                () = self.stop.requested() => (),
+                () = self.halted.requested() => (),
+            }
+            sleep(DRAIN).await;
+        };
+        tokio::select! {
+            () = asked_for => (),
+            () = until(self.deadline.map(|(_, end)| end)) => (),
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits for the next tick: a whole number of intervals since the Unix epoch, so that sweeps of
 /// different collectors and after a restart fall together. Ticks that passed are skipped. False where
 /// the end was asked for meanwhile.
@@ -61,7 +130,7 @@ pub(super) async fn next_tick(clock: &Clock, every: Duration, stop: &Stop) -> bo
 
 /// Waits, come what may.
 #[expect(clippy::disallowed_methods, reason = "the one wait of the schedule; callers race it against the stop")]
-pub(super) async fn sleep(time: Duration) {
+async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
@@ -84,6 +153,23 @@ mod tests {
         assert_eq!(until_tick(at("2026-11-24T07:40:00Z"), five), five);
         assert_eq!(until_tick(at("1969-12-31T23:59:59Z"), five), Duration::from_secs(1));
         assert_eq!(until_tick(at("2026-11-24T07:40:00Z"), Duration::from_hours(24)), Duration::from_mins(16 * 60 + 20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sweep_ends_by_its_deadline_or_when_there_is_no_use_in_it() {
+        let (_switch, stop) = stop_pair();
+        let (end, start) = (End::new(stop.clone(), Some(Duration::from_mins(1))), Instant::now());
+        assert!(!end.is_reached());
+        end.reached().await;
+        assert_eq!((start.elapsed(), end.is_reached()), (Duration::from_secs(50), true));
+        end.drained().await;
+        assert_eq!(start.elapsed(), Duration::from_mins(1));
+        let (end, start) = (End::new(stop, None), Instant::now());
+        end.halt();
+        end.reached().await;
+        assert!(end.is_reached());
+        end.drained().await;
+        assert_eq!(start.elapsed(), DRAIN);
     }
 
     #[tokio::test(start_paused = true)]

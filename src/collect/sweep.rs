@@ -1,7 +1,7 @@
 //! One sweep, and one after the other.
 
 use std::collections::HashSet;
-use std::hash::Hasher;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -15,16 +15,13 @@ use crate::ingest::{Ingest, Published};
 use crate::snapshot::{Answer, DeviceId, Endpoint, Outcome, Source, sweep_id};
 
 use super::plan::{Live, Plan};
-use super::schedule::{self, Stop};
+use super::schedule::{self, End, Stop};
 use super::writer::{JournalBroken, Writer, WriterGone};
 use super::{CollectError, CollectOptions, CollectStats, Progress};
 
 /// Requests that may be under way at once. The pacer decides how many are sent; this bounds how many
 /// wait for slow answers.
 const REQUESTS_AT_ONCE: usize = 64;
-
-/// Requests that are under way when the end is asked for get this long.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// So many pages in a row that cannot be read, and the rest of the list is given up.
 const FAILED_PAGES: u32 = 3;
@@ -46,10 +43,19 @@ pub struct Collector<'a> {
     writer: Writer,
     progress: &'a dyn Progress,
     stop: Stop,
+    carried: Carried,
+}
+
+/// What a sweep had no time for: the next one begins with it.
+#[derive(Default)]
+struct Carried {
+    page: Option<u32>,
+    devices: Vec<DeviceId>,
 }
 
 /// A sweep under way.
 struct Sweep {
+    end: Arc<End>,
     seen: HashSet<DeviceId>,
     list: ListState,
     /// Requests in a row that found no connection.
@@ -61,7 +67,6 @@ struct Sweep {
 #[derive(Default)]
 struct ListState {
     pages: u32,
-    contents: HashSet<u64>,
     failed_in_a_row: u32,
     read: u32,
 }
@@ -91,7 +96,8 @@ impl<'a> Collector<'a> {
         progress: &'a dyn Progress,
         stop: Stop,
     ) -> Self {
-        Self { client, clock, options, writer: Writer::start(ingest), progress, stop }
+        let (writer, carried) = (Writer::start(ingest), Carried::default());
+        Self { client, clock, options, writer, progress, stop, carried }
     }
 
     /// Waits for the next tick of the schedule; false where the end was asked for.
@@ -99,31 +105,31 @@ impl<'a> Collector<'a> {
         schedule::next_tick(&self.clock, every, &self.stop).await
     }
 
-    /// Makes one sweep and publishes what it brought, however it ended. `random` tells sweeps of one
-    /// second apart.
+    /// Makes one sweep and publishes what it brought, however it ended: what it did, and why it did not
+    /// come to its end. `random` tells sweeps of one second apart.
     ///
-    /// # Errors
-    /// Where the API lets nobody in, no page of the list can be read, or the archive or its journal
-    /// cannot be written. What was received stays in the journal.
-    pub async fn sweep(&mut self, random: u16) -> Result<CollectStats, CollectError> {
+    /// It ends early where the API lets nobody in, no page of the list can be read, or the archive or
+    /// its journal cannot be written. What was received stays in the journal.
+    pub async fn sweep(&mut self, random: u16) -> (CollectStats, Option<CollectError>) {
         let start = Instant::now();
         let before = (self.client.pacer().sent(), self.client.pacer().paused());
-        let mut sweep = Sweep::new(sweep_id(self.clock.now(), random));
+        let end = End::new(self.stop.clone(), self.options.deadline);
+        let mut sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
         let asked = self.ask(&mut sweep).await;
         self.progress.finish();
         let published = self.publish().await;
-        match asked {
-            Err(Halt::Failed(error)) => return Err(error),
-            Err(Halt::Journal) | Ok(()) => (),
-        }
         let mut stats = sweep.stats;
-        stats.take(published?);
         stats.devices = sweep.seen.len() as u64;
+        stats.devices_unasked = self.carried.devices.len() as u64;
         stats.requests_sent = self.client.pacer().sent() - before.0;
         stats.throttled_s = self.client.pacer().paused().saturating_sub(before.1).as_secs_f64();
         stats.elapsed_s = start.elapsed().as_secs_f64();
-        stats.stopped = self.stop.is_requested();
-        Ok(stats)
+        stats.stopped = sweep.end.is_reached();
+        let failed = match (asked, published.map(|published| stats.take(published))) {
+            (Err(Halt::Failed(error)), _) | (_, Err(error)) => Some(error),
+            (Err(Halt::Journal) | Ok(()), Ok(())) => None,
+        };
+        (stats, failed)
     }
 
     /// Ends the writer's thread.
@@ -138,13 +144,14 @@ impl<'a> Collector<'a> {
         Ok(self.writer.publish().await.map_err(|WriterGone| CollectError::Ended)??)
     }
 
-    async fn ask(&self, sweep: &mut Sweep) -> Result<(), Halt> {
+    async fn ask(&mut self, sweep: &mut Sweep) -> Result<(), Halt> {
         let mut plan = Plan::new(&self.options, self.client.pacer().budget());
+        let carried = std::mem::take(&mut self.carried);
         let mut devices = self.options.devices.clone();
         self.progress.plan(&plan.to_string());
         if plan.list {
             self.progress.start("pages", None);
-            self.read_list(sweep).await?;
+            self.read_list(sweep, carried.page).await?;
             self.progress.finish();
             plan = plan.discovered(sweep.seen.len() as u64, u64::from(sweep.list.pages));
             self.progress.plan(&plan.to_string());
@@ -152,30 +159,40 @@ impl<'a> Collector<'a> {
         } else {
             sweep.seen.extend(devices.iter().cloned());
         }
-        if plan.live == Live::Always && !self.stop.is_requested() {
+        if plan.live == Live::Always {
             self.progress.start("devices", Some(devices.len() as u64));
-            self.ask_each(sweep, devices).await?;
+            self.ask_each(sweep, first(carried.devices, devices)).await?;
         }
         Ok(())
     }
 
-    /// Reads the list page by page.
-    async fn read_list(&self, sweep: &mut Sweep) -> Result<(), Halt> {
+    /// Reads the list page by page: from the page on that the last sweep had no time for, then those
+    /// before it.
+    async fn read_list(&mut self, sweep: &mut Sweep, carried: Option<u32>) -> Result<(), Halt> {
         let now = self.clock.now();
         let window = TimeDelta::minutes(i64::from(self.options.since_minutes));
         let listing = Listing { source: Source::List, from: now - window, to: now };
-        for page in 1..=MOST_PAGES {
+        let begin = carried.unwrap_or(1);
+        let mut page = begin;
+        for _ in 1..=MOST_PAGES {
             let permit = tokio::select! {
                 permit = self.client.permit() => permit,
-                () = self.stop.requested() => return Ok(()),
+                () = sweep.end.reached() => {
+                    self.carried.page = Some(page);
+                    return Ok(());
+                }
             };
-            let exchange = self.client.list(permit, &sweep.stats.sweep_id, &listing, page).await;
+            let id = &sweep.stats.sweep_id;
+            let exchange = self.client.list(permit, id, &listing, page, sweep.end.drained()).await;
             self.progress.advance(1);
-            let devices = sweep.see(&exchange.answer);
-            let next = sweep.list.take(&exchange, devices);
-            self.keep(sweep, exchange, Endpoint::List).await?;
+            let (devices, new) = sweep.see(&exchange.answer);
+            let next = sweep.list.take(&exchange, devices, new);
+            self.keep(sweep, exchange).await?;
+            page += 1;
             match next {
+                Next::Read if page == begin => return Ok(()),
                 Next::Read => (),
+                Next::End if begin > 1 && page > begin => page = 1,
                 Next::End => return Ok(()),
                 Next::GiveUp(_) if sweep.list.read > 0 => return Ok(()),
                 Next::GiveUp(reason) => return Err(Halt::Failed(CollectError::Discovery(reason))),
@@ -184,39 +201,52 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Asks for each device. Once the end is asked for, no more are, and those under way are given
-    /// [`DRAIN`].
-    async fn ask_each(&self, sweep: &mut Sweep, devices: Vec<DeviceId>) -> Result<(), Halt> {
+    /// Asks for each device. At the sweep's end no more are asked for, and those under way are waited
+    /// for a little.
+    async fn ask_each(&mut self, sweep: &mut Sweep, devices: Vec<DeviceId>) -> Result<(), Halt> {
+        let mut unasked: HashSet<DeviceId> = devices.iter().cloned().collect();
         let id = sweep.stats.sweep_id.clone();
-        let mut answers = std::pin::pin!(self.answers(&id, devices));
-        let mut deadline = std::pin::pin!(async {
-            self.stop.requested().await;
-            schedule::sleep(DRAIN).await;
-        });
-        loop {
-            let exchange = tokio::select! {
-                exchange = answers.next() => exchange,
-                () = &mut deadline => None,
-            };
-            let Some(exchange) = exchange else { return Ok(()) };
-            self.progress.advance(1);
-            self.keep(sweep, exchange, Endpoint::Live).await?;
+        let end = Arc::clone(&sweep.end);
+        let mut halted = Ok(());
+        {
+            let mut answers = std::pin::pin!(self.answers(&id, devices.clone(), &end));
+            while let Some(exchange) = answers.next().await {
+                self.progress.advance(1);
+                if let Some(id) = exchange.answer.poll.as_ref().and_then(|poll| poll.device_id.as_deref()) {
+                    DeviceId::parse(id).map(|id| unasked.remove(&id)).ok();
+                }
+                if let Err(halt) = self.keep(sweep, exchange).await {
+                    // Those under way are still waited for: they count, and each has its record.
+                    sweep.end.halt();
+                    halted = halted.and(Err(halt));
+                }
+            }
         }
+        self.carried.devices = devices.into_iter().filter(|device| unasked.contains(device)).collect();
+        halted
     }
 
     /// The answers for each device, as they come.
-    fn answers(&self, sweep_id: &str, devices: Vec<DeviceId>) -> impl Stream<Item = Exchange> {
+    fn answers<'s>(
+        &'s self,
+        sweep_id: &'s str,
+        devices: Vec<DeviceId>,
+        end: &'s End,
+    ) -> impl Stream<Item = Exchange> + 's {
         let since = self.options.since_minutes;
         futures_util::stream::iter(devices)
             .then(async |device| (self.client.permit().await, device))
-            .take_until(self.stop.requested())
-            .map(move |(permit, device)| async move { self.client.live(permit, sweep_id, &device, since).await })
+            .take_until(end.reached())
+            .map(move |(permit, device)| async move {
+                self.client.live(permit, sweep_id, &device, since, end.drained()).await
+            })
             .buffer_unordered(REQUESTS_AT_ONCE)
     }
 
     /// Hands an answer to the writer, and notes how it failed if it did.
-    async fn keep(&self, sweep: &mut Sweep, exchange: Exchange, endpoint: Endpoint) -> Result<(), Halt> {
+    async fn keep(&self, sweep: &mut Sweep, exchange: Exchange) -> Result<(), Halt> {
         sweep.note(&exchange);
+        let endpoint = exchange.answer.poll.as_ref().map_or(Endpoint::List, |poll| poll.endpoint);
         let failure = exchange.failure;
         self.writer.append(exchange.answer).await.map_err(|JournalBroken| Halt::Journal)?;
         match failure {
@@ -230,17 +260,18 @@ impl<'a> Collector<'a> {
 }
 
 impl Sweep {
-    fn new(id: String) -> Self {
+    fn new(id: String, end: End) -> Self {
         let stats = CollectStats { sweep_id: id, ..CollectStats::default() };
-        Self { seen: HashSet::new(), list: ListState::default(), unreachable: 0, stats }
+        Self { end: Arc::new(end), seen: HashSet::new(), list: ListState::default(), unreachable: 0, stats }
     }
 
-    /// Notes the devices on a page of the list; says how many there are.
-    fn see(&mut self, answer: &Answer) -> usize {
+    /// Notes the devices on a page of the list; says how many there are, and whether one of them is new.
+    fn see(&mut self, answer: &Answer) -> (usize, bool) {
         let texts = answer.bodies.iter().filter_map(|body| std::str::from_utf8(&body.bytes).ok());
         let ids: Vec<String> = texts.filter_map(envelope::device_id).collect();
+        let before = self.seen.len();
         self.seen.extend(ids.iter().filter_map(|id| DeviceId::parse(id).ok()));
-        ids.len()
+        (ids.len(), self.seen.len() > before)
     }
 
     fn note(&mut self, exchange: &Exchange) {
@@ -264,10 +295,10 @@ impl Sweep {
 
 impl ListState {
     /// Takes in a page that shows so many devices. The list ends with its first empty or short page,
-    /// whatever `result_info` says; and with a page that was there before, so that a server which
+    /// whatever `result_info` says; and with a page that shows nobody new, so that a server which
     /// repeats itself is not read for ever. A page of something else than devices says nothing of the
     /// list's length: it counts as failed.
-    fn take(&mut self, exchange: &Exchange, devices: usize) -> Next {
+    fn take(&mut self, exchange: &Exchange, devices: usize, new: bool) -> Next {
         self.pages += 1;
         let rows = exchange.answer.bodies.len();
         let failure = exchange.failure.as_ref().map(Failure::reason);
@@ -279,15 +310,17 @@ impl ListState {
         }
         self.failed_in_a_row = 0;
         self.read += 1;
-        if rows >= PAGE_ROWS && self.contents.insert(fingerprint(&exchange.answer)) { Next::Read } else { Next::End }
+        if rows >= PAGE_ROWS && new { Next::Read } else { Next::End }
     }
 }
 
-/// A hash over a page's bodies.
-fn fingerprint(answer: &Answer) -> u64 {
-    let mut hash = twox_hash::XxHash64::with_seed(0);
-    answer.bodies.iter().for_each(|body| hash.write(&body.bytes));
-    hash.finish()
+/// Devices, and before them those of them that come first.
+fn first(carried: Vec<DeviceId>, devices: Vec<DeviceId>) -> Vec<DeviceId> {
+    let known: HashSet<DeviceId> = devices.iter().cloned().collect();
+    let mut ordered: Vec<DeviceId> = carried.into_iter().filter(|device| known.contains(device)).collect();
+    let early: HashSet<DeviceId> = ordered.iter().cloned().collect();
+    ordered.extend(devices.into_iter().filter(|device| !early.contains(device)));
+    ordered
 }
 
 fn sorted(devices: &HashSet<DeviceId>) -> Vec<DeviceId> {

@@ -9,7 +9,7 @@ use chrono::NaiveDate;
 
 use crate::archive::{Archive, Scan};
 use crate::clock::{self, Timestamp};
-use crate::schema::{Kind, Role, Schema, Unit};
+use crate::schema::{Column, Kind, Role, Schema, Unit};
 
 use super::{QueryError, column, each_batch};
 
@@ -41,12 +41,14 @@ pub struct TrendOptions {
 }
 
 /// A column that holds numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Metric {
     /// Name of the column.
     pub name: String,
     /// Its unit.
     pub unit: Option<Unit>,
+    /// The value that stands for none.
+    pub missing: Option<f64>,
     column: usize,
 }
 
@@ -120,7 +122,8 @@ pub fn metrics(names: &[String]) -> Result<Vec<Metric>, QueryError> {
         let column = schema.index_of(name).filter(|&at| is_metric(&schema, at));
         let unknown = || QueryError::Metric { name: name.clone(), near: near(&schema, name) };
         let column = column.ok_or_else(unknown)?;
-        Ok(Metric { name: name.clone(), unit: schema.columns[column].unit, column })
+        let Column { unit, missing, .. } = schema.columns[column];
+        Ok(Metric { name: name.clone(), unit, missing, column })
     };
     names.iter().map(find).collect()
 }
@@ -128,13 +131,18 @@ pub fn metrics(names: &[String]) -> Result<Vec<Metric>, QueryError> {
 /// Aggregates metrics of one device over time.
 ///
 /// # Errors
-/// Where the window has no length, has too many buckets, or the archive cannot be read.
+/// Where the window has no length or too many buckets, no state of the device lies in it, or the archive
+/// cannot be read.
 pub fn trend(archive: &Archive, options: &TrendOptions) -> Result<Trend, QueryError> {
     let mut buckets = Buckets::new(options)?;
     let schema = Schema::device_state();
     let reading = Reading::new(&schema, options);
     each_batch(archive, options.window, &reading.scan, &mut |batch| reading.add(batch, options, &mut buckets))?;
-    Ok(buckets.into_trend(options))
+    let trend = buckets.into_trend(options);
+    if trend.points.iter().all(|point| point.states == 0) {
+        return Err(QueryError::NoDevice { device: options.device_id.clone(), window: options.window });
+    }
+    Ok(trend)
 }
 
 fn is_metric(schema: &Schema, at: usize) -> bool {
@@ -182,8 +190,11 @@ impl Reading {
             }
             let name = names.is_valid(row).then(|| names.value(row));
             let Some(bucket) = buckets.find(times.value(row), name) else { continue };
-            for (tally, &column) in bucket.tallies.iter_mut().zip(&self.metrics) {
-                number(batch.column(column), row).into_iter().for_each(|value| tally.add(value));
+            for ((tally, &column), metric) in bucket.tallies.iter_mut().zip(&self.metrics).zip(&options.metrics) {
+                number(batch.column(column), row)
+                    .filter(|value| Some(*value) != metric.missing)
+                    .into_iter()
+                    .for_each(|value| tally.add(value));
             }
         }
     }

@@ -63,6 +63,7 @@ struct Entry {
     role: Role,
     unit: Option<Unit>,
     personal: Option<Personal>,
+    missing: Option<f64>,
     group: Option<String>,
     #[serde(default)]
     required: bool,
@@ -84,6 +85,7 @@ impl Entry {
             role: self.role,
             unit: self.unit,
             personal: self.personal,
+            missing: self.missing,
             group: self.group,
             required: self.required,
             accept: self.accept,

@@ -19,7 +19,7 @@ fn what_was_delivered_whole_is_in_the_archive_once() {
     let api =
         Api::start(200, Duration::from_secs(2), |options| ServerOptions { faults: Faults::every(0.1), ..options });
     let mut collect = api.collect(&archive);
-    let (code, said) = run(collect.args(["--source", "live", "--every", "2s", "--sweeps", "3"]));
+    let (code, said) = run(collect.args(["--source", "live", "--every", "2s", "--deadline", "5m", "--sweeps", "3"]));
     assert_eq!(code, Some(3), "{said}");
     let expected = delivered(&api);
     assert!(expected.len() > 200, "{} states in three sweeps: {said}", expected.len());

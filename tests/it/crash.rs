@@ -186,7 +186,7 @@ fn answers_of(sweep: usize) -> Vec<Answer> {
     };
     let page = (Some(1), None, (0..3).map(state).collect());
     let devices = (0..3).map(|device| {
-        let absent = (device + sweep) % 4 == 0;
+        let absent = (device + sweep).is_multiple_of(4);
         (None, Some(id(device)), if absent { Vec::new() } else { vec![state(device)] })
     });
     let answers = std::iter::once(page).chain(devices);
