@@ -160,7 +160,7 @@ impl Import<'_> {
             bodies: std::mem::take(&mut self.bodies),
             poll: None,
         };
-        Ok(self.ingest.append(&answer)?)
+        Ok(self.ingest.append(answer)?)
     }
 
     fn unreadable(&self, error: io::Error) -> ImportError {

@@ -12,6 +12,7 @@ use crate::api::{Client, Exchange, Failure, Listing, PAGE_ROWS};
 use crate::clock::Clock;
 use crate::envelope;
 use crate::ingest::{Ingest, Published};
+use crate::privacy::Policy;
 use crate::snapshot::{Answer, DeviceId, Endpoint, Outcome, Source, sweep_id};
 
 use super::plan::{Live, Plan};
@@ -43,6 +44,7 @@ pub struct Collector<'a> {
     client: Client,
     clock: Clock,
     options: CollectOptions,
+    policy: Policy,
     /// Gone once its thread has ended by itself.
     writer: Option<Writer>,
     progress: &'a dyn Progress,
@@ -91,7 +93,8 @@ impl<'a> Collector<'a> {
         progress: &'a dyn Progress,
         stop: Stop,
     ) -> Self {
-        Self { client, clock, options, writer: Some(Writer::start(ingest)), progress, stop }
+        let policy = ingest.policy().clone();
+        Self { client, clock, options, policy, writer: Some(Writer::start(ingest)), progress, stop }
     }
 
     /// Waits for the next tick of the schedule; false where the end was asked for.
@@ -227,7 +230,7 @@ impl<'a> Collector<'a> {
 
     /// Hands an answer to the writer, and notes how it failed if it did.
     async fn keep(&self, sweep: &mut Sweep, exchange: Exchange, endpoint: Endpoint) -> Result<(), Halt> {
-        sweep.note(&exchange);
+        sweep.note(&exchange, &self.policy);
         let failure = exchange.failure;
         let writer = self.writer.as_ref().ok_or(Halt::WriterGone)?;
         writer.append(exchange.answer).await.map_err(|WriterGone| Halt::WriterGone)?;
@@ -255,21 +258,22 @@ impl Sweep {
         ids.len()
     }
 
-    fn note(&mut self, exchange: &Exchange) {
+    /// Counts an answer, and keeps the first failures: their words go to a log or the summary's file, so
+    /// the policy has its say there too.
+    fn note(&mut self, exchange: &Exchange, policy: &Policy) {
         let Some(poll) = &exchange.answer.poll else { return };
         if poll.outcome == Outcome::Absent && poll.endpoint == Endpoint::Live {
             self.stats.devices_absent += 1;
         }
         let unreachable = matches!(exchange.failure, Some(Failure::Unreachable(_)));
         self.unreachable = if unreachable { self.unreachable + 1 } else { 0 };
-        if let Some(failure) = &exchange.failure
-            && self.stats.failures.len() < FAILURES_TOLD
-        {
+        if exchange.failure.is_some() && self.stats.failures.len() < FAILURES_TOLD {
+            let poll = policy.apply_poll(poll.clone());
             let what = match (&poll.device_id, poll.page) {
                 (Some(device), _) => format!("device {device}"),
                 (None, page) => format!("page {} of the list", page.unwrap_or_default()),
             };
-            self.stats.failures.push(format!("{what}: {}", failure.reason()));
+            self.stats.failures.push(format!("{what}: {}", poll.error.as_deref().unwrap_or("failed")));
         }
     }
 }

@@ -65,7 +65,7 @@ fn run(mut ingest: Ingest, queue: &Receiver<Command>) -> Result<(), IngestError>
     loop {
         match receive(queue, unsynced_since) {
             Ok(Command::Append(answer)) => {
-                ingest.append(&answer)?;
+                ingest.append(*answer)?;
                 unsynced_since.get_or_insert_with(Instant::now);
             }
             Ok(Command::Publish(reply)) => {

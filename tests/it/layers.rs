@@ -13,17 +13,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("envelope", &["json"]),
     ("api", &["clock", "envelope", "snapshot"]),
     ("flatten", &["clock", "json", "schema"]),
+    ("privacy", &["flatten", "json", "schema", "snapshot"]),
     ("journal", &["clock", "snapshot"]),
     ("archive", &["clock", "schema"]),
     ("sim", &["clock"]),
-    ("ingest", &["archive", "clock", "flatten", "journal", "schema", "snapshot"]),
+    ("ingest", &["archive", "clock", "flatten", "journal", "privacy", "schema", "snapshot"]),
     ("query", &["archive", "clock", "schema", "snapshot"]),
-    ("collect", &["api", "clock", "envelope", "ingest", "snapshot"]),
+    ("collect", &["api", "clock", "envelope", "ingest", "privacy", "snapshot"]),
     ("import", &["clock", "envelope", "ingest", "snapshot"]),
-    ("config", &["api", "clock", "snapshot"]),
+    ("config", &["api", "clock", "privacy", "schema", "snapshot"]),
     (
         "cli",
-        &["api", "archive", "clock", "collect", "config", "import", "ingest", "query", "schema", "sim", "snapshot"],
+        &[
+            "api", "archive", "clock", "collect", "config", "import", "ingest", "privacy", "query", "schema", "sim",
+            "snapshot",
+        ],
     ),
 ];
 
