@@ -4,6 +4,7 @@ mod cli;
 mod collect;
 mod flatten;
 mod layers;
+mod privacy;
 mod program;
 mod schema;
 mod walker;
