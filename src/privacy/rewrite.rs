@@ -1,6 +1,6 @@
 //! A body's text, with what is treated cut out of it or replaced in it.
 //!
-//! The text is walked the way [`flatten`](crate::flatten) walks it, and only changes are noted: what
+//! The text is walked the way [`flatten`] walks it, and only changes are noted: what
 //! no rule is about is never written anew.
 
 use std::borrow::Cow;

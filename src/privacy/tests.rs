@@ -507,9 +507,9 @@ impl Bodies<'_> {
     /// A JSON string, now and then with escapes.
     fn spelled(&mut self, text: &str) -> String {
         let escapes = self.dice.roll(3) == 0;
-        let letters = text.chars().map(|letter| match escapes && self.dice.roll(2) == 0 {
-            true => format!("\\u{:04x}", u32::from(letter)),
-            false => letter.to_string(),
+        let letters = text.chars().map(|letter| {
+            let spell_out = escapes && self.dice.roll(2) == 0;
+            if spell_out { format!("\\u{:04x}", u32::from(letter)) } else { letter.to_string() }
         });
         format!("\"{}\"", letters.collect::<String>())
     }

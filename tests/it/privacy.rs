@@ -73,7 +73,7 @@ fn a_sweep_asks_for_devices_by_id_and_writes_pseudonyms() {
     let (code, said) = run(&mut collect);
     assert_eq!(code, Some(0), "{said}");
     let asked: Vec<String> = api.handle.served().into_iter().filter_map(|served| served.device_id).collect();
-    assert!(asked.len() >= 20, "{asked:?}");
+    assert!(asked.len() >= 10, "most of the fleet is on the list: {asked:?}");
     let devices = |schema: &Schema| texts(&rows(&archive, schema), "device_id");
     let (states, polls) = (devices(&Schema::device_state()), devices(&Schema::poll()));
     let policy = policy();
