@@ -11,12 +11,17 @@ use serde::Deserialize;
 
 use crate::api::{Budget, BudgetError, ClientOptions, Credential, CredentialError, Secret};
 use crate::clock;
+use crate::privacy::{Key, KeyError, Policy, PrivacyError, Rules};
+use crate::schema::Schema;
 use crate::snapshot::{AccountId, DeviceId, IdError};
 
 /// The API that is asked where nothing else is said.
 pub const DEFAULT_API_URL: &str = "https://api.cloudflare.com/client/v4";
 /// The archive that is meant where nothing else is said.
 pub const DEFAULT_ARCHIVE: &str = "./dex-archive-data";
+
+/// The variable that holds the key of the pseudonyms.
+const PRIVACY_KEY: &str = "DEX_ARCHIVE_PRIVACY_KEY";
 
 const DEFAULT_LIMIT: &str = "1200/5m";
 const DEFAULT_BUDGET: &str = "80%";
@@ -35,6 +40,9 @@ pub struct ConfigFile {
     /// The API.
     #[serde(default)]
     pub api: ApiSection,
+    /// What personal data may be written.
+    #[serde(default)]
+    pub privacy: Rules,
 }
 
 /// `[api]`: who is asked, by whom, how fast.
@@ -112,6 +120,17 @@ pub enum ConfigError {
     /// The limit or the share is none.
     #[error(transparent)]
     Budget(#[from] BudgetError),
+    /// A key of pseudonyms is none.
+    #[error("{place} is no key for pseudonyms: {problem}")]
+    PrivacyKey {
+        /// Where it comes from.
+        place: String,
+        /// What is wrong with it.
+        problem: KeyError,
+    },
+    /// The rules of privacy cannot be kept to.
+    #[error(transparent)]
+    Privacy(#[from] PrivacyError),
     /// A duration is none.
     #[error("{0:?} is no duration: 90s, 5m, 1h and 1d are")]
     Duration(String),
@@ -137,6 +156,22 @@ impl ConfigFile {
             let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             ConfigError::Toml { path: path.to_owned(), line, problem: error.message().to_owned() }
         })
+    }
+
+    /// What may be written to the archive, with the key that the environment or else a file holds.
+    ///
+    /// # Errors
+    /// Says which rule or key will not do.
+    pub fn policy(&self) -> Result<Policy, ConfigError> {
+        let key = match (env::var_os(PRIVACY_KEY), &self.privacy.key_file) {
+            (Some(text), _) => Some(privacy_key(PRIVACY_KEY.to_owned(), text.as_encoded_bytes())?),
+            (None, Some(path)) => {
+                let bytes = fs::read(path).map_err(|error| ConfigError::Read { path: path.clone(), error })?;
+                Some(privacy_key(path.display().to_string(), &bytes)?)
+            }
+            (None, None) => None,
+        };
+        Ok(Policy::new(&Schema::device_state(), &self.privacy, key)?)
     }
 }
 
@@ -223,6 +258,10 @@ fn secret(place: &str, text: &str) -> Result<Secret, ConfigError> {
     Secret::new(text).map_err(|problem| ConfigError::Credential { place: place.to_owned(), problem })
 }
 
+fn privacy_key(place: String, text: &[u8]) -> Result<Key, ConfigError> {
+    Key::parse(text).map_err(|problem| ConfigError::PrivacyKey { place, problem })
+}
+
 fn read(path: &Path) -> Result<String, ConfigError> {
     fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })
 }
@@ -237,6 +276,10 @@ mod tests {
         assert_eq!(said("archive = \"a\"\n[api]\nrate_limit = \"1200/5m\"\nbudget = \"50%\""), "fine");
         assert!(said("archiv = \"a\"").contains("unknown field `archiv`"));
         assert!(said("[api]\ntoken = \"x\"").contains("unknown field `token`"));
+        assert_eq!(said("[privacy]\nunknown = \"drop\"\n[privacy.classes]\nperson = \"pseudonym\""), "fine");
+        assert!(said("[privacy]\nkey = \"x\"").contains("unknown field `key`"));
+        assert!(said("[privacy]\nunknown = \"pseudonym\"").contains("expected `keep` or `drop`"));
+        assert!(said("[privacy.columns]\ncolo = \"hash\"").contains("unknown variant `hash`"));
     }
 
     #[test]

@@ -193,6 +193,13 @@ fn read_column(
     Ok(())
 }
 
+/// Whether a value has a place in a column of this kind, and is not kept aside. Of a list, it is the
+/// elements that do.
+#[must_use]
+pub fn fits(kind: Kind, raw: &str) -> bool {
+    scalar(kind, raw, &mut Row::default()).is_some()
+}
+
 /// The cell that a value fits exactly; `None` where it fits none of this kind.
 fn scalar(kind: Kind, raw: &str, row: &mut Row) -> Option<Cell> {
     if raw == "null" {

@@ -206,7 +206,7 @@ impl Import<'_> {
                 bodies: std::mem::take(&mut self.bodies),
                 poll: None,
             };
-            self.ingest.append(&answer)?;
+            self.ingest.append(answer)?;
         }
         if self.synced.elapsed() >= SYNC_AFTER {
             self.ingest.sync()?;

@@ -5,6 +5,9 @@
 //! recovery does: what a crash left in the journal is published when the next writer starts, by the
 //! same code. Plain blocking code, for one thread.
 //!
+//! It is also the one way into the journal, and so the place where the [`Policy`] is kept: an answer is
+//! treated before its first byte is written.
+//!
 //! # Killed here, what is lost, what is seen twice?
 //!
 //! * Before an answer is synced: that answer, and the API is asked again in the next sweep.
@@ -28,6 +31,7 @@ use std::sync::Arc;
 use crate::archive::{Archive, ArchiveError, ShardLock, Staged, partitions_of};
 use crate::flatten::{Columns, Plan};
 use crate::journal::{self, JournalError, Segment, Writer};
+use crate::privacy::Policy;
 use crate::schema::Schema;
 use crate::snapshot::Answer;
 
@@ -54,6 +58,7 @@ pub struct Ingest {
     bodies: usize,
     bytes: usize,
     plans: Plans,
+    policy: Policy,
 }
 
 /// What a publish brought into the archive.
@@ -112,26 +117,35 @@ struct Plans {
 }
 
 impl Ingest {
-    /// Takes a shard and publishes what an earlier writer left in its journal, as far as that can be done.
+    /// Takes a shard and publishes what an earlier writer left in its journal, as that one wrote it and as
+    /// far as that can be done. `policy` says what may be written from now on.
     ///
     /// # Errors
     /// Where somebody else has the shard, or the journal's folder cannot be used.
-    pub fn open(archive: Archive, shard: u32, holder: &str) -> Result<(Self, Published), IngestError> {
+    pub fn open(archive: Archive, shard: u32, holder: &str, policy: Policy) -> Result<(Self, Published), IngestError> {
         let lock = archive.lock(shard, holder)?;
         let journal_dir = archive.settle(shard)?;
         let last = journal::segments(&journal_dir)?.last().map_or(0, |(sequence, _)| *sequence);
         let plans = Plans { states: Plan::new(Schema::device_state()), polls: Plan::new(Schema::poll()) };
         let next_sequence = last + 1;
-        let mut ingest = Self { archive, lock, journal_dir, writer: None, next_sequence, bodies: 0, bytes: 0, plans };
+        let mut ingest =
+            Self { archive, lock, journal_dir, writer: None, next_sequence, bodies: 0, bytes: 0, plans, policy };
         let recovered = ingest.publish()?;
         Ok((ingest, recovered))
     }
 
-    /// Journals an answer. It is durable after the next [`Ingest::sync`].
+    /// What may be written.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Journals what may be written of an answer. It is durable after the next [`Ingest::sync`].
     ///
     /// # Errors
     /// Where the journal cannot be written. The next answer is tried in a new segment.
-    pub fn append(&mut self, answer: &Answer) -> Result<(), IngestError> {
+    pub fn append(&mut self, answer: Answer) -> Result<(), IngestError> {
+        let answer = self.policy.apply(answer);
         if self.bodies >= SEGMENT_BODIES || self.bytes >= SEGMENT_BYTES {
             self.close_segment()?;
         }
@@ -140,7 +154,7 @@ impl Ingest {
             self.next_sequence += 1;
             self.writer = Some(Writer::create(self.archive.disk(), &self.journal_dir, self.next_sequence - 1)?);
         }
-        if let Some(Err(error)) = self.writer.as_mut().map(|writer| writer.append(answer)) {
+        if let Some(Err(error)) = self.writer.as_mut().map(|writer| writer.append(&answer)) {
             self.close_segment()?;
             return Err(error.into());
         }

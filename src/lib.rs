@@ -13,6 +13,7 @@ pub mod import;
 pub mod ingest;
 pub mod journal;
 pub mod json;
+pub mod privacy;
 pub mod query;
 pub mod schema;
 pub mod sim;

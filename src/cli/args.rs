@@ -253,10 +253,10 @@ pub(super) struct DemoArgs {
 
 impl Args {
     /// The archive's folder and the rest of the config file.
-    pub(super) fn config(&self) -> Result<(PathBuf, ApiSection), ConfigError> {
-        let file = self.config.as_deref().map(ConfigFile::load).transpose()?.unwrap_or_default();
-        let archive = self.archive.clone().or(file.archive).unwrap_or_else(|| PathBuf::from(DEFAULT_ARCHIVE));
-        Ok((archive, file.api))
+    pub(super) fn config(&self) -> Result<(PathBuf, ConfigFile), ConfigError> {
+        let mut file = self.config.as_deref().map(ConfigFile::load).transpose()?.unwrap_or_default();
+        let archive = self.archive.clone().or(file.archive.take()).unwrap_or_else(|| PathBuf::from(DEFAULT_ARCHIVE));
+        Ok((archive, file))
     }
 
     /// The folder that was typed, if one was: what the environment says does not count.

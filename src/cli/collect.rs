@@ -12,6 +12,7 @@ use crate::collect::{
 use crate::config::{self, ConfigError};
 use crate::disk::Disk;
 use crate::ingest::{Ingest, Published};
+use crate::privacy::Policy;
 use crate::snapshot::DeviceId;
 
 use super::args::{Args, CollectArgs, SourceArg};
@@ -29,7 +30,8 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let (root, file) = args.config()?;
     let every = command.every.as_deref().map(config::parse_duration).transpose()?;
     let clock = Clock::system();
-    let client_options = command.api.over(file).client_options(seed(&clock))?;
+    let policy = file.policy()?;
+    let client_options = command.api.over(file.api).client_options(seed(&clock))?;
     let options = collect_options(command, every.unwrap_or(INTERVAL))?;
     if command.dry_run {
         print::data(&format!("plan: {}\n", Plan::new(&options, client_options.budget)))?;
@@ -40,7 +42,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let (switch, stop) = stop_pair();
         let work = async {
             let client = client(client_options, &root, &clock).await?;
-            let (ingest, recovered) = open(&root, &clock, "collect")?;
+            let (ingest, recovered) = open(&root, &clock, "collect", policy)?;
             note_recovered(&recovered);
             let bar = Bar::new(args.quiet);
             let collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop.clone());
@@ -57,11 +59,16 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
 }
 
 /// Opens the archive for writing, or makes it.
-pub(super) fn open(root: &std::path::Path, clock: &Clock, what: &str) -> anyhow::Result<(Ingest, Published)> {
+pub(super) fn open(
+    root: &std::path::Path,
+    clock: &Clock,
+    what: &str,
+    policy: Policy,
+) -> anyhow::Result<(Ingest, Published)> {
     let archive = Archive::open_or_create(root, 1, clock.now(), Disk::default())?;
     let since = clock::format_timestamp(clock.now());
     let holder = format!("dex-archive {what}, process {}, since {since}", std::process::id());
-    Ok(Ingest::open(archive, 0, &holder)?)
+    Ok(Ingest::open(archive, 0, &holder, policy)?)
 }
 
 /// Says what an earlier process left in the journal.

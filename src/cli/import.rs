@@ -16,9 +16,10 @@ use super::{Exit, collect, print, random};
 
 /// Takes files into the archive.
 pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
-    let (root, api) = args.config()?;
+    let (root, file) = args.config()?;
+    let policy = file.policy()?;
     let clock = Clock::system();
-    let account = command.account.clone().or(api.account).ok_or(ConfigError::NoAccount)?;
+    let account = command.account.clone().or_else(|| file.api.account.clone()).ok_or(ConfigError::NoAccount)?;
     let account_id = AccountId::parse(&account).map_err(ConfigError::Id)?;
     let now = clock.now();
     let collected_at = match &command.collected_at {
@@ -30,7 +31,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     for path in &command.files {
         files.push((path, open(path).with_context(|| format!("cannot read {}", path.display()))?));
     }
-    let (mut ingest, recovered) = collect::open(&root, &clock, "import")?;
+    let (mut ingest, recovered) = collect::open(&root, &clock, "import", policy)?;
     collect::note_recovered(&recovered);
     let options = ImportOptions { account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let mut total = ImportStats::default();

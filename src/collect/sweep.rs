@@ -12,6 +12,7 @@ use crate::api::{Client, Exchange, Failure, Listing, PAGE_ROWS};
 use crate::clock::Clock;
 use crate::envelope;
 use crate::ingest::{Ingest, Published};
+use crate::privacy::Policy;
 use crate::snapshot::{Answer, DeviceId, Endpoint, Outcome, Source, sweep_id};
 
 use super::plan::{Live, Plan};
@@ -40,6 +41,7 @@ pub struct Collector<'a> {
     client: Client,
     clock: Clock,
     options: CollectOptions,
+    policy: Policy,
     writer: Writer,
     progress: &'a dyn Progress,
     stop: Stop,
@@ -96,8 +98,9 @@ impl<'a> Collector<'a> {
         progress: &'a dyn Progress,
         stop: Stop,
     ) -> Self {
+        let policy = ingest.policy().clone();
         let (writer, carried) = (Writer::start(ingest), Carried::default());
-        Self { client, clock, options, writer, progress, stop, carried }
+        Self { client, clock, options, policy, writer, progress, stop, carried }
     }
 
     /// Waits for the next tick of the schedule; false where the end was asked for.
@@ -245,7 +248,7 @@ impl<'a> Collector<'a> {
 
     /// Hands an answer to the writer, and notes how it failed if it did.
     async fn keep(&self, sweep: &mut Sweep, exchange: Exchange) -> Result<(), Halt> {
-        sweep.note(&exchange);
+        sweep.note(&exchange, &self.policy);
         let endpoint = exchange.answer.poll.as_ref().map_or(Endpoint::List, |poll| poll.endpoint);
         let failure = exchange.failure;
         self.writer.append(exchange.answer).await.map_err(|JournalBroken| Halt::Journal)?;
@@ -274,21 +277,22 @@ impl Sweep {
         (ids.len(), self.seen.len() > before)
     }
 
-    fn note(&mut self, exchange: &Exchange) {
+    /// Counts an answer, and keeps the first failures: their words go to a log or the summary's file, so
+    /// the policy has its say there too.
+    fn note(&mut self, exchange: &Exchange, policy: &Policy) {
         let Some(poll) = &exchange.answer.poll else { return };
         if poll.outcome == Outcome::Absent && poll.endpoint == Endpoint::Live {
             self.stats.devices_absent += 1;
         }
         let unreachable = matches!(exchange.failure, Some(Failure::Unreachable(_)));
         self.unreachable = if unreachable { self.unreachable + 1 } else { 0 };
-        if let Some(failure) = &exchange.failure
-            && self.stats.failures.len() < FAILURES_TOLD
-        {
+        if exchange.failure.is_some() && self.stats.failures.len() < FAILURES_TOLD {
+            let poll = policy.apply_poll(poll.clone());
             let what = match (&poll.device_id, poll.page) {
                 (Some(device), _) => format!("device {device}"),
                 (None, page) => format!("page {} of the list", page.unwrap_or_default()),
             };
-            self.stats.failures.push(format!("{what}: {}", failure.reason()));
+            self.stats.failures.push(format!("{what}: {}", poll.error.as_deref().unwrap_or("failed")));
         }
     }
 }

@@ -84,7 +84,7 @@ impl Work {
     fn run(&mut self, queue: &Receiver<Command>) -> Result<(), IngestError> {
         loop {
             match self.receive(queue) {
-                Ok(Command::Append(answer)) => self.append(&answer),
+                Ok(Command::Append(answer)) => self.append(*answer),
                 Ok(Command::Publish(reply)) => {
                     // Nobody waits for it any more only where the sweep was dropped; the rows are safe.
                     let _ = reply.send(self.publish());
@@ -102,7 +102,7 @@ impl Work {
 
     /// Answers that come after one that could not be journalled are tried all the same: room may come
     /// back at any moment.
-    fn append(&mut self, answer: &Answer) {
+    fn append(&mut self, answer: Answer) {
         let appended = self.ingest.append(answer);
         if appended.is_ok() {
             self.unsynced_since.get_or_insert_with(Instant::now);

@@ -117,7 +117,7 @@ fn integer(batch: &arrow_array::RecordBatch, column: &str, row: usize) -> Option
     column.is_valid(row).then(|| column.value(row))
 }
 
-fn rows(root: &Path, schema: &Schema) -> Vec<(arrow_array::RecordBatch, usize)> {
+pub(crate) fn rows(root: &Path, schema: &Schema) -> Vec<(arrow_array::RecordBatch, usize)> {
     let archive = Archive::open(root).expect("an archive");
     let mut rows = Vec::new();
     for day in archive.partitions(schema).expect("a folder") {

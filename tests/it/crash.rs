@@ -18,6 +18,7 @@ use dex_archive::archive::{Archive, Checksum, Part, PartName};
 use dex_archive::clock::{self, Timestamp};
 use dex_archive::disk::Disk;
 use dex_archive::ingest::{Ingest, Published};
+use dex_archive::privacy::Policy;
 use dex_archive::schema::Schema;
 use dex_archive::snapshot::{AccountId, Answer, Body, Endpoint, Outcome, Poll, Source};
 
@@ -67,7 +68,7 @@ fn run_over_two_midnights(root: &Path, recorder: &Arc<Recorder>) -> Acknowledged
             // What is on its way may get there: a crash in the midst of the append counts as appended.
             appended += 1;
             note(appended, synced);
-            ingest.append(&answer).expect("room on the disk");
+            ingest.append(answer).expect("room on the disk");
             if appended % 2 == 0 {
                 ingest.sync().expect("a disk");
                 note(appended, synced);
@@ -161,14 +162,15 @@ fn assert_between(
 
 fn open(root: &Path, disk: Disk) -> Ingest {
     let archive = Archive::open_or_create(root, 1, at("2026-11-22T22:30:00Z"), disk).expect("an archive");
-    let (ingest, recovered) = Ingest::open(archive.lingering(Duration::ZERO), 0, "test").expect("the shard");
+    let (ingest, recovered) =
+        Ingest::open(archive.lingering(Duration::ZERO), 0, "test", Policy::default()).expect("the shard");
     clean(&recovered);
     ingest
 }
 
 fn open_and_tell(root: &Path, disk: Disk) -> Published {
     let archive = Archive::open_or_create(root, 1, at("2026-11-22T22:30:00Z"), disk).expect("an archive");
-    Ingest::open(archive.lingering(Duration::ZERO), 0, "test").expect("the shard").1
+    Ingest::open(archive.lingering(Duration::ZERO), 0, "test", Policy::default()).expect("the shard").1
 }
 
 fn clean(published: &Published) {

@@ -5,6 +5,7 @@ mod collect;
 mod crash;
 mod flatten;
 mod layers;
+mod privacy;
 mod program;
 mod schema;
 mod walker;
