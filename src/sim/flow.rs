@@ -118,7 +118,8 @@ fn breaks_off(
     Body::from_stream(parts.map(Ok).chain(end))
 }
 
-async fn closed(mut closing: watch::Receiver<bool>) {
+/// Waits for the end of the server.
+pub(super) async fn closed(mut closing: watch::Receiver<bool>) {
     // Without a sender there is no server either.
     let _ = closing.wait_for(|is_closing| *is_closing).await;
 }

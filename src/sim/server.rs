@@ -20,7 +20,7 @@ use super::answer::{Answer, Ending};
 use super::dice::{Dice, Topic};
 use super::fault::{FaultKind, Faults};
 use super::fleet::Fleet;
-use super::flow::Road;
+use super::flow::{Road, closed};
 use super::hostile::Scene;
 use super::limit::{Meter, RateLimit};
 use super::list::{Bend, Orders};
@@ -33,6 +33,10 @@ use crate::clock::Clock;
 
 /// Where redirects lead unless somebody waits elsewhere: an address that belongs to nobody (RFC 5737).
 const NOWHERE: &str = "http://192.0.2.1";
+
+/// How long answers under way are waited for at the end: longer than the slowest takes, but a client
+/// that does not read could hold up the server for ever.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How the server behaves.
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
@@ -120,7 +124,8 @@ impl Server {
         Handle(Arc::clone(&self.core))
     }
 
-    /// Answers until `shutdown`, and then finishes the answers under way; those without an end break off.
+    /// Answers until `shutdown`, and then finishes the answers under way, within 5 seconds; those without
+    /// an end break off.
     ///
     /// # Errors
     /// When the listening socket breaks.
@@ -130,9 +135,17 @@ impl Server {
             shutdown.await;
             core.closing.send_replace(true);
         };
+        let closing = self.core.closing.subscribe();
+        let grace = async move {
+            closed(closing).await;
+            pause(GRACE).await;
+        };
         let router = Router::new().fallback(answer).with_state(self.core);
         let service = router.into_make_service_with_connect_info::<Scissors>();
-        axum::serve(self.lines, service).with_graceful_shutdown(shutdown).await.map_err(SimError::Serve)
+        tokio::select! {
+            served = axum::serve(self.lines, service).with_graceful_shutdown(shutdown) => served.map_err(SimError::Serve),
+            () = grace => Ok(()),
+        }
     }
 }
 
