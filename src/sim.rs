@@ -7,12 +7,15 @@
 
 mod answer;
 mod body;
+mod bomb;
 mod device;
 mod dice;
 mod dump;
 mod facts;
 mod fault;
 mod fleet;
+mod flow;
+mod hostile;
 mod json;
 mod limit;
 mod list;
@@ -24,6 +27,7 @@ mod server;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod weather;
 mod wire;
 
 use std::io;
@@ -36,6 +40,7 @@ pub use limit::RateLimit;
 pub use record::Served;
 pub use server::{Handle, Server, ServerOptions};
 pub use shape::Shape;
+pub use weather::{HostileOptions, Script, Weather};
 
 /// What can go wrong in the simulator itself; what it does wrong on purpose is no error.
 #[derive(Debug, thiserror::Error)]

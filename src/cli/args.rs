@@ -221,9 +221,15 @@ pub(super) struct SimulateArgs {
     /// The fleet is the same for the same seed
     #[arg(long, default_value_t = 7)]
     pub(super) seed: u64,
-    /// Go wrong on purpose: KIND=PERCENT, of 429, 5xx, truncated, reset, not-json, failure, null, empty, slow, garbage, all
+    /// Go wrong on purpose: KIND=PERCENT, of 429, 5xx, truncated, reset, not-json, failure, null, empty, slow, garbage,
+    /// or all for each of these; also storm, mid-reset, dribble, stalled, endless, bomb, redirect, as-html, as-json,
+    /// refused, empty-page, repeated-page, shifted-page, clock-off, vanished
     #[arg(long, value_name = "KIND=PERCENT")]
     pub(super) fault: Vec<String>,
+    /// Have a bad day: some seconds of calm and some of bad weather in turn, of every kind of fault; the same for the
+    /// same seed
+    #[arg(long, value_name = "SEED", num_args = 0..=1, default_missing_value = "7", conflicts_with = "dump")]
+    pub(super) hostile: Option<u64>,
     /// The limit that is enforced, or `none`
     #[arg(long, default_value = "1200/5m", value_name = "REQUESTS/WINDOW")]
     pub(super) rate_limit: String,

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use crate::api::Budget;
 use crate::clock::{self, Clock};
-use crate::sim::{Faults, Fleet, FleetOptions, RateLimit, Server, ServerOptions, Shape, dump};
+use crate::sim::{Faults, Fleet, FleetOptions, HostileOptions, RateLimit, Server, ServerOptions, Shape, dump};
 
 use super::args::SimulateArgs;
 use super::{Exit, print, runtime};
@@ -37,7 +37,8 @@ pub(super) fn run(command: &SimulateArgs) -> anyhow::Result<Exit> {
         Some((requests, window)) => RateLimit { requests, window, block: window },
         None => RateLimit::none(),
     };
-    let options = ServerOptions { limit, faults, keep_served: false, ..ServerOptions::new(fleet) };
+    let hostile = command.hostile.map(|seed| HostileOptions { seed, ..HostileOptions::default() });
+    let options = ServerOptions { limit, faults, hostile, keep_served: false, ..ServerOptions::new(fleet) };
     serve(options, command.port, &account)
 }
 

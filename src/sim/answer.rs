@@ -2,21 +2,37 @@
 //!
 //! The texts and codes are those that Cloudflare's API has been seen to send.
 
-use std::time::Duration;
-
 use super::body::quoted;
+use crate::clock::Timestamp;
 
 /// How the answer goes over the wire.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Ending {
     Whole,
-    /// Cut short at a fraction of the body.
+    /// Cut short at a fraction of the body, politely or with a reset of the connection.
     Cut {
         chunked: bool,
         at: f64,
+        torn: bool,
     },
     /// Nothing is sent at all.
     Reset,
+    /// A few bytes at a time, but all of them in the end.
+    Dribble {
+        chunked: bool,
+        pause_ms: u64,
+    },
+    /// Nothing after a fraction of the body, and no end either.
+    Stalled {
+        chunked: bool,
+        at: f64,
+    },
+    /// A beginning, and then the same text for ever.
+    Endless(&'static (&'static str, &'static str)),
+    /// Little gzip that holds much of one byte.
+    Bomb {
+        fill: u8,
+    },
 }
 
 /// One answer.
@@ -27,8 +43,9 @@ pub(super) struct Answer {
     /// The device states in the body.
     pub(super) states: Vec<String>,
     pub(super) outcome: &'static str,
-    pub(super) retry_after: Option<u64>,
-    pub(super) delay: Duration,
+    /// Headers that others do not have, or that take the place of those they have.
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) delay_ms: u64,
     pub(super) ending: Ending,
 }
 
@@ -40,8 +57,8 @@ impl Answer {
             body,
             states: Vec::new(),
             outcome,
-            retry_after: None,
-            delay: Duration::ZERO,
+            headers: Vec::new(),
+            delay_ms: 0,
             ending: Ending::Whole,
         }
     }
@@ -61,9 +78,14 @@ impl Answer {
         Self::failure(400, 10_001, message)
     }
 
+    /// Too many requests, with whole seconds to wait.
     pub(super) fn too_many(retry_after: u64) -> Self {
-        let message = "Please wait and consider throttling your request speed";
-        Self { retry_after: Some(retry_after), ..Self::failure(429, 971, message) }
+        Self::throttled().header("retry-after", retry_after.to_string())
+    }
+
+    /// Too many requests, without a word on when to come back.
+    pub(super) fn throttled() -> Self {
+        Self::failure(429, 971, "Please wait and consider throttling your request speed")
     }
 
     /// What the edge, rather than the API, answers.
@@ -106,11 +128,22 @@ impl Answer {
         Self { states, ..Self::json(200, body, outcome) }
     }
 
-    /// The same answer, but for how it is sent.
+    /// The same answer, with one header more.
+    pub(super) fn header(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The same answer, but for how it is sent: not whole.
     pub(super) fn ending(self, ending: Ending) -> Self {
         let status = if ending == Ending::Reset { 0 } else { self.status };
         Self { ending, status, states: Vec::new(), outcome: "failed", ..self }
     }
+}
+
+/// A time as HTTP headers have it, cut to the second.
+pub(super) fn http_date(at: Timestamp) -> String {
+    at.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 /// A result in the envelope of the API.

@@ -50,6 +50,8 @@ pub(super) enum Topic {
     Fault,
     FaultDetail,
     Ray,
+    Weather,
+    Deck,
 }
 
 /// A point in the tree of questions.

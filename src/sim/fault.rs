@@ -1,14 +1,15 @@
 //! Faults on purpose: which request gets which, and what it does to the answer.
 //!
 //! Drawn by hash from what is asked for and how often it was asked before, so that the same requests
-//! meet the same faults. Faults have nothing to do with the rate limit.
+//! meet the same faults. Faults have nothing to do with the rate limit, and those of a hostile server
+//! (see `weather`) come and go by the clock instead.
 
 use std::str::FromStr;
-use std::time::Duration;
 
 use super::SimError;
 use super::answer::{Answer, Ending, envelope};
 use super::dice::Dice;
+use super::hostile::{self, Scene};
 
 /// What can be done to an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +34,40 @@ pub enum FaultKind {
     Slow,
     /// `garbage`: 200 with JSON that is no device state.
     Garbage,
+    /// `storm`: 429, with `Retry-After` as seconds or as a date, or with nothing but `Ratelimit`.
+    Storm,
+    /// `mid-reset`: the connection is reset in the middle of the body.
+    MidReset,
+    /// `dribble`: the body, a few bytes at a time; it takes some seconds.
+    Dribble,
+    /// `stalled`: the body stops, and the connection stays.
+    Stalled,
+    /// `endless`: the body begins as JSON and never ends.
+    Endless,
+    /// `bomb`: some hundred kB of gzip that hold some hundred MB.
+    Bomb,
+    /// `redirect`: 301, 302, 307 or 308 to [`super::ServerOptions::redirect_to`].
+    Redirect,
+    /// `as-html`: the right body under the name of `text/html`.
+    AsHtml,
+    /// `as-json`: an HTML page under the name of `application/json`.
+    AsJson,
+    /// `refused`: 200 with an envelope that says `success: false`, for reasons that vary.
+    Refused,
+    /// `empty-page`: a page of the list, not the first, without its rows.
+    EmptyPage,
+    /// `repeated-page`: a page of the list, not the first, with the rows of the one before.
+    RepeatedPage,
+    /// `shifted-page`: a page of the list that begins some rows too early or too late.
+    ShiftedPage,
+    /// `clock-off`: `Date` is wrong by hours, and at times `Retry-After` with it.
+    ClockOff,
+    /// `vanished`: a device of which nothing is known, or a list in which some devices are missing.
+    Vanished,
 }
 
 impl FaultKind {
-    /// Every kind.
+    /// Every kind that `all` stands for: those that any client must expect on any day.
     pub const ALL: [Self; 10] = [
         Self::TooMany,
         Self::Server,
@@ -49,6 +80,30 @@ impl FaultKind {
         Self::Slow,
         Self::Garbage,
     ];
+
+    /// The kinds of a bad day.
+    pub const HOSTILE: [Self; 15] = [
+        Self::Storm,
+        Self::MidReset,
+        Self::Dribble,
+        Self::Stalled,
+        Self::Endless,
+        Self::Bomb,
+        Self::Redirect,
+        Self::AsHtml,
+        Self::AsJson,
+        Self::Refused,
+        Self::EmptyPage,
+        Self::RepeatedPage,
+        Self::ShiftedPage,
+        Self::ClockOff,
+        Self::Vanished,
+    ];
+
+    /// Every kind there is, in the order of their numbers.
+    pub(super) fn every() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain(Self::HOSTILE)
+    }
 
     /// How the command line and [`super::Served::fault`] call it.
     #[must_use]
@@ -64,25 +119,59 @@ impl FaultKind {
             Self::Empty => "empty",
             Self::Slow => "slow",
             Self::Garbage => "garbage",
+            Self::Storm => "storm",
+            Self::MidReset => "mid-reset",
+            Self::Dribble => "dribble",
+            Self::Stalled => "stalled",
+            Self::Endless => "endless",
+            Self::Bomb => "bomb",
+            Self::Redirect => "redirect",
+            Self::AsHtml => "as-html",
+            Self::AsJson => "as-json",
+            Self::Refused => "refused",
+            Self::EmptyPage => "empty-page",
+            Self::RepeatedPage => "repeated-page",
+            Self::ShiftedPage => "shifted-page",
+            Self::ClockOff => "clock-off",
+            Self::Vanished => "vanished",
         }
     }
 
+    /// Whether it can strike the answer of an endpoint.
+    pub(super) fn concerns(self, live: bool) -> bool {
+        !live || !matches!(self, Self::EmptyPage | Self::RepeatedPage | Self::ShiftedPage)
+    }
+
     /// What the fault makes of an answer.
-    pub(super) fn spoil(self, answer: Answer, dice: Dice, live: bool) -> Answer {
+    pub(super) fn spoil(self, answer: Answer, scene: &Scene) -> Answer {
+        let (dice, live) = (scene.dice, scene.live);
+        let (chunked, at) = (dice.chance(0.5), dice.with(1).between(0.1, 0.9));
         let nothing = if live { "absent" } else { "failed" };
         match self {
             Self::TooMany => Answer::too_many(1),
             Self::Server => Answer::page_of_html(*dice.pick(&[500, 502, 503, 504, 520, 522, 524])),
-            Self::Truncated => {
-                answer.ending(Ending::Cut { chunked: dice.chance(0.5), at: dice.with(1).between(0.1, 0.9) })
-            }
+            Self::Truncated => answer.ending(Ending::Cut { chunked, at, torn: false }),
             Self::Reset => answer.ending(Ending::Reset),
             Self::NotJson => Answer::page_of_html(200),
             Self::Failure => Answer { status: 200, ..Answer::failure(503, 10_500, "internal error, try again") },
             Self::Null => Answer::json(200, envelope("null"), nothing),
             Self::Empty => Answer::json(200, "{}".to_owned(), nothing),
-            Self::Slow => Answer { delay: Duration::from_millis(200 + dice.below(700)), ..answer },
+            Self::Slow => Answer { delay_ms: 200 + dice.below(700), ..answer },
             Self::Garbage => Answer::json(200, garbage(dice, live), "garbage"),
+            Self::Storm => hostile::storm(scene),
+            Self::MidReset => answer.ending(Ending::Cut { chunked, at, torn: true }),
+            Self::Dribble => hostile::dribble(answer, dice),
+            Self::Stalled => answer.ending(Ending::Stalled { chunked, at }),
+            Self::Endless => hostile::endless(answer, dice),
+            Self::Bomb => answer.ending(Ending::Bomb { fill: *dice.pick(b" 7") }),
+            Self::Redirect => hostile::redirect(scene),
+            Self::AsHtml => Answer { html: true, ..answer },
+            Self::AsJson => Answer { html: false, ..Answer::page_of_html(200) },
+            Self::Refused => hostile::refused(dice),
+            Self::ClockOff => hostile::clock_off(answer, scene),
+            Self::Vanished => Answer::absent(dice.below(3)),
+            // Bent where the rows are known.
+            Self::EmptyPage | Self::RepeatedPage | Self::ShiftedPage => answer,
         }
     }
 }
@@ -96,7 +185,7 @@ fn garbage(dice: Dice, live: bool) -> String {
 
 /// How probable each kind of fault is, whatever the others do.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Faults([f64; FaultKind::ALL.len()]);
+pub struct Faults([f64; FaultKind::ALL.len() + FaultKind::HOSTILE.len()]);
 
 impl Faults {
     /// No faults.
@@ -112,10 +201,10 @@ impl Faults {
         self
     }
 
-    /// Every kind with the same probability.
+    /// Every kind of [`FaultKind::ALL`] with the same probability.
     #[must_use]
     pub fn every(probability: f64) -> Self {
-        Self([probability; FaultKind::ALL.len()])
+        FaultKind::ALL.into_iter().fold(Self::none(), |faults, kind| faults.with(kind, probability))
     }
 
     /// The probability of a kind.
@@ -125,12 +214,10 @@ impl Faults {
     }
 
     /// Each kind has a throw of its own; where several strike, one of them does.
-    pub(super) fn draw(&self, dice: Dice) -> Option<FaultKind> {
-        let mut kinds = FaultKind::ALL.into_iter().enumerate();
-        let strike: Vec<FaultKind> = kinds
-            .by_ref()
-            .filter(|(at, kind)| dice.with(*at as u64).chance(self.probability(*kind)))
-            .map(|(_, kind)| kind)
+    pub(super) fn draw(&self, dice: Dice, live: bool) -> Option<FaultKind> {
+        let strike: Vec<FaultKind> = FaultKind::every()
+            .filter(|kind| kind.concerns(live))
+            .filter(|kind| dice.with(*kind as u64).chance(self.probability(*kind)))
             .collect();
         (!strike.is_empty()).then(|| *dice.pick(&strike))
     }
@@ -149,16 +236,21 @@ impl FromStr for Faults {
     }
 }
 
-/// A kind, or none for each of them, and its probability.
+/// Said to those who name a kind that there is not.
+const KINDS: &str = "the kinds are 429, 5xx, truncated, reset, not-json, failure, null, empty, slow, garbage; all, for \
+    each of these; storm, mid-reset, dribble, stalled, endless, bomb, redirect, as-html, as-json, refused, empty-page, \
+    repeated-page, shifted-page, clock-off, vanished";
+
+/// A kind, or none for each that `all` stands for, and its probability.
 fn parse(part: &str) -> Result<(Option<FaultKind>, f64), &'static str> {
     let (kind, percent) = part.split_once('=').ok_or("write KIND=PERCENT, as in 5xx=10%")?;
     let percent: f64 = percent.trim_end_matches('%').parse().map_err(|_not_a_number| "the percentage is no number")?;
     if !(0.0..=100.0).contains(&percent) {
         return Err("the percentage must be 0 to 100");
     }
-    let known = FaultKind::ALL.into_iter().find(|known| known.name() == kind);
+    let known = FaultKind::every().find(|known| known.name() == kind);
     if known.is_none() && kind != "all" {
-        return Err("the kinds are 429, 5xx, truncated, reset, not-json, failure, null, empty, slow, garbage, all");
+        return Err(KINDS);
     }
     Ok((known, percent / 100.0))
 }
@@ -169,7 +261,7 @@ mod tests {
 
     fn drawn(faults: Faults) -> Vec<usize> {
         let mut counts = vec![0; FaultKind::ALL.len()];
-        let draws = (0..10_000).filter_map(|n| faults.draw(Dice::new(7).with(n)));
+        let draws = (0..10_000).filter_map(|n| faults.draw(Dice::new(7).with(n), false));
         draws.for_each(|kind| counts[kind as usize] += 1);
         counts
     }
@@ -199,5 +291,24 @@ mod tests {
             assert_eq!(error.to_string(), expect);
         }
         assert!("fire=1%".parse::<Faults>().is_err());
+    }
+
+    #[test]
+    fn every_kind_has_a_name_that_is_read_and_told() {
+        for (number, kind) in FaultKind::every().enumerate() {
+            assert_eq!(kind as usize, number);
+            let faults: Faults = format!("{}=100%", kind.name()).parse().expect("a fault");
+            assert_eq!(faults, Faults::none().with(kind, 1.0));
+            assert!(KINDS.contains(kind.name()), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn all_is_none_of_the_hostile_kinds_and_pages_are_no_devices() {
+        let all: Faults = "all=100%".parse().expect("faults");
+        assert!(FaultKind::HOSTILE.into_iter().all(|kind| all.probability(kind) == 0.0));
+        let empty = Faults::none().with(FaultKind::EmptyPage, 1.0);
+        assert_eq!(empty.draw(Dice::new(7), true), None);
+        assert_eq!(empty.draw(Dice::new(7), false), Some(FaultKind::EmptyPage));
     }
 }

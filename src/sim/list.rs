@@ -1,12 +1,16 @@
 //! The list endpoint: the states of a window of time, in order and in pages.
 //!
 //! An order is made of times alone, which are arithmetic; bodies are written for one page only. The
-//! last few orders are kept, because all pages of a sweep share one.
+//! last few orders are kept, because all pages of a sweep share one. Which pages are bent is decided
+//! elsewhere.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::answer::Answer;
+use super::dice::Dice;
+use super::fault::FaultKind;
 use super::fleet::{Fleet, MEMORY_MS, ceil_ms};
 use super::route::Ask;
 use crate::clock::{Timestamp, parse_timestamp};
@@ -17,6 +21,9 @@ const ORDERS_KEPT: usize = 4;
 
 /// More rows than this are not put in order: a quarter of a gigabyte.
 const ROWS_MAX: i64 = 32_000_000;
+
+/// The share of devices that vanish together.
+const GONE: f64 = 0.3;
 
 const FILTERS: [&str; 6] = ["device_id", "platform", "status", "mode", "version", "colo"];
 
@@ -41,6 +48,16 @@ struct Window {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Row(u64);
 
+/// What is done to a page on purpose.
+#[derive(Clone, Copy)]
+pub(super) enum Bend {
+    Empty,
+    Repeat,
+    Shift(Dice),
+    /// Some devices are missing from the whole list.
+    Without(Dice),
+}
+
 /// The orders that were asked for last.
 #[derive(Default)]
 pub(super) struct Orders(VecDeque<(Window, Arc<[Row]>)>);
@@ -48,15 +65,26 @@ pub(super) struct Orders(VecDeque<(Window, Arc<[Row]>)>);
 impl Orders {
     /// Answers one page.
     pub(super) fn page(&mut self, fleet: &Fleet, ask: &Ask, now: Timestamp) -> Result<Answer, Answer> {
-        let page = ask.number("page", 1, u32::MAX)?.unwrap_or(1);
-        let per_page = ask.number("per_page", 1, 50)?.unwrap_or(10);
-        let window = Window::read(ask, now)?;
-        window.check_size(fleet)?;
+        let (page, per_page, window) = read(fleet, ask, now)?;
         let rows = self.rows(fleet, &window);
-        let first = (page as usize - 1).saturating_mul(per_page as usize);
-        let on_page = rows.iter().skip(first).take(per_page as usize);
-        let states = on_page.map(|row| window.text(fleet, *row)).collect();
+        let states = window.texts(fleet, cut(&rows, first(page, per_page), per_page));
         Ok(Answer::page(states, page, per_page, rows.len()))
+    }
+
+    /// Answers one page wrongly; `None` where that makes no difference.
+    pub(super) fn bent(&mut self, fleet: &Fleet, ask: &Ask, now: Timestamp, bend: Bend) -> Option<Answer> {
+        let (page, per_page, window) = read(fleet, ask, now).ok()?;
+        let rows = self.rows(fleet, &window);
+        let kept = bend.keep(&rows);
+        let straight = cut(&rows, first(page, per_page), per_page);
+        let wrong = match bend {
+            Bend::Empty if page > 1 => &[],
+            _ => cut(&kept, bend.first(page, per_page), per_page),
+        };
+        if wrong == straight && kept.len() == rows.len() {
+            return None;
+        }
+        Some(Answer::page(window.texts(fleet, wrong), page, per_page, kept.len()))
     }
 
     fn rows(&mut self, fleet: &Fleet, window: &Window) -> Arc<[Row]> {
@@ -68,6 +96,63 @@ impl Orders {
         self.0.push_front((window.clone(), Arc::clone(&rows)));
         rows
     }
+}
+
+impl Bend {
+    /// What a kind of fault does to a page, if it does anything to pages in particular.
+    pub(super) fn of(kind: FaultKind, dice: Dice) -> Option<Self> {
+        match kind {
+            FaultKind::EmptyPage => Some(Self::Empty),
+            FaultKind::RepeatedPage => Some(Self::Repeat),
+            FaultKind::ShiftedPage => Some(Self::Shift(dice)),
+            FaultKind::Vanished => Some(Self::Without(dice)),
+            _ => None,
+        }
+    }
+
+    /// The rows that are left.
+    fn keep(self, rows: &[Row]) -> Cow<'_, [Row]> {
+        match self {
+            Self::Without(dice) => rows.iter().copied().filter(|row| !is_gone(dice, row.device())).collect(),
+            _ => Cow::Borrowed(rows),
+        }
+    }
+
+    /// The first row of a page.
+    fn first(self, page: u32, per_page: u32) -> usize {
+        let first = first(page, per_page);
+        match self {
+            Self::Repeat => first.saturating_sub(per_page as usize),
+            Self::Shift(dice) => {
+                let by = 1 + usize::try_from(dice.below(9)).unwrap_or(0);
+                // Before the first row there is nothing to show.
+                if first < by || dice.with(1).chance(0.5) { first + by } else { first - by }
+            }
+            Self::Empty | Self::Without(_) => first,
+        }
+    }
+}
+
+/// Whether a device is one of those that have vanished.
+pub(super) fn is_gone(dice: Dice, device: u32) -> bool {
+    dice.with(device.into()).chance(GONE)
+}
+
+fn read(fleet: &Fleet, ask: &Ask, now: Timestamp) -> Result<(u32, u32, Window), Answer> {
+    let page = ask.number("page", 1, u32::MAX)?.unwrap_or(1);
+    let per_page = ask.number("per_page", 1, 50)?.unwrap_or(10);
+    let window = Window::read(ask, now)?;
+    window.check_size(fleet)?;
+    Ok((page, per_page, window))
+}
+
+fn first(page: u32, per_page: u32) -> usize {
+    (page as usize - 1).saturating_mul(per_page as usize)
+}
+
+fn cut(rows: &[Row], first: usize, count: u32) -> &[Row] {
+    let first = first.min(rows.len());
+    &rows[first..first.saturating_add(count as usize).min(rows.len())]
 }
 
 impl Window {
@@ -171,6 +256,10 @@ impl Window {
             return at_ms;
         }
         fleet.schedule(row.device()).newest(at_ms, self.end_of(at_ms) - 1).unwrap_or(at_ms)
+    }
+
+    fn texts(&self, fleet: &Fleet, rows: &[Row]) -> Vec<String> {
+        rows.iter().map(|row| self.text(fleet, *row)).collect()
     }
 
     fn text(&self, fleet: &Fleet, row: Row) -> String {

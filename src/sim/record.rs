@@ -1,8 +1,9 @@
 //! The record of what the server answered, which tests hold against what the program kept.
 //!
-//! It knows what was sent, not what arrived: a client may leave before the end of a body.
+//! It knows what was sent, not what arrived: a client may leave before the end of a body. Only bodies
+//! that are slow on purpose are followed to their last byte.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::answer::{Answer, Ending};
 use super::fault::FaultKind;
@@ -32,11 +33,12 @@ pub struct Served {
 }
 
 /// Every request so far, if it is kept at all.
-pub(super) struct Record(Option<Mutex<Vec<Served>>>);
+#[derive(Clone)]
+pub(super) struct Record(Option<Arc<Mutex<Vec<Served>>>>);
 
 impl Record {
     pub(super) fn new(keep: bool) -> Self {
-        Self(keep.then(Mutex::default))
+        Self(keep.then(Arc::default))
     }
 
     pub(super) fn all(&self) -> Vec<Served> {
@@ -45,7 +47,7 @@ impl Record {
 
     /// Begins the entry of a request, which is kept once it is dropped: a client that leaves before
     /// its answer is recorded too.
-    pub(super) fn enter(&self, number: u64, ask: &Ask) -> Entry<'_> {
+    pub(super) fn enter(&self, number: u64, ask: &Ask) -> Entry {
         let (endpoint, device_id) = match &ask.endpoint {
             Endpoint::Live { device } => ("live", Some(device.clone())),
             Endpoint::List => ("list", None),
@@ -62,34 +64,42 @@ impl Record {
             states: Vec::new(),
             outcome: "failed",
         };
-        Entry { record: self, served: Some(served) }
+        Entry { record: self.clone(), served: Some(served) }
     }
 }
 
 /// The record of one request.
-pub(super) struct Entry<'a> {
-    record: &'a Record,
+pub(super) struct Entry {
+    record: Record,
     served: Option<Served>,
 }
 
-impl Entry<'_> {
+impl Entry {
     pub(super) fn note_fault(&mut self, fault: Option<FaultKind>) {
         if let Some(served) = &mut self.served {
             served.fault = fault.map(|kind| kind.name().to_owned());
         }
     }
 
-    pub(super) fn finish(mut self, answer: &Answer) {
+    /// Notes an answer that sets out. One that dribbles has told nothing before its last byte.
+    pub(super) fn note_answer(&mut self, answer: &Answer) {
         if let Some(served) = &mut self.served {
             served.status = answer.status;
-            served.whole = answer.ending == Ending::Whole;
-            served.states.clone_from(&answer.states);
-            served.outcome = answer.outcome;
+        }
+        if !matches!(answer.ending, Ending::Dribble { .. }) {
+            self.note_end(answer.ending == Ending::Whole, answer.states.clone(), answer.outcome);
+        }
+    }
+
+    /// Notes what has been told once all is sent that ever will be.
+    pub(super) fn note_end(&mut self, whole: bool, states: Vec<String>, outcome: &'static str) {
+        if let Some(served) = &mut self.served {
+            (served.whole, served.states, served.outcome) = (whole, states, outcome);
         }
     }
 }
 
-impl Drop for Entry<'_> {
+impl Drop for Entry {
     fn drop(&mut self) {
         if let Some(kept) = &self.record.0 {
             lock(kept).extend(self.served.take());

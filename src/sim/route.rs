@@ -20,6 +20,8 @@ pub(super) enum Endpoint {
 pub(super) struct Ask {
     pub(super) endpoint: Endpoint,
     pub(super) path: String,
+    /// The path and the query, as they came.
+    pub(super) target: String,
     pub(super) account: String,
     query: Vec<(String, String)>,
 }
@@ -37,7 +39,8 @@ impl Ask {
         };
         let endpoint = if method == Method::GET { endpoint } else { Endpoint::Other };
         let query = Query::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
-        Self { endpoint, path: path.to_owned(), account: account.to_owned(), query }
+        let target = uri.path_and_query().map_or(path, |target| target.as_str()).to_owned();
+        Self { endpoint, path: path.to_owned(), target, account: account.to_owned(), query }
     }
 
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {

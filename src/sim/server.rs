@@ -12,6 +12,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::SimError;
@@ -19,13 +20,23 @@ use super::answer::{Answer, Ending};
 use super::dice::{Dice, Topic};
 use super::fault::{FaultKind, Faults};
 use super::fleet::Fleet;
+use super::flow::{Road, closed};
+use super::hostile::Scene;
 use super::limit::{Meter, RateLimit};
-use super::list::Orders;
+use super::list::{Bend, Orders};
 use super::record::{Record, Served, lock};
-use super::respond::respond;
+use super::respond::{Sending, respond};
 use super::route::{Ask, Endpoint, authenticate, denied};
+use super::weather::{HostileOptions, Script, Strike};
 use super::wire::{Lines, Scissors};
 use crate::clock::Clock;
+
+/// Where redirects lead unless somebody waits elsewhere: an address that belongs to nobody (RFC 5737).
+const NOWHERE: &str = "http://192.0.2.1";
+
+/// How long answers under way are waited for at the end: longer than the slowest takes, but a client
+/// that does not read could hold up the server for ever.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How the server behaves.
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
@@ -41,6 +52,11 @@ pub struct ServerOptions {
     pub limit: RateLimit,
     /// Faults on purpose.
     pub faults: Faults,
+    /// Bad weather, from the start of the server on. Where it leaves an answer alone, `faults` may strike.
+    pub hostile: Option<HostileOptions>,
+    /// What [`FaultKind::Redirect`] puts before the path: scheme and authority. Without it, redirects
+    /// lead to an address where nobody is.
+    pub redirect_to: Option<String>,
     /// Whether the live endpoint answers without an envelope. [`super::Shape::Mixed`] decides by device.
     pub bare_live: bool,
     /// How long every answer takes.
@@ -65,6 +81,8 @@ impl ServerOptions {
             email_key: None,
             limit: RateLimit::default(),
             faults: Faults::none(),
+            hostile: None,
+            redirect_to: None,
             bare_live: false,
             latency: Duration::ZERO,
             gzip: false,
@@ -106,14 +124,28 @@ impl Server {
         Handle(Arc::clone(&self.core))
     }
 
-    /// Answers until `shutdown`, and then finishes the answers under way.
+    /// Answers until `shutdown`, and then finishes the answers under way, within 5 seconds; those without
+    /// an end break off.
     ///
     /// # Errors
     /// When the listening socket breaks.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), SimError> {
+        let core = Arc::clone(&self.core);
+        let shutdown = async move {
+            shutdown.await;
+            core.closing.send_replace(true);
+        };
+        let closing = self.core.closing.subscribe();
+        let grace = async move {
+            closed(closing).await;
+            pause(GRACE).await;
+        };
         let router = Router::new().fallback(answer).with_state(self.core);
         let service = router.into_make_service_with_connect_info::<Scissors>();
-        axum::serve(self.lines, service).with_graceful_shutdown(shutdown).await.map_err(SimError::Serve)
+        tokio::select! {
+            served = axum::serve(self.lines, service).with_graceful_shutdown(shutdown) => served.map_err(SimError::Serve),
+            () = grace => Ok(()),
+        }
     }
 }
 
@@ -130,6 +162,11 @@ impl Handle {
     /// Changes the faults.
     pub fn set_faults(&self, faults: Faults) {
         *lock(&self.0.faults) = faults;
+    }
+
+    /// Changes the weather; its script begins anew.
+    pub fn set_hostile(&self, options: Option<HostileOptions>) {
+        *lock(&self.0.script) = options.map(begin);
     }
 
     /// What was answered so far, in the order in which the answers were given.
@@ -163,6 +200,10 @@ struct Core {
     clock: Clock,
     meter: Mutex<Meter>,
     faults: Mutex<Faults>,
+    /// The bad weather, and since when it is played.
+    script: Mutex<Option<(Script, Instant)>>,
+    /// Whether bodies without an end must break off.
+    closing: watch::Sender<bool>,
     /// How often each device and each page was asked for.
     attempts: Mutex<HashMap<(bool, u32), u64>>,
     orders: Mutex<Orders>,
@@ -175,6 +216,8 @@ impl Core {
             clock,
             meter: Mutex::new(Meter::new(options.limit)),
             faults: Mutex::new(options.faults),
+            script: Mutex::new(options.hostile.map(begin)),
+            closing: watch::Sender::new(false),
             attempts: Mutex::default(),
             orders: Mutex::default(),
             record: Record::new(options.keep_served),
@@ -183,19 +226,48 @@ impl Core {
     }
 
     /// The answer to a request that the limit lets through.
-    fn decide(&self, ask: &Ask, headers: &HeaderMap) -> (Answer, Option<FaultKind>) {
+    fn decide(&self, ask: &Ask, headers: &HeaderMap, number: u64) -> (Answer, Option<FaultKind>) {
         match self.genuine(ask, headers) {
             Err(refusal) => (refusal, None),
             Ok(answer) => {
-                let dice = self.fault_dice(ask);
-                let fault = lock(&self.faults).draw(dice);
-                let live = ask.endpoint != Endpoint::List;
-                match fault {
-                    Some(kind) => (kind.spoil(answer, dice.on(Topic::FaultDetail), live), fault),
+                let strike = self.weather_strike(ask, number).or_else(|| self.fault_strike(ask));
+                match strike {
+                    Some(strike) => self.spoil(strike, ask, answer),
                     None => (answer, None),
                 }
             }
         }
+    }
+
+    fn weather_strike(&self, ask: &Ask, number: u64) -> Option<Strike> {
+        let script = *lock(&self.script);
+        let (script, since) = script?;
+        let device = match &ask.endpoint {
+            Endpoint::Live { device } => Some(self.options.fleet.index_of(device).unwrap_or(u32::MAX)),
+            _ => None,
+        };
+        script.weather(since.elapsed()).strike(number, device)
+    }
+
+    fn fault_strike(&self, ask: &Ask) -> Option<Strike> {
+        let dice = self.fault_dice(ask);
+        let kind = lock(&self.faults).draw(dice, ask.endpoint != Endpoint::List)?;
+        Some(Strike { kind, dice: dice.on(Topic::FaultDetail) })
+    }
+
+    /// What a fault makes of an answer; no fault where it makes no difference.
+    fn spoil(&self, strike: Strike, ask: &Ask, answer: Answer) -> (Answer, Option<FaultKind>) {
+        let Strike { kind, dice } = strike;
+        let (options, now, live) = (&self.options, self.clock.now(), ask.endpoint != Endpoint::List);
+        if let Some(bend) = Bend::of(kind, dice).filter(|_| !live) {
+            let page = lock(&self.orders).bent(&options.fleet, ask, now, bend);
+            return page.map_or((answer, None), |page| (page, Some(kind)));
+        }
+        if kind == FaultKind::Vanished && answer.outcome == "absent" {
+            return (answer, None);
+        }
+        let elsewhere = format!("{}{}", options.redirect_to.as_deref().unwrap_or(NOWHERE), ask.target);
+        (kind.spoil(answer, &Scene { dice, live, now, elsewhere }), Some(kind))
     }
 
     fn fault_dice(&self, ask: &Ask) -> Dice {
@@ -263,16 +335,22 @@ async fn answer(
     let mut entry = core.record.enter(number, &ask);
     let (answer, fault) = match verdict.retry_after {
         Some(seconds) => (Answer::too_many(seconds), None),
-        None => core.decide(&ask, request.headers()),
+        None => core.decide(&ask, request.headers(), number),
     };
     entry.note_fault(fault);
-    pause(core.options.latency + answer.delay).await;
-    entry.finish(&answer);
+    pause(core.options.latency + Duration::from_millis(answer.delay_ms)).await;
+    entry.note_answer(&answer);
     if answer.ending == Ending::Reset {
         scissors.cut();
     }
     let ray = Dice::new(core.options.fleet.options().seed).on(Topic::Ray).with(number).number();
-    respond(answer, &verdict, ray, core.options.gzip && accepts_gzip(request.headers()))
+    let gzip = core.options.gzip && accepts_gzip(request.headers());
+    let road = Road { scissors, closing: core.closing.subscribe(), entry };
+    respond(answer, &verdict, Sending { now: core.clock.now(), ray, gzip, road })
+}
+
+fn begin(options: HostileOptions) -> (Script, Instant) {
+    (Script::new(options), Instant::now())
 }
 
 fn accepts_gzip(headers: &HeaderMap) -> bool {

@@ -1,14 +1,17 @@
 //! The server as a client sees it, over real sockets.
 
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use serde_json::Value;
 
-use super::{FaultKind, Faults, Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions, Shape};
+use super::{
+    FaultKind, Faults, Fleet, FleetOptions, Handle, HostileOptions, RateLimit, Script, Served, Server, ServerOptions,
+    Shape,
+};
 use crate::clock::{Clock, Timestamp, parse_timestamp};
 
 const ACCOUNT: &str = "/client/v4/accounts/01a7362d577a6c3019a474fd6f485823/dex";
@@ -63,16 +66,54 @@ impl Witness {
         tokio::task::spawn_blocking(exchange).await.expect("the client does not panic")
     }
 
+    /// Reads as much as the closure wants of a live answer, in any way that it wants.
+    async fn raw<T: Send + 'static>(&self, index: u32, how: fn(&mut TcpStream) -> T) -> T {
+        let (addr, path) = (self.addr, self.live_path(index));
+        let exchange = move || {
+            let mut stream = TcpStream::connect(addr).expect("the server listens");
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: sim\r\n{TOKEN}\r\n").expect("sent");
+            how(&mut stream)
+        };
+        tokio::task::spawn_blocking(exchange).await.expect("the client does not panic")
+    }
+
+    fn live_path(&self, index: u32) -> String {
+        format!("{ACCOUNT}/devices/{}/fleet-status/live?since_minutes=60", self.fleet.device_id(index))
+    }
+
     async fn live(&self, index: u32) -> Got {
-        let path = format!("{ACCOUNT}/devices/{}/fleet-status/live?since_minutes=60", self.fleet.device_id(index));
-        self.get(&path, TOKEN).await
+        self.get(&self.live_path(index), TOKEN).await
+    }
+
+    /// A server with one kind of fault in every answer, and a device that has a state.
+    async fn of(kind: FaultKind) -> (Self, u32) {
+        let witness = Self::new(230, |options| options.faults = Faults::none().with(kind, 1.0)).await;
+        let online = (0..230).find(|i| witness.fleet.state_at(*i, noon()).is_some()).expect("one is online");
+        (witness, online)
+    }
+
+    /// The ids on a page of the list, and how many there are said to be in all.
+    async fn page(&self, page: u32) -> (Vec<String>, u64) {
+        let query = format!("from=2026-11-24T11:00:00Z&to=2026-11-24T12:00:00Z&per_page=50&page={page}");
+        let got = self.list(&query).await.json();
+        let rows = got["result"].as_array().expect("an array").iter().map(|row| row["deviceId"].to_string());
+        (rows.collect(), got["result_info"]["total_count"].as_u64().expect("a number"))
+    }
+
+    /// The record, once it has as many entries.
+    async fn records(&self, count: usize) -> Vec<Served> {
+        let start = Instant::now();
+        while self.handle.served().len() < count && start.elapsed() < Duration::from_secs(10) {
+            tokio::task::yield_now().await;
+        }
+        self.handle.served()
     }
 
     async fn list(&self, query: &str) -> Got {
         self.get(&format!("{ACCOUNT}/fleet-status/devices?{query}"), TOKEN).await
     }
 
-    fn last(&self) -> super::Served {
+    fn last(&self) -> Served {
         self.handle.served().pop().expect("something was served")
     }
 }
@@ -226,7 +267,7 @@ async fn faults_do_what_they_say_and_are_recorded() {
     }
 }
 
-fn check_fault(kind: FaultKind, got: &Got, served: &super::Served) {
+fn check_fault(kind: FaultKind, got: &Got, served: &Served) {
     let outcome = match kind {
         FaultKind::TooMany => got.header("retry-after").map_or("?", |_| "failed"),
         FaultKind::Server | FaultKind::NotJson => {
@@ -275,6 +316,7 @@ fn check_fault(kind: FaultKind, got: &Got, served: &super::Served) {
                 "?"
             }
         }
+        hostile => panic!("{hostile:?} has a test of its own"),
     };
     assert_eq!(served.outcome, outcome, "{kind:?}");
     assert_eq!(served.whole, !matches!(kind, FaultKind::Truncated | FaultKind::Reset), "{kind:?}");
@@ -340,4 +382,317 @@ async fn a_mixed_fleet_answers_bare_or_enveloped() {
         bare += u32::from(witness.live(index).await.json().get("deviceId").is_some());
     }
     assert!((8..32).contains(&bare), "{bare}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_says_in_three_ways_when_it_ends() {
+    let (witness, online) = Witness::of(FaultKind::Storm).await;
+    let mut ways = HashSet::new();
+    for _ in 0..30 {
+        let got = witness.live(online).await;
+        assert_eq!((got.status, got.header("ratelimit")), (429, Some("\"default\";r=0;t=1")));
+        // By the server's clock, which it tells.
+        assert_eq!(got.header("date"), Some("Tue, 24 Nov 2026 12:00:00 GMT"));
+        ways.insert(got.header("retry-after").map(str::to_owned));
+    }
+    let ways: HashSet<Option<&str>> = ways.iter().map(Option::as_deref).collect();
+    assert_eq!(ways, HashSet::from([None, Some("1"), Some("Tue, 24 Nov 2026 12:00:02 GMT")]));
+    assert!(witness.handle.served().iter().all(|s| s.fault.as_deref() == Some("storm") && s.states.is_empty()));
+    assert_eq!(witness.handle.throttled(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_comes_in_the_middle_of_the_body() {
+    let (witness, online) = Witness::of(FaultKind::MidReset).await;
+    for _ in 0..4 {
+        let (bytes, end) = witness.raw(online, read_to_end).await;
+        assert_eq!(end, Some(ErrorKind::ConnectionReset));
+        let (got, served) = (read(&bytes), witness.last());
+        assert!(got.status == 200 && !got.body.is_empty());
+        assert_eq!((served.fault.as_deref(), served.whole, served.states), (Some("mid-reset"), false, vec![]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_body_counts_for_those_who_wait_for_its_end() {
+    let (witness, online) = Witness::of(FaultKind::Dribble).await;
+    let start = Instant::now();
+    let got = witness.live(online).await;
+    assert!((1..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    let state = witness.fleet.state_at(online, noon()).expect("it is online");
+    assert!(String::from_utf8_lossy(&got.body).contains(&state[state.len() / 2..]), "the end is there");
+    let served = witness.last();
+    assert_eq!((served.status, served.whole, served.states, served.outcome), (200, true, vec![state], "state"));
+    witness.raw(online, |stream| stream.read(&mut [0; 500]).expect("a beginning")).await;
+    let served = witness.records(2).await.pop().expect("it is recorded");
+    assert_eq!((served.number, served.fault.as_deref()), (2, Some("dribble")));
+    assert_eq!((served.status, served.whole, served.states, served.outcome), (200, false, vec![], "failed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_body_stays_away_until_the_client_leaves() {
+    let (witness, online) = Witness::of(FaultKind::Stalled).await;
+    let (bytes, end) = witness.raw(online, read_for_a_while).await;
+    assert!(matches!(end, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)), "{end:?}");
+    let (got, served) = (read(&bytes), witness.last());
+    assert!(got.status == 200 && got.body.len() > 100);
+    assert_eq!((served.fault.as_deref(), served.whole, served.states), (Some("stalled"), false, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_body_begins_as_json_and_goes_on() {
+    let (witness, online) = Witness::of(FaultKind::Endless).await;
+    let mut fills = HashSet::new();
+    for _ in 0..12 {
+        let got = read(&witness.raw(online, read_a_megabyte).await);
+        assert_eq!((got.status, got.header("transfer-encoding")), (200, Some("chunked")));
+        assert!(got.body.len() > 1_000_000);
+        // Each chunk has its length before it.
+        let begin = String::from_utf8_lossy(&got.body[..100]).into_owned();
+        assert!(begin.contains("{\"success\":true,\"errors\":[],"), "{begin}");
+        fills.insert(got.body[got.body.len() / 2 / 65_536 * 65_536 + 30_000]);
+    }
+    assert!(fills.len() > 1, "{fills:?}");
+    assert!(witness.handle.served().iter().all(|s| !s.whole && s.states.is_empty() && s.outcome == "failed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bomb_is_sent_to_those_who_never_asked_for_gzip() {
+    let (witness, online) = Witness::of(FaultKind::Bomb).await;
+    let (got, served) = (witness.live(online).await, witness.last());
+    assert_eq!((got.status, got.header("content-encoding")), (200, Some("gzip")));
+    assert!((200_000..900_000).contains(&got.body.len()), "{}", got.body.len());
+    let mut begin = [0; 4_096];
+    flate2::read::GzDecoder::new(got.body.as_slice()).read_exact(&mut begin).expect("gzip");
+    assert!(begin.starts_with(b"{\"success\":true,") && begin[4_000] == begin[1_000]);
+    assert_eq!((served.fault.as_deref(), served.whole, served.states), (Some("bomb"), false, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_lead_to_where_they_are_told() {
+    let (witness, online) = Witness::of(FaultKind::Redirect).await;
+    let nowhere = format!("http://192.0.2.1{}", witness.live_path(online));
+    let mut statuses = HashSet::new();
+    for _ in 0..30 {
+        let got = witness.live(online).await;
+        assert_eq!(got.header("location"), Some(nowhere.as_str()));
+        assert_eq!((witness.last().status, witness.last().outcome), (got.status, "failed"));
+        statuses.insert(got.status);
+    }
+    assert_eq!(statuses, HashSet::from([301, 302, 307, 308]));
+    let witness = Witness::new(5, |options| {
+        options.faults = Faults::none().with(FaultKind::Redirect, 1.0);
+        options.redirect_to = Some("http://127.0.0.1:9".to_owned());
+    })
+    .await;
+    let got = witness.live(0).await;
+    assert_eq!(got.header("location"), Some(format!("http://127.0.0.1:9{}", witness.live_path(0)).as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_types_may_lie() {
+    let (witness, online) = Witness::of(FaultKind::AsHtml).await;
+    let (got, served) = (witness.live(online).await, witness.last());
+    assert_eq!((got.header("content-type"), &got.json()["success"]), (Some("text/html; charset=UTF-8"), &true.into()));
+    // Wrongly labelled, but genuine.
+    assert_eq!((served.fault.as_deref(), served.whole, served.states.len()), (Some("as-html"), true, 1));
+    let (witness, online) = Witness::of(FaultKind::AsJson).await;
+    let (got, served) = (witness.live(online).await, witness.last());
+    assert_eq!((got.status, got.header("content-type")), (200, Some("application/json")));
+    assert!(got.body.starts_with(b"<!DOCTYPE"));
+    assert_eq!((served.fault.as_deref(), served.outcome, served.states), (Some("as-json"), "failed", vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_have_many_reasons() {
+    let (witness, online) = Witness::of(FaultKind::Refused).await;
+    let (mut codes, mut counts) = (HashSet::new(), HashSet::new());
+    for _ in 0..40 {
+        let got = witness.live(online).await;
+        assert_eq!((got.status, &got.json()["success"]), (200, &false.into()));
+        let errors = got.json()["errors"].as_array().expect("an array").clone();
+        counts.insert(errors.len());
+        codes.extend(errors.iter().map(|error| error["code"].as_u64().expect("a code")));
+    }
+    assert!(codes.len() > 4 && counts == HashSet::from([1, 2, 3]), "{codes:?} {counts:?}");
+    assert!(witness.handle.served().iter().all(|s| s.outcome == "failed" && s.states.is_empty()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_empty_repeated_or_shifted() {
+    let (witness, online) = Witness::of(FaultKind::EmptyPage).await;
+    witness.handle.set_faults(Faults::none());
+    let (first, second) = (witness.page(1).await, witness.page(2).await);
+    for (kind, expect) in [(FaultKind::EmptyPage, &[] as &[String]), (FaultKind::RepeatedPage, &first.0)] {
+        witness.handle.set_faults(Faults::none().with(kind, 1.0));
+        assert_eq!(witness.page(1).await, first, "{kind:?}");
+        assert_eq!(witness.last().fault, None);
+        assert_eq!(witness.page(2).await, (expect.to_vec(), first.1), "{kind:?}");
+        assert_eq!(witness.last().fault.as_deref(), Some(kind.name()));
+        assert!(witness.last().whole && witness.last().states.len() == expect.len());
+        witness.live(online).await;
+        assert_eq!((witness.last().fault, witness.last().outcome), (None, "state"));
+    }
+    witness.handle.set_faults(Faults::none().with(FaultKind::ShiftedPage, 1.0));
+    let (mut twice, mut skipped) = (0, 0);
+    for _ in 0..8 {
+        let (shifted, _) = witness.page(2).await;
+        assert_ne!(shifted, second.0);
+        twice += usize::from(shifted.iter().any(|id| first.0.contains(id)));
+        skipped += usize::from(!shifted.contains(&second.0[0]));
+    }
+    assert!(twice > 0 && skipped > 0, "{twice} {skipped}");
+    // Past the end there is nothing to bend.
+    assert!(witness.page(9).await.0.is_empty());
+    assert_eq!(witness.last().fault, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_clock_is_wrong_by_hours() {
+    let (witness, online) = Witness::of(FaultKind::ClockOff).await;
+    let (mut ahead, mut behind, mut refused) = (0, 0, 0);
+    for _ in 0..40 {
+        let (got, served) = (witness.live(online).await, witness.last());
+        let date = |name| got.header(name).and_then(|text| chrono::DateTime::parse_from_rfc2822(text).ok());
+        let there = date("date").expect("a date");
+        let off = there.signed_duration_since(noon()).num_hours();
+        assert!((1..=12).contains(&off.abs()), "{off}");
+        *(if off > 0 { &mut ahead } else { &mut behind }) += 1;
+        if got.status == 429 {
+            refused += 1;
+            let until = date("retry-after").expect("a date");
+            assert_eq!(until.signed_duration_since(there), TimeDelta::seconds(2));
+        }
+        assert_eq!(served.states.len(), usize::from(got.status == 200));
+        assert_eq!(served.fault.as_deref(), Some("clock-off"));
+    }
+    assert!(ahead > 5 && behind > 5 && (5..30).contains(&refused), "{ahead} {behind} {refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vanished_device_is_absent_and_a_list_lacks_some() {
+    let (witness, online) = Witness::of(FaultKind::Vanished).await;
+    witness.live(online).await;
+    let served = witness.last();
+    assert_eq!((served.fault.as_deref(), served.outcome, served.states), (Some("vanished"), "absent", vec![]));
+    let (page, total) = witness.page(1).await;
+    assert_eq!(page.len(), 50);
+    assert!((110..190).contains(&total), "{total} of about 218");
+    assert_eq!((witness.last().fault.as_deref(), witness.last().states.len()), (Some("vanished"), 50));
+    let offline = (0..230).find(|i| witness.fleet.state_at(*i, noon()).is_none()).expect("one is offline");
+    witness.live(offline).await;
+    assert_eq!((witness.last().fault, witness.last().outcome), (None, "absent"), "it was never there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_vanish_together_and_come_back() {
+    let stretch = Duration::from_secs(2);
+    let hostile = that_begins_with(FaultKind::Vanished, stretch);
+    let witness = Witness::new(45, |o| (o.hostile, o.limit) = (Some(hostile), RateLimit::none())).await;
+    let all = witness.page(1).await.0;
+    let left = until(&witness, |ids| ids.len() < all.len()).await;
+    assert!((10..40).contains(&left.len()), "{} of {}", left.len(), all.len());
+    let mut checked = 0;
+    for index in (0..45).cycle().filter(|i| witness.fleet.state_at(*i, noon()).is_some()) {
+        witness.live(index).await;
+        let outcome = witness.last().outcome;
+        // What was asked between two such lists was asked while they were gone.
+        if witness.page(1).await.0 != left {
+            break;
+        }
+        let is_left = left.contains(&format!("\"{}\"", witness.fleet.device_id(index)));
+        assert_eq!(outcome, if is_left { "state" } else { "absent" });
+        checked += 1;
+    }
+    assert!(checked > 0);
+    assert_eq!(until(&witness, |ids| ids.len() > left.len()).await, all);
+    witness.handle.set_hostile(None);
+    assert_eq!(witness.page(1).await.0, all);
+}
+
+/// Weather whose first bad stretch is of one kind only.
+fn that_begins_with(kind: FaultKind, stretch: Duration) -> HostileOptions {
+    let weather = |options: &HostileOptions| Script::new(*options).weather(stretch.mul_f64(1.99));
+    let mut seeds = (0..10_000).map(|seed| HostileOptions { seed, stretch });
+    seeds.find(|options| weather(options).kinds().eq([kind])).expect("one begins so")
+}
+
+/// Asks for the first page until it is as it should be.
+async fn until(witness: &Witness, is_so: impl Fn(&[String]) -> bool) -> Vec<String> {
+    let start = Instant::now();
+    loop {
+        let ids = witness.page(1).await.0;
+        if is_so(&ids) {
+            return ids;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "the weather does not change");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_weather_strikes_as_its_script_says() {
+    let options = HostileOptions { seed: 7, stretch: Duration::from_hours(1) };
+    let witness = Witness::new(30, |o| (o.hostile, o.limit) = (Some(options), RateLimit::none())).await;
+    for index in 0..30 {
+        witness.live(index).await;
+    }
+    assert!(witness.handle.served().iter().all(|s| s.fault.is_none()), "an hour of calm comes first");
+    // A storm that is on within milliseconds, and long enough.
+    let stretch = Duration::from_millis(400);
+    witness.handle.set_hostile(Some(that_begins_with(FaultKind::Storm, stretch)));
+    let start = Instant::now();
+    while start.elapsed() < stretch * 2 {
+        witness.live(0).await;
+    }
+    let served = witness.handle.served().split_off(30);
+    assert!(served[0].fault.is_none() && served.iter().any(|s| s.fault.as_deref() == Some("storm")));
+    let storm: Vec<_> = served.iter().skip_while(|s| s.fault.is_none()).take_while(|s| s.fault.is_some()).collect();
+    assert!(storm.len() > 1 && storm.iter().all(|s| s.status == 429), "nobody gets through");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_breaks_off_what_has_no_end() {
+    for (kind, reads) in [(FaultKind::Stalled, true), (FaultKind::Endless, true), (FaultKind::Endless, false)] {
+        let mut options = ServerOptions::new(Fleet::new(FleetOptions::default()));
+        options.faults = Faults::none().with(kind, 1.0);
+        let addr = "127.0.0.1:0".parse().expect("an address");
+        let server = Server::bind(options, Clock::simulated(noon()), addr).await.expect("a port");
+        let (addr, handle) = (server.local_addr(), server.handle());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(async { stopped.await.unwrap_or(()) }));
+        let path = format!("{ACCOUNT}/fleet-status/devices?from=2026-11-24T11:00:00Z&to=2026-11-24T12:00:00Z");
+        let client = tokio::task::spawn_blocking(move || {
+            let mut stream = TcpStream::connect(addr).expect("the server listens");
+            write!(stream, "GET {path} HTTP/1.1\r\nhost: sim\r\n{TOKEN}\r\n").expect("sent");
+            if reads {
+                drop(std::io::copy(&mut stream, &mut std::io::sink()));
+            }
+            stream
+        });
+        while handle.served().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        stop.send(()).expect("the server runs");
+        let done = tokio::time::timeout(Duration::from_secs(10), running).await.expect("the server ends");
+        assert!(done.expect("the server does not panic").is_ok());
+        drop(client.await.expect("the client does not panic"));
+    }
+}
+
+/// All there is, and the error it ended in.
+fn read_to_end(stream: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
+    let mut bytes = Vec::new();
+    let end = stream.read_to_end(&mut bytes).err().map(|error| error.kind());
+    (bytes, end)
+}
+
+fn read_for_a_while(stream: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
+    stream.set_read_timeout(Some(Duration::from_millis(700))).expect("a timeout");
+    read_to_end(stream)
+}
+
+fn read_a_megabyte(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = vec![0; 1_100_000];
+    stream.read_exact(&mut bytes).expect("there is always more");
+    bytes
 }

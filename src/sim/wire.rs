@@ -33,16 +33,25 @@ impl Listener for Lines {
 
 /// What cuts one connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scissors(Arc<AtomicBool>);
+pub(super) struct Scissors {
+    cut: Arc<AtomicBool>,
+    torn: Arc<AtomicBool>,
+}
 
 impl Scissors {
     /// From now on nothing more is sent.
     pub(super) fn cut(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on nothing more is sent, and the other side is told by a reset.
+    pub(super) fn tear(&self) {
+        self.torn.store(true, Ordering::SeqCst);
+        self.cut();
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::SeqCst) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+        if self.cut.load(Ordering::SeqCst) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 }
 
@@ -56,6 +65,15 @@ impl Connected<IncomingStream<'_, Lines>> for Scissors {
 pub(super) struct Line {
     stream: TcpStream,
     scissors: Scissors,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.scissors.torn.load(Ordering::SeqCst) {
+            // Without it the connection ends all the same, only more politely.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
 }
 
 impl AsyncRead for Line {
@@ -88,6 +106,9 @@ impl AsyncWrite for Line {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.scissors.torn.load(Ordering::SeqCst) {
+            return Poll::Ready(Ok(())); // A proper end would come before the reset.
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
