@@ -53,7 +53,8 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// The longest time that an answer may take as a whole.
     pub timeout: Duration,
-    /// The largest answer that is read, in bytes after decompression.
+    /// The largest page of the list that is read, in bytes after decompression; the answer for one device
+    /// may have a sixteenth of it.
     pub max_body_bytes: usize,
     /// Seed of the random numbers in the waits.
     pub seed: u64,
@@ -267,7 +268,7 @@ impl Client {
         loop {
             poll.attempts += 1;
             let attempt = tokio::select! {
-                attempt = Attempt::send(self, permit, url.clone()) => attempt,
+                attempt = Attempt::send(self, permit, url.clone(), poll.endpoint) => attempt,
                 () = &mut end => return self.conclude(Attempt::cut_off(), source, poll),
             };
             let retry = retry::classify(poll.endpoint, &attempt);

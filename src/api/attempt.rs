@@ -61,6 +61,9 @@ pub(super) const DENIED: [i64; 5] = [10000, 9109, 9103, 6003, 6111];
 /// Codes of "no such route": the account's id is wrong, or the API has no such endpoint.
 pub(super) const NO_ROUTE: [i64; 2] = [7000, 7003];
 
+/// The answer for one device may have this part of what a page of the list may have.
+const PAGE_IN_DEVICES: usize = 16;
+
 /// The longest `cf-ray` that is believed.
 const MAX_RAY: usize = 64;
 
@@ -72,10 +75,10 @@ const UNKNOWN_ISSUER: &str = ": where a proxy inspects TLS, name its certificate
 
 impl Attempt {
     /// Sends a request once, which uses up the permit.
-    pub(super) async fn send(client: &Client, _permit: Permit, url: Url) -> Self {
+    pub(super) async fn send(client: &Client, _permit: Permit, url: Url, endpoint: Endpoint) -> Self {
         let start = Instant::now();
         let mut attempt = match client.options.credential.sign(client.http.get(url)).send().await {
-            Ok(response) => Self::receive(client, response).await,
+            Ok(response) => Self::receive(client, response, endpoint).await,
             Err(error) => Self { said: Err(trouble(&error)), ..Self::default() },
         };
         attempt.latency = start.elapsed();
@@ -87,12 +90,17 @@ impl Attempt {
         Self { said: Err(Trouble::CutOff), ..Self::default() }
     }
 
-    async fn receive(client: &Client, response: Response) -> Self {
+    async fn receive(client: &Client, response: Response, endpoint: Endpoint) -> Self {
         let ray = response.headers().get("cf-ray").and_then(|ray| ray.to_str().ok());
         let ray = ray.filter(|ray| ray.len() <= MAX_RAY).map(str::to_owned);
         let limits = Limits::read(response.headers(), client.clock.now());
         let status = Some(response.status().as_u16());
-        let body = read_body(response, client.options.max_body_bytes).await;
+        let most = match endpoint {
+            Endpoint::List => client.options.max_body_bytes,
+            // Many are read at once.
+            Endpoint::Live => client.options.max_body_bytes / PAGE_IN_DEVICES,
+        };
+        let body = read_body(response, most).await;
         Self { status, said: body.map(|text| Said::read(&text)), limits, cf_ray: ray, latency: Duration::ZERO }
     }
 

@@ -82,7 +82,7 @@ fn assert_same(archive: &Path, delivered: &BTreeMap<String, String>) {
 }
 
 /// What the API delivered whole, by key; how often it was delivered does not matter.
-fn delivered(api: &Api) -> BTreeMap<String, String> {
+pub(crate) fn delivered(api: &Api) -> BTreeMap<String, String> {
     let mut keys = BTreeMap::new();
     for served in api.handle.served().iter().filter(|served| served.whole) {
         for state in &served.states {
@@ -97,7 +97,7 @@ fn delivered(api: &Api) -> BTreeMap<String, String> {
 }
 
 /// The rows in the archive, by key.
-fn archived(root: &Path) -> BTreeMap<String, Vec<(arrow_array::RecordBatch, usize)>> {
+pub(crate) fn archived(root: &Path) -> BTreeMap<String, Vec<(arrow_array::RecordBatch, usize)>> {
     let mut keys: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for (batch, row) in rows(root, &Schema::device_state()) {
         let text = |name: &str| {

@@ -100,7 +100,7 @@ fn crash_and_recover(recorder: &Recorder, acknowledged: &Acknowledged, step: usi
     let root = dir.path().join("archive");
     assert_only_whole_parts(&root, &when);
     if step % 7 == loss as usize {
-        crash_the_recovery(dir.path(), step, loss, &when);
+        crash_the_recovery(dir.path(), recorder, step, loss, &when);
     }
     let recovered = open_and_tell(&root, Disk::default());
     assert_eq!(recovered.held, Vec::<String>::new(), "{when}");
@@ -113,16 +113,15 @@ fn crash_and_recover(recorder: &Recorder, acknowledged: &Acknowledged, step: usi
     assert_between(&polls, &answers[..synced], &answers[..appended], poll_keys, &when);
 }
 
-/// Recovers on a recorded disk, and leaves the disk as a crash somewhere in it does.
-fn crash_the_recovery(dir: &Path, step: usize, loss: Loss, when: &str) {
-    let again = quick_dir();
-    let recorder = Arc::new(Recorder::of(dir));
+/// Recovers on a recorded disk, and leaves the disk as a power cut somewhere in it does.
+fn crash_the_recovery(dir: &Path, crashed: &Recorder, step: usize, loss: Loss, when: &str) {
+    let recorder = Arc::new(Recorder::of(dir, crashed, step, loss));
     open_and_tell(&dir.join("archive"), Disk::default().watched(Arc::<Recorder>::clone(&recorder)));
-    let steps = recorder.steps().len();
-    recorder.after(step * 31 % (steps + 1), loss).write_to(again.path());
-    assert_only_whole_parts(&again.path().join("archive"), when);
+    let count = step * 31 % (recorder.steps().len() + 1);
+    let loss = if loss == Loss::Nothing { Loss::Everything } else { loss };
     std::fs::remove_dir_all(dir).expect("a folder");
-    recorder.after(step * 31 % (steps + 1), loss).write_to(dir);
+    recorder.after(count, loss).write_to(dir);
+    assert_only_whole_parts(&dir.join("archive"), when);
 }
 
 /// What a reader may see at any moment: parts that are complete, one for a day.

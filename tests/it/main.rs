@@ -4,6 +4,7 @@ mod cli;
 mod collect;
 mod crash;
 mod flatten;
+mod hostile;
 mod layers;
 mod privacy;
 mod program;

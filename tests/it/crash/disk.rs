@@ -58,10 +58,16 @@ impl Recorder {
         Self { root: root.to_owned(), start: State::default(), steps: Mutex::default() }
     }
 
-    /// A recorder that begins with what is there.
-    pub(crate) fn of(root: &Path) -> Self {
+    /// A recorder that begins with what a crash left in a folder. Where that was the end of the process
+    /// alone, what was not durable is not durable yet.
+    pub(crate) fn of(root: &Path, crashed: &Self, count: usize, loss: Loss) -> Self {
         let mut start = State::default();
-        start.load(root, Path::new(""));
+        if loss == Loss::Nothing {
+            start = crashed.start.clone();
+            crashed.steps()[..count].iter().for_each(|step| start.make(step));
+        } else {
+            start.load(root, Path::new(""));
+        }
         Self { start, ..Self::new(root) }
     }
 
