@@ -38,6 +38,7 @@
 mod checksum;
 mod lock;
 mod merge;
+mod order;
 mod paths;
 mod publish;
 mod read;
@@ -61,10 +62,13 @@ use crate::schema::Schema;
 
 pub use checksum::Checksum;
 pub use lock::ShardLock;
-pub use merge::partitions_of;
+pub use order::{misplaced, partitions_of};
 pub use paths::{PartName, Partition};
 pub use publish::{Aside, PartInfo, Staged};
 pub use read::{Part, Scan};
+
+/// The folder of everything that is not data.
+pub const OWN_FOLDER: &str = paths::OWN;
 
 /// The version of the format above.
 pub const ARCHIVE_FORMAT: u32 = 1;
@@ -80,13 +84,19 @@ pub struct Archive {
 }
 
 /// What `_archive/archive.json` says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 struct Description {
     format: u32,
     shards: u32,
     #[serde(with = "clock::rfc3339")]
     created_at: Timestamp,
     created_by: String,
+}
+
+/// What has to be known of an archive: its description may have been written anew by hand.
+#[derive(Deserialize)]
+struct Needed {
+    shards: u32,
 }
 
 /// Only the format, so that an archive of a later one is refused for that and not for a strange key.
@@ -116,12 +126,14 @@ pub enum ArchiveError {
         found: u32,
     },
     /// Its description cannot be read.
-    #[error("{} is damaged: {problem}", path.display())]
+    #[error("{} is damaged: {problem}; restore it, or write {{\"format\":{ARCHIVE_FORMAT},\"shards\":{shards}}} into it", path.display())]
     Description {
         /// The description's file.
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
+        /// The number of shards, as far as the names of the parts tell.
+        shards: u32,
     },
     /// Another collector writes to the shard.
     #[error("archive {} is in use by {holder}: wait for it, or stop it", path.display())]
@@ -186,8 +198,7 @@ impl Archive {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Self::undescribed(root)),
             Err(error) => return Err(ArchiveError::io("read", &path)(error)),
         };
-        let description = read_description(root, &path, &text)?;
-        Ok(Self::new(root, description.shards))
+        Ok(Self::new(root, read_shards(root, &text)?))
     }
 
     /// Opens the archive at `root`, or makes one there with the given number of shards.
@@ -236,6 +247,30 @@ impl Archive {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The folder of a dataset, which may not be there yet.
+    #[must_use]
+    pub fn dataset_dir(&self, schema: &Schema) -> PathBuf {
+        paths::dataset(&self.root, &schema.dataset)
+    }
+
+    /// The folder of a shard's journal, which may not be there yet.
+    #[must_use]
+    pub fn journal_path(&self, shard: u32) -> PathBuf {
+        paths::journal(&self.root, shard)
+    }
+
+    /// The folder of what could not be filed, which may not be there yet.
+    #[must_use]
+    pub fn quarantine_dir(&self) -> PathBuf {
+        paths::quarantine(&self.root)
+    }
+
+    /// The folder of a day.
+    #[must_use]
+    pub fn day_dir(&self, partition: &Partition) -> PathBuf {
+        partition.dir(&self.root)
     }
 
     /// The number of shards, fixed when the archive was made.
@@ -310,6 +345,9 @@ impl Archive {
         match paths::names(root) {
             // A crash before the description was written leaves at most the folders around it.
             Ok(names) if names.iter().all(|name| name == paths::OWN) => ArchiveError::Absent(root.to_owned()),
+            Ok(names) if names.iter().any(|name| name == paths::OWN) => {
+                ArchiveError::description(root, "it is missing".to_owned())
+            }
             Ok(_) => ArchiveError::Foreign(root.to_owned()),
             Err(error) => error,
         }
@@ -320,6 +358,10 @@ impl ArchiveError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |error| Self::Io { action, path, error }
+    }
+
+    fn description(root: &Path, problem: String) -> Self {
+        Self::Description { path: paths::description(root), problem, shards: paths::shards_seen(root) }
     }
 
     /// What went wrong in the reading of a part: the file system's fault, or the part's.
@@ -336,32 +378,20 @@ impl ArchiveError {
             error => Self::Damaged { path, problem: error.to_string() },
         }
     }
-
-    /// What went wrong in the writing of a part.
-    fn writing(path: &Path) -> impl Fn(ParquetError) -> Self {
-        let path = path.to_owned();
-        move |error| match error {
-            ParquetError::External(cause) => match cause.downcast::<io::Error>() {
-                Ok(error) => DiskError::new("write", &path, *error).into(),
-                Err(cause) => Self::Parquet { path: path.clone(), error: ParquetError::External(cause) },
-            },
-            error => Self::Parquet { path: path.clone(), error },
-        }
-    }
 }
 
-fn read_description(root: &Path, path: &Path, text: &str) -> Result<Description, ArchiveError> {
-    let damaged = |error: serde_json::Error| ArchiveError::Description {
-        path: path.to_owned(),
-        problem: format!("not the JSON it was written as, at line {} column {}", error.line(), error.column()),
+/// The number of shards that a description names.
+fn read_shards(root: &Path, text: &str) -> Result<u32, ArchiveError> {
+    let damaged = |error: serde_json::Error| {
+        let place = format!("at line {} column {}", error.line(), error.column());
+        ArchiveError::description(root, format!("not the JSON it was written as, {place}"))
     };
     let format: Format = serde_json::from_str(text).map_err(damaged)?;
     if format.format != ARCHIVE_FORMAT {
         return Err(ArchiveError::Format { path: root.to_owned(), found: format.format });
     }
-    let description: Description = serde_json::from_str(text).map_err(damaged)?;
-    if description.shards == 0 {
-        return Err(ArchiveError::Description { path: path.to_owned(), problem: "it has no shards".to_owned() });
+    match serde_json::from_str(text).map_err(damaged)? {
+        Needed { shards: 0 } => Err(ArchiveError::description(root, "it has no shards".to_owned())),
+        Needed { shards } => Ok(shards),
     }
-    Ok(description)
 }

@@ -6,12 +6,14 @@
 mod args;
 mod collect;
 mod demo;
+mod erase;
 mod import;
 mod print;
 mod progress;
 mod query;
 mod schema;
 mod simulate;
+mod verify;
 
 use anyhow::Context;
 use clap::Parser;
@@ -71,6 +73,9 @@ pub fn run() -> Exit {
         Command::Import(ref command) => import::run(&args, command),
         Command::Query(ref command) => query::run(&args, command),
         Command::Schema(ref command) => schema::run(&args, command),
+        Command::Verify(ref command) => verify::run(&args, command),
+        Command::Prune(ref command) => erase::prune(&args, command),
+        Command::Forget(ref command) => erase::forget(&args, command),
         Command::Simulate(ref command) => simulate::run(command),
         Command::Demo(ref command) => demo::run(&args, command),
     };

@@ -24,7 +24,7 @@
 mod batch;
 mod outcome;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,6 +57,8 @@ pub struct Ingest {
     next_sequence: u64,
     bodies: usize,
     bytes: usize,
+    /// Answers that could not be journalled yet.
+    unwritten: VecDeque<Answer>,
     plans: Plans,
     policy: Policy,
 }
@@ -128,8 +130,18 @@ impl Ingest {
         let last = journal::segments(&journal_dir)?.last().map_or(0, |(sequence, _)| *sequence);
         let plans = Plans { states: Plan::new(Schema::device_state()), polls: Plan::new(Schema::poll()) };
         let next_sequence = last + 1;
-        let mut ingest =
-            Self { archive, lock, journal_dir, writer: None, next_sequence, bodies: 0, bytes: 0, plans, policy };
+        let mut ingest = Self {
+            archive,
+            lock,
+            journal_dir,
+            writer: None,
+            next_sequence,
+            bodies: 0,
+            bytes: 0,
+            unwritten: VecDeque::new(),
+            plans,
+            policy,
+        };
         let recovered = ingest.publish()?;
         Ok((ingest, recovered))
     }
@@ -140,12 +152,40 @@ impl Ingest {
         &self.policy
     }
 
+    /// The archive that is written.
+    #[must_use]
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// The lock that is held.
+    #[must_use]
+    pub fn lock(&self) -> &ShardLock {
+        &self.lock
+    }
+
     /// Journals what may be written of an answer. It is durable after the next [`Ingest::sync`].
     ///
     /// # Errors
-    /// Where the journal cannot be written. The next answer is tried in a new segment.
+    /// Where the journal cannot be written. The answer is kept in memory, and tried again before the next
+    /// one and at the next publish.
     pub fn append(&mut self, answer: Answer) -> Result<(), IngestError> {
-        let answer = self.policy.apply(answer);
+        self.unwritten.push_back(self.policy.apply(answer));
+        self.write()
+    }
+
+    /// Journals what is in memory alone, oldest first.
+    fn write(&mut self) -> Result<(), IngestError> {
+        while let Some(answer) = self.unwritten.pop_front() {
+            if let Err(error) = self.write_one(&answer) {
+                self.unwritten.push_front(answer);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_one(&mut self, answer: &Answer) -> Result<(), IngestError> {
         if self.bodies >= SEGMENT_BODIES || self.bytes >= SEGMENT_BYTES {
             self.close_segment()?;
         }
@@ -154,7 +194,7 @@ impl Ingest {
             self.next_sequence += 1;
             self.writer = Some(Writer::create(self.archive.disk(), &self.journal_dir, self.next_sequence - 1)?);
         }
-        if let Some(Err(error)) = self.writer.as_mut().map(|writer| writer.append(&answer)) {
+        if let Some(Err(error)) = self.writer.as_mut().map(|writer| writer.append(answer)) {
             self.close_segment()?;
             return Err(error.into());
         }
@@ -183,6 +223,21 @@ impl Ingest {
     pub fn publish(&mut self) -> Result<Published, IngestError> {
         self.close_segment()?;
         let mut published = Published::default();
+        self.publish_segments(&mut published)?;
+        if !self.unwritten.is_empty() {
+            // Publishing may have made the room that was wanting.
+            match self.write().and_then(|()| self.close_segment()) {
+                Ok(()) => self.publish_segments(&mut published)?,
+                Err(error) => {
+                    let count = self.unwritten.len();
+                    published.held.push(format!("{count} answers are in this process's memory alone: {error}"));
+                }
+            }
+        }
+        Ok(published)
+    }
+
+    fn publish_segments(&mut self, published: &mut Published) -> Result<(), IngestError> {
         let mut batch = Batch::new(&self.plans);
         for (sequence, path) in journal::segments(&self.journal_dir)? {
             match Segment::read(&path) {
@@ -194,13 +249,13 @@ impl Ingest {
             }
             batch.segments.push(path);
             if batch.states.rows().max(batch.polls.len()) >= BATCH_ROWS || batch.bytes() >= BATCH_BYTES {
-                self.publish_batch(std::mem::replace(&mut batch, Batch::new(&self.plans)), &mut published);
+                self.publish_batch(std::mem::replace(&mut batch, Batch::new(&self.plans)), published);
             }
         }
         if !batch.segments.is_empty() {
-            self.publish_batch(batch, &mut published);
+            self.publish_batch(batch, published);
         }
-        Ok(published)
+        Ok(())
     }
 
     fn close_segment(&mut self) -> Result<(), IngestError> {

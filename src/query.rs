@@ -65,7 +65,11 @@ fn each_batch(
 ) -> Result<(), ArchiveError> {
     let schema = Schema::device_state();
     for partition in archive.partitions(&schema)?.into_iter().filter(|partition| window.touches(partition.date)) {
-        for (_, path) in archive.parts(&partition)? {
+        let parts = archive.parts(&partition)?;
+        if parts.is_empty() {
+            tracing::warn!("{partition} has no part: its rows are not in this answer; run `dex-archive verify`");
+        }
+        for (_, path) in parts {
             for rows in Part::open(&path, &schema)?.batches(Some(scan))? {
                 batch(&rows?);
             }

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::hash::Hasher;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use twox_hash::XxHash64;
 
@@ -30,7 +32,12 @@ const CHUNK: usize = 64 * 1024;
 pub(super) struct Hashing {
     file: DiskFile,
     hash: XxHash64,
+    /// What the file system said, where it refused a write: the Parquet writer passes on the words alone.
+    refused: Refused,
 }
+
+/// The number of an error of the file system; 0 for none.
+pub(super) type Refused = Arc<AtomicI32>;
 
 /// What a part's checksum says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +52,12 @@ pub enum Checksum {
 
 impl Hashing {
     pub(super) fn new(file: DiskFile) -> Self {
-        Self { file, hash: XxHash64::with_seed(0) }
+        Self { file, hash: XxHash64::with_seed(0), refused: Refused::default() }
+    }
+
+    /// Where to look for what the file system said.
+    pub(super) fn refused(&self) -> Refused {
+        Arc::clone(&self.refused)
     }
 
     /// Bytes written so far.
@@ -69,7 +81,9 @@ impl Hashing {
 
 impl Write for Hashing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
+        let written = self.file.write(bytes).inspect_err(|error| {
+            self.refused.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
+        })?;
         self.hash.write(&bytes[..written]);
         Ok(written)
     }

@@ -8,42 +8,22 @@
 //! the new one is published.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Int64Type, TimestampMicrosecondType};
-use arrow_array::{
-    Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, make_array,
-};
+use arrow_array::{Array, BooleanArray, RecordBatch, UInt32Array, make_array};
 use arrow_data::transform::MutableArrayData;
-use arrow_schema::{ArrowError, DataType};
+use arrow_schema::ArrowError;
+use arrow_select::filter::filter_record_batch;
 use arrow_select::take::take_record_batch;
 use chrono::NaiveDate;
 
-use crate::clock;
 use crate::schema::Schema;
 
+use super::order::{Keys, misplaced, replaces};
 use super::publish::{Damage, Folder};
 use super::write::PartWriter;
 use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
-
-/// Sorts the rows of a batch by the day they belong to: the date, and the rows' positions.
-///
-/// # Panics
-/// Where the batch is not of the schema.
-#[must_use]
-pub fn partitions_of(schema: &Schema, batch: &RecordBatch) -> BTreeMap<NaiveDate, Vec<u32>> {
-    let times: Vec<_> = schema.partition_by.iter().map(|&at| times(batch, at)).collect();
-    let mut days: BTreeMap<NaiveDate, Vec<u32>> = BTreeMap::new();
-    for (index, row) in (0..batch.num_rows()).zip(0_u32..) {
-        let micros = times.iter().find(|times| times.is_valid(index)).map_or(0, |times| times.value(index));
-        let at = clock::from_micros(micros).unwrap_or_default();
-        days.entry(at.date_naive()).or_default().push(row);
-    }
-    days
-}
 
 impl Archive {
     /// Merges rows into a day and stages the day's new version. `rows` are positions in `batch`, all
@@ -63,7 +43,7 @@ impl Archive {
         let parts = self.parts(&partition)?;
         let old = parts.into_iter().find(|(name, _)| name.shard == lock.shard);
         let name = PartName { shard: lock.shard, publish: old.as_ref().map_or(1, |(name, _)| name.publish + 1) };
-        let folder = Folder::make(self, partition.staging_dir(&self.root, lock.shard))?;
+        let folder = Folder::make(self, &partition.staging_dir(&self.root, lock.shard))?;
         let writer = PartWriter::create(&self.disk, &folder.path().join(name.to_string()), schema)?;
         let mut merge = Merge::new(schema, batch, rows, writer);
         let damage = match &old {
@@ -72,6 +52,39 @@ impl Archive {
         };
         let (fresh, info) = merge.finish()?;
         Ok(Staged { partition, folder, name, damage, info, fresh })
+    }
+
+    /// Stages a day without some of its rows: `keep` says of each row of a batch whether it stays. None
+    /// where all of them do, or there is no part.
+    ///
+    /// # Errors
+    /// Where the part is damaged, or cannot be read or written. Nothing live is touched.
+    pub fn stage_without(
+        &self,
+        lock: &ShardLock,
+        schema: &Schema,
+        date: NaiveDate,
+        keep: &dyn Fn(&RecordBatch) -> BooleanArray,
+    ) -> Result<Option<Staged>, ArchiveError> {
+        let partition = Partition { dataset: schema.dataset.clone(), date };
+        let parts = self.parts(&partition)?;
+        let Some((old, path)) = parts.into_iter().find(|(name, _)| name.shard == lock.shard) else { return Ok(None) };
+        if Part::checksum(&path)? != Checksum::Right {
+            return Err(ArchiveError::Damaged { path, problem: "its checksum is wrong or missing".to_owned() });
+        }
+        let name = PartName { publish: old.publish + 1, ..old };
+        let folder = Folder::make(self, &partition.staging_dir(&self.root, lock.shard))?;
+        let mut writer = PartWriter::create(&self.disk, &folder.path().join(name.to_string()), schema)?;
+        let mut rows_before = 0;
+        for batch in Part::open(&path, schema)?.batches(None)? {
+            let batch = batch?;
+            rows_before += batch.num_rows() as u64;
+            let kept = filter_record_batch(&batch, &keep(&batch)).map_err(|error| writer.error(error))?;
+            writer.write(&kept)?;
+        }
+        let (rows, bytes) = writer.finish()?;
+        let info = PartInfo { rows, rows_before, bytes };
+        Ok((rows < rows_before).then(|| Staged { partition, folder, name, damage: None, info, fresh: Vec::new() }))
     }
 }
 
@@ -141,12 +154,14 @@ impl<'a> Merge<'a> {
             let batches = part.group(group).map(Iterator::collect::<Vec<_>>);
             for batch in batches.unwrap_or_else(|error| vec![Err(error)]) {
                 match batch {
-                    Ok(batch) if belongs(self.schema, last.as_ref(), &batch, date) => {
-                        kept += batch.num_rows() as u64;
-                        self.pass(&batch)?;
-                        last = Some(batch);
-                    }
-                    Ok(_) => problem = Some("rows stand where they do not belong".to_owned()),
+                    Ok(batch) => match misplaced(self.schema, last.as_ref(), &batch, date) {
+                        None => {
+                            kept += batch.num_rows() as u64;
+                            self.pass(&batch)?;
+                            last = Some(batch);
+                        }
+                        Some(said) => problem = Some(said.to_owned()),
+                    },
                     Err(ArchiveError::Damaged { problem: said, .. }) => problem = Some(said),
                     Err(error) => return Err(error),
                 }
@@ -238,100 +253,6 @@ impl Incoming {
     }
 }
 
-/// Whether rows that were read from a doubtful part are of the day, and in order behind the last ones.
-fn belongs(schema: &Schema, last: Option<&RecordBatch>, batch: &RecordBatch, date: NaiveDate) -> bool {
-    let keys = Keys::new(schema, batch);
-    let ordered = (1..batch.num_rows()).all(|row| keys.compare(row - 1, &keys, row) == Ordering::Less);
-    let follows = last.is_none_or(|last| {
-        last.num_rows() == 0
-            || batch.num_rows() == 0
-            || Keys::new(schema, last).compare(last.num_rows() - 1, &keys, 0) == Ordering::Less
-    });
-    ordered && follows && partitions_of(schema, batch).keys().all(|day| *day == date)
-}
-
-/// Whether a row takes the place of one with the same key that was there before it.
-fn replaces(new: &Keys, new_row: usize, old: &Keys, old_row: usize) -> bool {
-    match (&new.newest_by, &old.newest_by) {
-        (Some(new), Some(old)) => new.compare(new_row, old, old_row) != Ordering::Less,
-        _ => false,
-    }
-}
-
-/// The columns by which the rows of a batch are told apart.
-struct Keys<'a> {
-    batch: &'a RecordBatch,
-    columns: Vec<KeyColumn<'a>>,
-    /// The time, and what stands for it where it is null.
-    time: &'a TimestampMicrosecondArray,
-    stand_in: Option<KeyColumn<'a>>,
-    newest_by: Option<KeyColumn<'a>>,
-}
-
-enum KeyColumn<'a> {
-    String(&'a StringArray),
-    Int64(&'a Int64Array),
-    Timestamp(&'a TimestampMicrosecondArray),
-}
-
-impl<'a> Keys<'a> {
-    fn new(schema: &Schema, batch: &'a RecordBatch) -> Self {
-        Self {
-            batch,
-            columns: schema.key.iter().map(|&at| KeyColumn::new(batch.column(at))).collect(),
-            time: times(batch, schema.partition_by[0]),
-            stand_in: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
-            newest_by: schema.newest_by.map(|at| KeyColumn::new(batch.column(at))),
-        }
-    }
-
-    fn compare(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
-        let columns = self.columns.iter().zip(&other.columns);
-        let unequal = columns.map(|(a, b)| a.compare(row, b, other_row)).find(|order| order.is_ne());
-        unequal.unwrap_or_else(|| match (&self.stand_in, &other.stand_in) {
-            // Without a time, several states may share the rest of the key: what they say tells them apart.
-            (Some(a), Some(b)) if self.time.is_null(row) => {
-                a.compare(row, b, other_row).then_with(|| self.text(row).cmp(&other.text(other_row)))
-            }
-            _ => Ordering::Equal,
-        })
-    }
-
-    /// All that a row says; the same for the same values.
-    fn text(&self, row: usize) -> String {
-        format!("{:?}", self.batch.slice(row, 1).columns())
-    }
-}
-
-impl<'a> KeyColumn<'a> {
-    fn new(array: &'a ArrayRef) -> Self {
-        match array.data_type() {
-            DataType::Utf8 => Self::String(array.as_string()),
-            DataType::Int64 => Self::Int64(array.as_primitive::<Int64Type>()),
-            _ => Self::Timestamp(array.as_primitive::<TimestampMicrosecondType>()),
-        }
-    }
-
-    /// Nulls come first, as the file's sorting columns say.
-    fn compare(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
-        fn get<A: Array, V>(array: &A, row: usize, value: impl Fn(usize) -> V) -> Option<V> {
-            array.is_valid(row).then(|| value(row))
-        }
-        match (self, other) {
-            (Self::String(a), Self::String(b)) => {
-                get(*a, row, |row| a.value(row)).cmp(&get(*b, other_row, |row| b.value(row)))
-            }
-            (Self::Int64(a), Self::Int64(b)) => {
-                get(*a, row, |row| a.value(row)).cmp(&get(*b, other_row, |row| b.value(row)))
-            }
-            (Self::Timestamp(a), Self::Timestamp(b)) => {
-                get(*a, row, |row| a.value(row)).cmp(&get(*b, other_row, |row| b.value(row)))
-            }
-            _ => unreachable!("both sides are of one schema"),
-        }
-    }
-}
-
 #[derive(Default)]
 struct Runs(Vec<Run>);
 
@@ -365,8 +286,4 @@ fn partition_point(start: usize, end: usize, below: impl Fn(usize) -> bool) -> u
         if below(middle) { low = middle + 1 } else { high = middle }
     }
     low
-}
-
-fn times(batch: &RecordBatch, column: usize) -> &TimestampMicrosecondArray {
-    batch.column(column).as_primitive::<TimestampMicrosecondType>()
 }

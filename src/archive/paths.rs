@@ -102,6 +102,14 @@ pub(super) fn publish_lock(root: &Path) -> PathBuf {
     root.join(OWN).join("publish.lock")
 }
 
+/// The number of shards that there must be at least, by the names of the parts and of the journals.
+pub(super) fn shards_seen(root: &Path) -> u32 {
+    let below = |dir: PathBuf| names(&dir).unwrap_or_default().into_iter().map(move |name| dir.join(name));
+    let days = below(root.to_owned()).flat_map(below).flat_map(below);
+    let named = |path: PathBuf| PartName::parse(&path.file_name()?.to_string_lossy()).map(|part| part.shard);
+    days.filter_map(named).max().unwrap_or(0) + 1
+}
+
 /// The names in a folder; none where there is no such folder.
 pub(super) fn names(dir: &Path) -> Result<Vec<String>, ArchiveError> {
     let entries = match fs::read_dir(dir) {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 use twox_hash::XxHash64;
 
-use super::{Archive, ArchiveError, PartName, Partition, paths};
+use super::{Archive, ArchiveError, PartName, Partition, ShardLock, paths};
 
 /// How long a folder that was live stays as it was, for readers that have it open. A reader lists a
 /// folder right after it opened it; only one that the system held up in between takes longer.
@@ -23,6 +23,9 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// In the name of a folder that was live.
 const RETIRED: &str = ".retired";
+
+/// How the name of a small file begins that is being written.
+const UNFINISHED: &str = "unfinished.";
 
 /// A new version of a day, written and synced, that no reader sees yet. Dropping it leaves the
 /// archive as it was.
@@ -174,10 +177,11 @@ impl Damage {
 
 impl Folder {
     /// Makes an empty staging folder.
-    pub(super) fn make(archive: &Archive, path: PathBuf) -> Result<Self, ArchiveError> {
-        if path.exists() {
-            archive.clear(&path)?;
-        }
+    pub(super) fn make(archive: &Archive, path: &Path) -> Result<Self, ArchiveError> {
+        let cleared = if path.exists() { archive.clear(path) } else { Ok(()) };
+        // One that cannot be cleared away, whoever's it is, keeps nobody from publishing.
+        let free = |_| free_place(path.parent().unwrap_or(path), &name_of(path));
+        let path = cleared.map_or_else(free, |()| path.to_owned());
         archive.disk.make_dirs(&path)?;
         Ok(Self { archive: archive.clone(), path, keep: false })
     }
@@ -197,6 +201,20 @@ impl Drop for Folder {
 }
 
 impl Archive {
+    /// Takes a day out of the archive, all of it, and removes it. Whoever calls it holds every shard's lock.
+    ///
+    /// # Errors
+    /// Where the file system says no.
+    pub fn remove_day(&self, partition: &Partition) -> Result<(), ArchiveError> {
+        let staging = paths::staging(&self.root, 0);
+        self.disk.make_dirs(&staging)?;
+        let _lock = self.lock_publish()?;
+        let place = free_place(&staging, &format!("{}.date={}{RETIRED}", partition.dataset, partition.date));
+        self.disk.rename(&partition.dir(&self.root), &place)?;
+        self.disk.sync_dir(&paths::dataset(&self.root, &partition.dataset))?;
+        self.clear_older(0, changed_at(&place)?, |name| name.contains(RETIRED))
+    }
+
     /// Removes what an earlier process left in a shard's staging folder: days that never became live,
     /// and days that were live until they were exchanged, unless that is only just so. Whoever calls it
     /// has just taken the shard's lock.
@@ -223,8 +241,10 @@ impl Archive {
         let staging = paths::staging(&self.root, shard);
         for name in paths::names(&staging)?.into_iter().filter(|name| which(name)) {
             let left = staging.join(&name);
-            if !left.is_dir() {
+            if name.starts_with(UNFINISHED) {
                 self.disk.remove(&left)?;
+            } else if !left.is_dir() {
+                self.keep_foreign(&left)?;
             } else if now.saturating_sub(changed_at(&left)?) >= self.linger {
                 self.clear(&left)?;
             }
@@ -252,6 +272,31 @@ impl Archive {
         self.write_durably(shard, &path, &aside.bytes)
     }
 
+    /// Moves a file or folder that does not belong where it is to the quarantine, with a report.
+    ///
+    /// # Errors
+    /// Where the file system says no.
+    pub fn set_aside(&self, lock: &ShardLock, path: &Path, cause: &str) -> Result<PathBuf, ArchiveError> {
+        let dir = paths::quarantine(&self.root);
+        self.disk.make_dirs(&dir)?;
+        let from = path.strip_prefix(&self.root).unwrap_or(path);
+        let place = free_place(&dir, &from.to_string_lossy().replace('/', "."));
+        let report = Report { file: name_of(&place), from: &from.to_string_lossy(), cause, rows_lost: None };
+        self.report(lock.shard, &report)?;
+        self.disk.rename(path, &place)?;
+        self.disk.sync_dir(&dir)?;
+        self.disk.sync_dir(path.parent().unwrap_or(&self.root))?;
+        Ok(place)
+    }
+
+    /// Writes a file of the quarantine anew.
+    ///
+    /// # Errors
+    /// Where the file system says no.
+    pub fn rewrite_quarantined(&self, lock: &ShardLock, path: &Path, bytes: &[u8]) -> Result<(), ArchiveError> {
+        self.write_durably(lock.shard, path, bytes)
+    }
+
     fn report(&self, shard: u32, report: &Report) -> Result<(), ArchiveError> {
         let path = paths::quarantine(&self.root).join(format!("{}.report.json", report.file));
         let text = serde_json::to_string_pretty(report).expect("a report always has a form in JSON");
@@ -263,7 +308,7 @@ impl Archive {
         let staging = paths::staging(&self.root, shard);
         self.disk.make_dirs(&staging)?;
         // Two processes may be about to make the same archive.
-        let staged = staging.join(format!("{}.{}", name_of(path), std::process::id()));
+        let staged = staging.join(format!("{UNFINISHED}{}.{}", name_of(path), std::process::id()));
         if staged.exists() {
             self.disk.remove(&staged)?;
         }
@@ -306,7 +351,7 @@ impl Archive {
         let day = name_of(folder);
         let place = free_place(&dir, day.split(RETIRED).next().unwrap_or(&day));
         self.disk.rename(folder, &place)?;
-        tracing::warn!(kept = %place.display(), "somebody else's files stood in a day's folder; they were kept aside");
+        tracing::warn!(kept = %place.display(), "somebody else's files stood where the archive's are; they were kept aside");
         Ok(())
     }
 

@@ -348,8 +348,14 @@ fn says_what_is_wrong_with_a_path() {
     let description = paths::description(bench.archive.root());
     for (text, expect) in [
         ("{\"format\":2,\"odd\":1}", "has format 2, this version reads 1: use the newer dex-archive"),
-        ("{\"format\":1}", "is damaged: not the JSON it was written as, at line 1 column 12"),
-        ("", "is damaged: not the JSON it was written as, at line 1 column 0"),
+        (
+            "{\"format\":1}",
+            "is damaged: not the JSON it was written as, at line 1 column 12; restore it, or write {\"format\":1,\"shards\":1} into it",
+        ),
+        (
+            "",
+            "is damaged: not the JSON it was written as, at line 1 column 0; restore it, or write {\"format\":1,\"shards\":1} into it",
+        ),
     ] {
         bench.archive.write_durably(0, &description, text.as_bytes()).expect("room on the disk");
         assert!(said(bench.archive.root()).ends_with(expect), "{}", said(bench.archive.root()));

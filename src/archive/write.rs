@@ -5,22 +5,25 @@
 //! 8-byte column just below the dictionary's limit would cost two fifths of the file. Every part
 //! carries a checksum over all of it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use crate::schema::Schema;
 
-use super::checksum::{self, Hashing};
+use super::checksum::{self, Hashing, Refused};
 use super::{ARCHIVE_FORMAT, ArchiveError};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskError, DiskFile};
 
 /// Rows in a row group.
 pub(super) const GROUP_ROWS: usize = 32 * 1024;
@@ -29,21 +32,23 @@ pub(super) const GROUP_ROWS: usize = 32 * 1024;
 pub(super) struct PartWriter {
     path: PathBuf,
     writer: ArrowWriter<Hashing>,
+    refused: Refused,
     rows: u64,
 }
 
 impl PartWriter {
     pub(super) fn create(disk: &Disk, path: &Path, schema: &Schema) -> Result<Self, ArchiveError> {
         let file = Hashing::new(disk.create(path)?);
+        let refused = file.refused();
         let writer = ArrowWriter::try_new(file, Arc::clone(schema.arrow()), Some(properties(schema)));
-        let writer = writer.map_err(ArchiveError::writing(path))?;
-        Ok(Self { path: path.to_owned(), writer, rows: 0 })
+        let writer = writer.map_err(|error| failed(path, &refused, error))?;
+        Ok(Self { path: path.to_owned(), writer, refused, rows: 0 })
     }
 
     /// Appends rows, which follow those before in the schema's order.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), ArchiveError> {
         self.rows += batch.num_rows() as u64;
-        self.writer.write(batch).map_err(ArchiveError::writing(&self.path))
+        self.writer.write(batch).map_err(|error| failed(&self.path, &self.refused, error))
     }
 
     /// An error that keeps rows from being written.
@@ -53,11 +58,19 @@ impl PartWriter {
 
     /// Completes the file and makes its content durable. Returns its rows and bytes.
     pub(super) fn finish(self) -> Result<(u64, u64), ArchiveError> {
-        let file = self.writer.into_inner().map_err(ArchiveError::writing(&self.path))?;
+        let file = self.writer.into_inner().map_err(|error| failed(&self.path, &self.refused, error))?;
         let bytes = file.length();
         let file: DiskFile = file.seal()?;
         file.sync()?;
         Ok((self.rows, bytes))
+    }
+}
+
+/// What kept rows from being written: the file system, or what they are.
+fn failed(path: &Path, refused: &Refused, error: ParquetError) -> ArchiveError {
+    match refused.load(Ordering::Relaxed) {
+        0 => ArchiveError::Parquet { path: path.to_owned(), error },
+        number => DiskError::new("write", path, io::Error::from_raw_os_error(number)).into(),
     }
 }
 

@@ -45,6 +45,12 @@ pub(super) enum Command {
     Query(QueryArgs),
     /// Show the columns
     Schema(SchemaArgs),
+    /// Check that the archive is what it should be
+    Verify(VerifyArgs),
+    /// Remove days that are too old
+    Prune(PruneArgs),
+    /// Take everything about a device or a person out of the archive
+    Forget(ForgetArgs),
     /// Serve a simulated fleet, or write its states
     Simulate(SimulateArgs),
     /// See it work: no account and no network needed
@@ -208,6 +214,56 @@ pub(super) enum SchemaFormat {
     Table,
     Json,
     Duckdb,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Exit codes: 0 nothing but notes; 3 errors or warnings are left.\n\nExamples:\n  dex-archive verify                 checksums, layout, order of the rows, journal\n  dex-archive verify --deep          reads every column too\n  dex-archive verify --repair        mends what can safely be mended; nothing is deleted"
+)]
+pub(super) struct VerifyArgs {
+    /// Read every column of every part
+    #[arg(long)]
+    pub(super) deep: bool,
+    /// Mend what can safely be mended: what is moved or replaced goes to the quarantine
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = VerifyFormat::Table)]
+    pub(super) format: VerifyFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum VerifyFormat {
+    Table,
+    Json,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  dex-archive prune --keep 400d --dry-run    what would go")]
+pub(super) struct PruneArgs {
+    /// How much is kept, in whole days; today always is
+    #[arg(long, value_name = "DURATION")]
+    pub(super) keep: String,
+    /// Say what would go, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    group = clap::ArgGroup::new("subject").required(true).args(["device", "email"]).multiple(true),
+    after_help = "The days concerned are written anew, the quarantine too, and all is read again to prove it. With [privacy]\nrules and their key, pseudonyms are found as well.\n\nExamples:\n  dex-archive forget --email alice@example.com --dry-run    what would go\n  dex-archive forget --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7"
+)]
+pub(super) struct ForgetArgs {
+    /// A device, by its id; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub(super) device: Vec<String>,
+    /// A person, by the e-mail address; may be repeated
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "device")]
+    pub(super) email: Vec<String>,
+    /// Say what would go, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use crate::api::{Client, ClientOptions};
-use crate::archive::Archive;
+use crate::archive::{Archive, ShardLock};
 use crate::clock::{self, Clock};
 use crate::collect::{
     CollectError, CollectOptions, CollectStats, Collector, Plan, SourceChoice, Stop, StopSwitch, stop_pair,
@@ -43,10 +43,10 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let work = async {
             let client = client(client_options, &root, &clock).await?;
             let (ingest, recovered) = open(&root, &clock, "collect", policy)?;
-            note_recovered(&recovered);
+            let exit = note_recovered(&recovered);
             let bar = Bar::new(args.quiet);
             let collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop.clone());
-            sweeps(collector, command, every, &stop, args.quiet).await
+            sweeps(collector, command, every, &stop, args.quiet, exit).await
         };
         tokio::select! {
             ended = work => ended,
@@ -71,8 +71,17 @@ pub(super) fn open(
     Ok(Ingest::open(archive, 0, &holder, policy)?)
 }
 
+/// Takes every shard of an archive.
+pub(super) fn lock_all(archive: &Archive, clock: &Clock, what: &str) -> anyhow::Result<Vec<ShardLock>> {
+    let since = clock::format_timestamp(clock.now());
+    let holder = format!("dex-archive {what}, process {}, since {since}", std::process::id());
+    Ok((0..archive.shards()).map(|shard| archive.lock(shard, &holder)).collect::<Result<_, _>>()?)
+}
+
 /// Says what an earlier process left in the journal.
-pub(super) fn note_recovered(recovered: &Published) {
+///
+/// What it found is part of what this run ends with.
+pub(super) fn note_recovered(recovered: &Published) -> Exit {
     let states = recovered.states_new + recovered.states_known;
     if states > 0 || recovered.has_findings() {
         tracing::warn!(
@@ -84,6 +93,16 @@ pub(super) fn note_recovered(recovered: &Published) {
         );
     }
     tell(&recovered.damaged, &recovered.held);
+    exit_of(recovered)
+}
+
+/// What publishing means for the exit code.
+pub(super) fn exit_of(published: &Published) -> Exit {
+    match (published.held.is_empty(), published.has_findings()) {
+        (false, _) => Exit::Failed,
+        (true, true) => Exit::Partly,
+        (true, false) => Exit::Done,
+    }
 }
 
 /// Says what was found damaged, and what is still in the journal.
@@ -181,8 +200,8 @@ async fn sweeps(
     every: Option<Duration>,
     stop: &Stop,
     quiet: bool,
+    mut exit: Exit,
 ) -> anyhow::Result<Exit> {
-    let mut exit = Exit::Done;
     for number in 1_u64.. {
         let (stats, failed) = collector.sweep(random(number)).await;
         let ended = command.sweeps == Some(number) || stop.is_requested();
@@ -247,7 +266,7 @@ fn report(
     Ok(exit)
 }
 
-fn worse(a: Exit, b: Exit) -> Exit {
+pub(super) fn worse(a: Exit, b: Exit) -> Exit {
     match (a, b) {
         (Exit::Failed, _) | (_, Exit::Failed) => Exit::Failed,
         (Exit::Partly, _) | (_, Exit::Partly) => Exit::Partly,

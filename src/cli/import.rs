@@ -32,7 +32,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         files.push((path, open(path).with_context(|| format!("cannot read {}", path.display()))?));
     }
     let (mut ingest, recovered) = collect::open(&root, &clock, "import", policy)?;
-    collect::note_recovered(&recovered);
+    let exit = collect::note_recovered(&recovered);
     let options = ImportOptions { account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let mut total = ImportStats::default();
     for (path, file) in files {
@@ -53,11 +53,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
             print::bytes(published.bytes),
         ));
     }
-    Ok(match (published.held.is_empty(), published.has_findings()) {
-        (false, _) => Exit::Failed,
-        (true, true) => Exit::Partly,
-        (true, false) => Exit::Done,
-    })
+    Ok(collect::worse(exit, collect::exit_of(&published)))
 }
 
 fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {

@@ -8,7 +8,7 @@ use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use dex_archive::archive::{Archive, Part};
 use dex_archive::schema::Schema;
-use dex_archive::sim::{Faults, RateLimit, ServerOptions};
+use dex_archive::sim::{Faults, RateLimit, Served, ServerOptions};
 
 use crate::program::{Api, place, run};
 use crate::walker::assert_cell_by_cell;
@@ -83,8 +83,17 @@ fn assert_same(archive: &Path, delivered: &BTreeMap<String, String>) {
 
 /// What the API delivered whole, by key; how often it was delivered does not matter.
 pub(crate) fn delivered(api: &Api) -> BTreeMap<String, String> {
+    states_of(&api.handle.served())
+}
+
+/// The keys of the states that were delivered whole.
+pub(crate) fn keys_of(served: &[Served]) -> Vec<String> {
+    states_of(served).into_keys().collect()
+}
+
+fn states_of(served: &[Served]) -> BTreeMap<String, String> {
     let mut keys = BTreeMap::new();
-    for served in api.handle.served().iter().filter(|served| served.whole) {
+    for served in served.iter().filter(|served| served.whole) {
         for state in &served.states {
             let body = state.clone();
             let state: serde_json::Value = serde_json::from_str(state).expect("JSON");

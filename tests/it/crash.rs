@@ -178,7 +178,7 @@ fn clean(published: &Published) {
 
 /// A sweep's answers: a page of the list, and three devices, one of which is absent at times. They are
 /// 8 hours apart, and one in three states is of the day before.
-fn answers_of(sweep: usize) -> Vec<Answer> {
+pub(crate) fn answers_of(sweep: usize) -> Vec<Answer> {
     let time = |hours: usize| at("2026-11-22T22:30:00Z") + chrono::TimeDelta::hours(i64::try_from(hours).expect("few"));
     let state = |device: usize| {
         let timestamp = clock::format_timestamp(time(sweep * 8 - (device * 8).min(sweep * 8)));
@@ -222,11 +222,11 @@ fn id(device: usize) -> String {
     format!("cb49c27f-7f97-49c5-b6f3-f7c01ead0fd{device}")
 }
 
-fn at(text: &str) -> Timestamp {
+pub(crate) fn at(text: &str) -> Timestamp {
     clock::parse_timestamp(text).expect("a timestamp")
 }
 
-fn state_keys(answer: &Answer) -> Vec<String> {
+pub(crate) fn state_keys(answer: &Answer) -> Vec<String> {
     let keys = answer.bodies.iter().map(|body| {
         let body: serde_json::Value = serde_json::from_slice(&body.bytes).expect("JSON");
         let time = at(body["timestamp"].as_str().expect("a text"));
@@ -241,7 +241,7 @@ fn poll_keys(answer: &Answer) -> Vec<String> {
 }
 
 /// The rows of a dataset by device and time, and how often each is there.
-fn keys_of(root: &Path, schema: &Schema) -> BTreeMap<String, usize> {
+pub(crate) fn keys_of(root: &Path, schema: &Schema) -> BTreeMap<String, usize> {
     let archive = Archive::open(root).expect("an archive");
     let mut keys = BTreeMap::new();
     for day in archive.partitions(schema).expect("a folder") {

@@ -19,6 +19,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("archive", &["clock", "disk", "schema"]),
     ("sim", &["clock"]),
     ("ingest", &["archive", "clock", "flatten", "journal", "privacy", "schema", "snapshot"]),
+    ("verify", &["archive", "flatten", "journal", "privacy", "schema"]),
+    ("erase", &["archive", "journal", "schema"]),
     ("query", &["archive", "clock", "schema", "snapshot"]),
     ("collect", &["api", "clock", "envelope", "ingest", "privacy", "snapshot"]),
     ("import", &["clock", "envelope", "ingest", "snapshot"]),
@@ -26,8 +28,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "api", "archive", "clock", "collect", "config", "disk", "import", "ingest", "privacy", "query", "schema",
-            "sim", "snapshot",
+            "api", "archive", "clock", "collect", "config", "disk", "erase", "import", "ingest", "privacy", "query",
+            "schema", "sim", "snapshot", "verify",
         ],
     ),
 ];

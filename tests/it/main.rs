@@ -3,10 +3,13 @@
 mod cli;
 mod collect;
 mod crash;
+mod damage;
 mod flatten;
 mod hostile;
+mod kill;
 mod layers;
 mod privacy;
 mod program;
+mod refuse;
 mod schema;
 mod walker;

@@ -1,0 +1,142 @@
+//! The order of rows: by which columns they are told apart, and to which day they belong.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_schema::DataType;
+use chrono::NaiveDate;
+
+use crate::clock;
+use crate::schema::Schema;
+
+/// Sorts the rows of a batch by the day they belong to: the date, and the rows' positions.
+///
+/// # Panics
+/// Where the batch is not of the schema.
+#[must_use]
+pub fn partitions_of(schema: &Schema, batch: &RecordBatch) -> BTreeMap<NaiveDate, Vec<u32>> {
+    let times: Vec<_> = schema.partition_by.iter().map(|&at| times(batch, at)).collect();
+    let mut days: BTreeMap<NaiveDate, Vec<u32>> = BTreeMap::new();
+    for (index, row) in (0..batch.num_rows()).zip(0_u32..) {
+        let micros = times.iter().find(|times| times.is_valid(index)).map_or(0, |times| times.value(index));
+        let at = clock::from_micros(micros).unwrap_or_default();
+        days.entry(at.date_naive()).or_default().push(row);
+    }
+    days
+}
+
+/// What is wrong with the place of rows that were read from a part of a day, behind the last ones; none
+/// where they stand as they should.
+///
+/// # Panics
+/// Where a batch is not of the schema.
+#[must_use]
+pub fn misplaced(
+    schema: &Schema,
+    last: Option<&RecordBatch>,
+    batch: &RecordBatch,
+    date: NaiveDate,
+) -> Option<&'static str> {
+    if batch.num_rows() == 0 {
+        return None;
+    }
+    let keys = Keys::new(schema, batch);
+    let inside = (1..batch.num_rows()).map(|row| keys.compare(row - 1, &keys, row));
+    let before = last.filter(|last| last.num_rows() > 0).map(|last| Keys::new(schema, last));
+    let across = before.map(|before| before.compare(before.batch.num_rows() - 1, &keys, 0));
+    match across.into_iter().chain(inside).max() {
+        Some(Ordering::Greater) => Some("its rows are not in order"),
+        Some(Ordering::Equal) => Some("it has a key twice"),
+        _ if partitions_of(schema, batch).keys().any(|day| *day != date) => Some("it has rows of another day"),
+        _ => None,
+    }
+}
+
+/// Whether a row takes the place of one with the same key that was there before it.
+pub(super) fn replaces(new: &Keys, new_row: usize, old: &Keys, old_row: usize) -> bool {
+    match (&new.newest_by, &old.newest_by) {
+        (Some(new), Some(old)) => new.compare(new_row, old, old_row) != Ordering::Less,
+        _ => false,
+    }
+}
+
+/// The columns by which the rows of a batch are told apart.
+pub(super) struct Keys<'a> {
+    batch: &'a RecordBatch,
+    columns: Vec<KeyColumn<'a>>,
+    /// The time, and what stands for it where it is null.
+    time: &'a TimestampMicrosecondArray,
+    stand_in: Option<KeyColumn<'a>>,
+    newest_by: Option<KeyColumn<'a>>,
+}
+
+enum KeyColumn<'a> {
+    String(&'a StringArray),
+    Int64(&'a Int64Array),
+    Timestamp(&'a TimestampMicrosecondArray),
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn new(schema: &Schema, batch: &'a RecordBatch) -> Self {
+        Self {
+            batch,
+            columns: schema.key.iter().map(|&at| KeyColumn::new(batch.column(at))).collect(),
+            time: times(batch, schema.partition_by[0]),
+            stand_in: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
+            newest_by: schema.newest_by.map(|at| KeyColumn::new(batch.column(at))),
+        }
+    }
+
+    pub(super) fn compare(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
+        let columns = self.columns.iter().zip(&other.columns);
+        let unequal = columns.map(|(a, b)| a.compare(row, b, other_row)).find(|order| order.is_ne());
+        unequal.unwrap_or_else(|| match (&self.stand_in, &other.stand_in) {
+            // Without a time, several states may share the rest of the key: what they say tells them apart.
+            (Some(a), Some(b)) if self.time.is_null(row) => {
+                a.compare(row, b, other_row).then_with(|| self.text(row).cmp(&other.text(other_row)))
+            }
+            _ => Ordering::Equal,
+        })
+    }
+
+    /// All that a row says; the same for the same values.
+    fn text(&self, row: usize) -> String {
+        format!("{:?}", self.batch.slice(row, 1).columns())
+    }
+}
+
+impl<'a> KeyColumn<'a> {
+    fn new(array: &'a ArrayRef) -> Self {
+        match array.data_type() {
+            DataType::Utf8 => Self::String(array.as_string()),
+            DataType::Int64 => Self::Int64(array.as_primitive::<Int64Type>()),
+            _ => Self::Timestamp(array.as_primitive::<TimestampMicrosecondType>()),
+        }
+    }
+
+    /// Nulls come first, as the file's sorting columns say.
+    fn compare(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
+        fn get<A: Array, V>(array: &A, row: usize, value: impl Fn(usize) -> V) -> Option<V> {
+            array.is_valid(row).then(|| value(row))
+        }
+        match (self, other) {
+            (Self::String(a), Self::String(b)) => {
+                get(*a, row, |row| a.value(row)).cmp(&get(*b, other_row, |row| b.value(row)))
+            }
+            (Self::Int64(a), Self::Int64(b)) => {
+                get(*a, row, |row| a.value(row)).cmp(&get(*b, other_row, |row| b.value(row)))
+            }
+            (Self::Timestamp(a), Self::Timestamp(b)) => {
+                get(*a, row, |row| a.value(row)).cmp(&get(*b, other_row, |row| b.value(row)))
+            }
+            _ => unreachable!("both sides are of one schema"),
+        }
+    }
+}
+
+fn times(batch: &RecordBatch, column: usize) -> &TimestampMicrosecondArray {
+    batch.column(column).as_primitive::<TimestampMicrosecondType>()
+}

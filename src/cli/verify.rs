@@ -1,0 +1,73 @@
+//! `verify`.
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+
+use crate::archive::Archive;
+use crate::clock::Clock;
+use crate::collect::Progress;
+use crate::verify::{Report, Severity, VerifyOptions, count_parts, repair, verify};
+
+use super::args::{Args, VerifyArgs, VerifyFormat};
+use super::progress::Bar;
+use super::{Exit, collect, print};
+
+/// Says whether the archive is what it should be, and mends what can safely be mended.
+pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
+    let (_, file) = args.config()?;
+    let policy = file.policy()?;
+    let treated = policy.treated_columns().map(|(name, action)| (name.to_owned(), action)).collect();
+    let options = VerifyOptions { deep: command.deep, treated };
+    let archive = args.open_archive()?;
+    if command.repair {
+        let (ingest, recovered) = collect::open(archive.root(), &Clock::system(), "verify", policy.clone())?;
+        collect::note_recovered(&recovered);
+        let report = look(args, ingest.archive(), &options)?;
+        for sentence in repair(ingest.archive(), ingest.lock(), &report)? {
+            print::note(&sentence);
+        }
+    }
+    let report = look(args, &archive, &options)?;
+    print::data(&match command.format {
+        VerifyFormat::Table => table(&report),
+        VerifyFormat::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
+    })?;
+    if !args.quiet {
+        print::note(&summary(&report));
+    }
+    Ok(if report.has_findings() { Exit::Partly } else { Exit::Done })
+}
+
+fn look(args: &Args, archive: &Archive, options: &VerifyOptions) -> anyhow::Result<Report> {
+    let bar = Bar::new(args.quiet);
+    bar.start("parts", Some(count_parts(archive)?));
+    let report = verify(archive, options, &mut |_part| bar.advance(1));
+    bar.finish();
+    Ok(report?)
+}
+
+fn table(report: &Report) -> String {
+    if report.findings.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(["", "what", "problem", "remedy"]);
+    for finding in &report.findings {
+        let subject = finding.subject.display().to_string();
+        table.add_row([finding.severity.name(), &print::safe_word(&subject), &finding.problem, &finding.remedy]);
+    }
+    format!("{table}\n")
+}
+
+fn summary(report: &Report) -> String {
+    format!(
+        "{} parts, {} rows, {}; {} answers wait in the journal; {} errors, {} warnings, {} notes",
+        report.parts,
+        report.rows,
+        print::bytes(report.bytes),
+        report.pending_answers,
+        report.count(Severity::Error),
+        report.count(Severity::Warning),
+        report.count(Severity::Note),
+    )
+}

@@ -1,0 +1,251 @@
+//! Whether an archive is what it should be.
+//!
+//! [`verify()`] looks at everything that stands in the folder and changes nothing. Each [`Finding`] says
+//! how bad it is, what it is about, what is wrong, and what to do. [`repair`] does what is safe: it moves
+//! what does not belong to the quarantine, and rewrites a part from what can be read of it, the part
+//! itself being kept. Nothing is ever deleted.
+//!
+//! A key has its time in it, so a row that stands in its own day and in order is there once in the whole
+//! archive.
+
+mod layout;
+mod part;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::NaiveDate;
+use serde::{Serialize, Serializer};
+
+use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock};
+use crate::flatten::Columns;
+use crate::journal::{self, Item, JournalError, Segment};
+use crate::privacy::Action;
+use crate::schema::Schema;
+
+/// What is looked at.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyOptions {
+    /// Reads every column of every part, and not only those that rows are told apart by.
+    pub deep: bool,
+    /// Columns that are to be dropped or pseudonyms by the rules in force; looked at with `deep`.
+    pub treated: Vec<(String, Action)>,
+}
+
+/// What was looked at, and found.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// Parts that were looked at.
+    pub parts: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Answers in the journal that are yet to be published.
+    pub pending_answers: u64,
+    /// Files in the quarantine.
+    pub quarantined: u64,
+    /// What is not as it should be, worst first.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The file or folder, below the archive's.
+    pub subject: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+    /// What [`repair`] does about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair: Option<Repair>,
+}
+
+/// How bad something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Rows are lost or doubled, or readers fail.
+    Error,
+    /// Nothing is lost yet.
+    Warning,
+    /// Good to know.
+    Note,
+}
+
+/// What can safely be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Repair {
+    /// Move it to the quarantine.
+    SetAside,
+    /// Write the day's part anew from what can be read of it, and keep the old one in the quarantine.
+    Rewrite {
+        /// The dataset.
+        dataset: String,
+        /// The day.
+        #[serde(serialize_with = "as_text")]
+        date: NaiveDate,
+        /// The shard.
+        shard: u32,
+    },
+}
+
+/// Looks at an archive. `looked` is told of each part before it is read.
+///
+/// # Errors
+/// Where the folder itself cannot be listed.
+pub fn verify(
+    archive: &Archive,
+    options: &VerifyOptions,
+    looked: &mut dyn FnMut(&Path),
+) -> Result<Report, ArchiveError> {
+    let mut report = Report::default();
+    let mut findings = Findings { root: archive.root().to_owned(), list: Vec::new() };
+    layout::look(archive, &mut findings);
+    for schema in Schema::all() {
+        for (partition, name, path) in parts(archive, &schema)? {
+            looked(&path);
+            part::Look { schema: &schema, partition: &partition, name, path: &path, options }
+                .look(&mut report, &mut findings);
+        }
+    }
+    for shard in 0..archive.shards() {
+        look_at_journal(archive, shard, &mut report, &mut findings);
+    }
+    report.quarantined = layout::count(&archive.quarantine_dir());
+    if report.quarantined > 0 {
+        let problem = format!("{} files were received or found, and could not be filed", report.quarantined);
+        findings.add(
+            Severity::Note,
+            &archive.quarantine_dir(),
+            &problem,
+            "read the reports there; remove what you do not need",
+            None,
+        );
+    }
+    report.findings = findings.list;
+    report.findings.sort_by_key(|finding| finding.severity);
+    Ok(report)
+}
+
+/// The parts that [`verify()`] reads.
+///
+/// # Errors
+/// Where a folder cannot be listed.
+pub fn count_parts(archive: &Archive) -> Result<u64, ArchiveError> {
+    Schema::all().iter().map(|schema| Ok(parts(archive, schema)?.len() as u64)).sum()
+}
+
+/// Does what is safe about the findings: a sentence for each.
+///
+/// # Errors
+/// Where the file system says no; what was repaired before stays so.
+pub fn repair(archive: &Archive, lock: &ShardLock, report: &Report) -> Result<Vec<String>, ArchiveError> {
+    let mut done = Vec::new();
+    for finding in &report.findings {
+        let subject = archive.root().join(&finding.subject);
+        match &finding.repair {
+            Some(Repair::SetAside) => {
+                let place = archive.set_aside(lock, &subject, &finding.problem)?;
+                done.push(format!("moved {} to {}", finding.subject.display(), place.display()));
+            }
+            Some(Repair::Rewrite { dataset, date, shard }) if *shard == lock.shard => {
+                for schema in Schema::all().into_iter().filter(|schema| schema.dataset == *dataset) {
+                    let none = Columns::new(Arc::clone(&schema)).finish();
+                    let staged = archive.stage(lock, &schema, *date, &none, &[])?;
+                    done.extend(staged.damage());
+                    staged.publish()?;
+                }
+            }
+            _ => (),
+        }
+    }
+    Ok(done)
+}
+
+impl Report {
+    /// Whether something is not as it should be, beyond what is good to know.
+    #[must_use]
+    pub fn has_findings(&self) -> bool {
+        self.count(Severity::Error) + self.count(Severity::Warning) > 0
+    }
+
+    /// Findings of a severity.
+    #[must_use]
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+}
+
+impl Severity {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn as_text<S: Serializer>(date: &NaiveDate, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(date)
+}
+
+/// What was found so far.
+struct Findings {
+    root: PathBuf,
+    list: Vec<Finding>,
+}
+
+impl Findings {
+    fn add(&mut self, severity: Severity, subject: &Path, problem: &str, remedy: &str, repair: Option<Repair>) {
+        let subject = subject.strip_prefix(&self.root).unwrap_or(subject).to_owned();
+        let (problem, remedy) = (problem.to_owned(), remedy.to_owned());
+        self.list.push(Finding { severity, subject, problem, remedy, repair });
+    }
+}
+
+fn parts(archive: &Archive, schema: &Schema) -> Result<Vec<(Partition, PartName, PathBuf)>, ArchiveError> {
+    let mut found = Vec::new();
+    for partition in archive.partitions(schema)? {
+        // A day that cannot be listed is a finding of the layout.
+        for (name, path) in archive.parts(&partition).unwrap_or_default() {
+            found.push((partition.clone(), name, path));
+        }
+    }
+    Ok(found)
+}
+
+/// Counts what waits in a shard's journal, and what of it cannot be read.
+fn look_at_journal(archive: &Archive, shard: u32, report: &mut Report, findings: &mut Findings) {
+    let dir = archive.journal_path(shard);
+    let Ok(segments) = journal::segments(&dir) else { return };
+    for (_, path) in segments {
+        match Segment::read(&path) {
+            Ok(segment) => {
+                let gaps = segment.items().filter(|item| matches!(item, Item::Gap { .. })).count();
+                report.pending_answers += segment.items().count() as u64 - gaps as u64;
+                if gaps > 0 {
+                    let problem = format!("{gaps} stretches of it were written in part, or bent since");
+                    let remedy = "the next collect or import publishes the rest, and keeps them in the quarantine";
+                    findings.add(Severity::Warning, &path, &problem, remedy, None);
+                }
+            }
+            Err(error @ JournalError::Format { .. }) => {
+                findings.add(Severity::Error, &path, &error.to_string(), "use the newer dex-archive", None);
+            }
+            Err(error) => {
+                let remedy = "make it readable to this user: the next collect or import publishes it";
+                findings.add(Severity::Error, &path, &error.to_string(), remedy, None);
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What stands in the folders, and what should not.
+
+use std::fs::{self, DirEntry};
+use std::path::Path;
+
+use crate::archive::{Archive, OWN_FOLDER, PartName, Partition};
+use crate::schema::Schema;
+
+use super::{Findings, Repair, Severity};
+
+/// Looks for what is no part of the archive, and for what is there too often.
+pub(super) fn look(archive: &Archive, findings: &mut Findings) {
+    let datasets = Schema::all();
+    for entry in entries(archive.root(), findings) {
+        let name = entry.file_name();
+        if name != OWN_FOLDER && !datasets.iter().any(|schema| name == *schema.dataset) {
+            let problem = "it is no part of the archive";
+            findings.add(Severity::Note, &entry.path(), problem, "readers of the datasets do not see it", None);
+        }
+    }
+    for schema in datasets {
+        let dir = archive.dataset_dir(&schema);
+        for entry in entries(&dir, findings) {
+            let partition = entry.file_name().to_str().and_then(|name| Partition::parse(&schema.dataset, name));
+            match partition {
+                Some(_) if entry.path().is_dir() => look_at_day(archive, &entry.path(), findings),
+                _ => foreign(&entry.path(), findings),
+            }
+        }
+    }
+}
+
+/// Entries below a folder; none where it is not there.
+pub(super) fn count(dir: &Path) -> u64 {
+    fs::read_dir(dir).map_or(0, |entries| entries.count() as u64)
+}
+
+fn look_at_day(archive: &Archive, day: &Path, findings: &mut Findings) {
+    let mut parts = Vec::new();
+    for entry in entries(day, findings) {
+        match entry.file_name().to_str().and_then(PartName::parse) {
+            Some(part) if part.shard >= archive.shards() => {
+                let problem = format!("shard {} is none of the archive's {}", part.shard, archive.shards());
+                findings.add(Severity::Error, &entry.path(), &problem, SET_ASIDE, Some(Repair::SetAside));
+            }
+            Some(part) if entry.path().is_file() => parts.push((part, entry.path())),
+            _ => foreign(&entry.path(), findings),
+        }
+    }
+    parts.sort_unstable();
+    for pair in parts.windows(2).filter(|pair| pair[0].0.shard == pair[1].0.shard) {
+        let problem = format!("{} took its place: readers find its rows twice", pair[1].0);
+        findings.add(Severity::Error, &pair[0].1, &problem, SET_ASIDE, Some(Repair::SetAside));
+    }
+    if parts.is_empty() {
+        let problem = "the day has no part: its files were removed, or moved elsewhere";
+        findings.add(Severity::Warning, day, problem, "restore them from a copy, or remove the folder", None);
+    }
+}
+
+const SET_ASIDE: &str = "verify --repair moves it to the quarantine";
+
+fn foreign(path: &Path, findings: &mut Findings) {
+    let problem = "it is no part, and DuckDB, pandas or Polars may take it for one";
+    findings.add(Severity::Error, path, problem, SET_ASIDE, Some(Repair::SetAside));
+}
+
+/// The entries of a folder, in the order of their names; a folder that cannot be listed is a finding.
+fn entries(dir: &Path, findings: &mut Findings) -> Vec<DirEntry> {
+    if !dir.exists() {
+        return Vec::new();
+    }
+    match fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+        Ok(mut entries) => {
+            entries.sort_by_key(DirEntry::file_name);
+            entries
+        }
+        Err(error) => {
+            let problem = format!("it cannot be listed: {error}");
+            findings.add(Severity::Error, dir, &problem, "make it readable to this user", None);
+            Vec::new()
+        }
+    }
+}

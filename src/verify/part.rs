@@ -1,0 +1,140 @@
+//! One part: its checksum, its columns, its rows.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
+
+use crate::archive::{ArchiveError, Checksum, Part, PartName, Partition, Scan, misplaced};
+use crate::privacy::Action;
+use crate::schema::Schema;
+
+use super::{Findings, Repair, Report, Severity, VerifyOptions};
+
+/// How a pseudonym begins.
+const PSEUDONYM: &str = "p-";
+
+/// A part that is looked at.
+pub(super) struct Look<'a> {
+    pub(super) schema: &'a Arc<Schema>,
+    pub(super) partition: &'a Partition,
+    pub(super) name: PartName,
+    pub(super) path: &'a Path,
+    pub(super) options: &'a VerifyOptions,
+}
+
+impl Look<'_> {
+    pub(super) fn look(&self, report: &mut Report, findings: &mut Findings) {
+        report.parts += 1;
+        report.bytes += self.path.metadata().map_or(0, |metadata| metadata.len());
+        let looked = self.rows(report, findings);
+        if let Err(error) = looked {
+            let (remedy, repair) = match &error {
+                ArchiveError::Io { .. } => ("make it readable to this user, or restore it from a copy", None),
+                ArchiveError::Schema { .. } => ("use the newer dex-archive", None),
+                _ => (REWRITE, Some(self.rewrite())),
+            };
+            findings.add(Severity::Error, self.path, &error.to_string(), remedy, repair);
+        }
+    }
+
+    /// Reads the part; an error where that comes to an end early.
+    fn rows(&self, report: &mut Report, findings: &mut Findings) -> Result<(), ArchiveError> {
+        let checksum = Part::checksum(self.path)?;
+        let part = Part::open(self.path, self.schema)?;
+        match checksum {
+            Checksum::Right => (),
+            Checksum::Wrong => self.add(Severity::Error, "its checksum is wrong: some value has changed", findings),
+            Checksum::Missing => {
+                self.add(Severity::Warning, "it has no checksum: somebody else has written it anew", findings);
+            }
+        }
+        self.footer(&part, findings);
+        let mut last: Option<RecordBatch> = None;
+        let (mut rows, mut treated) = (0, BTreeSet::new());
+        for batch in part.batches(self.scan().as_ref())? {
+            let batch = self.whole(&batch?);
+            if let Some(problem) = misplaced(self.schema, last.as_ref(), &batch, self.partition.date) {
+                // In one that is read by its keys alone, rows without a time may differ in the rest.
+                if self.options.deep || problem != "it has a key twice" {
+                    self.add(Severity::Error, problem, findings);
+                    return Ok(());
+                }
+            }
+            rows += batch.num_rows() as u64;
+            self.treatment(&batch, &mut treated);
+            last = Some(batch);
+        }
+        report.rows += rows;
+        if rows != part.footer().0 {
+            self.add(Severity::Error, &format!("it has {rows} rows, and says {}", part.footer().0), findings);
+        }
+        for column in treated {
+            let problem = format!("column {column} holds values that the privacy rules would not let in now");
+            let remedy = "they were written before the rules: `forget` removes a person's rows";
+            findings.add(Severity::Warning, self.path, &problem, remedy, None);
+        }
+        Ok(())
+    }
+
+    /// What the footer says of the part's origin.
+    fn footer(&self, part: &Part, findings: &mut Findings) {
+        let (_, entries) = part.footer();
+        let entry = |key: &str| entries.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+        let (version, fingerprint) = (self.schema.version().to_string(), self.schema.fingerprint());
+        let same_version = entry("dex_archive.schema_version") == Some(&version);
+        if same_version && entry("dex_archive.schema_fingerprint") != Some(&fingerprint) {
+            let problem = "it was written by another table of the same version";
+            let remedy = "check which dex-archive wrote it: the columns' meanings may differ";
+            findings.add(Severity::Warning, self.path, problem, remedy, None);
+        }
+        if entry("dex_archive.dataset") != Some(&self.schema.dataset) {
+            self.add(Severity::Warning, "it does not say that it is of this dataset", findings);
+        }
+    }
+
+    /// The columns that rows are told apart by, unless all are read.
+    fn scan(&self) -> Option<Scan> {
+        let columns = self.schema.key.iter().chain(&self.schema.partition_by).copied();
+        (!self.options.deep).then(|| Scan { columns: columns.collect(), any_of: None })
+    }
+
+    /// The batch with every column of the schema; those that were not read are null.
+    fn whole(&self, batch: &RecordBatch) -> RecordBatch {
+        let columns = self.schema.arrow().fields().iter().map(|field| {
+            let read = batch.column_by_name(field.name()).map(Arc::clone);
+            read.unwrap_or_else(|| new_null_array(field.data_type(), batch.num_rows()))
+        });
+        let columns: Vec<ArrayRef> = columns.collect();
+        RecordBatch::try_new(Arc::clone(self.schema.arrow()), columns).expect("the columns are the schema's")
+    }
+
+    /// Notes the columns that hold what the rules in force would have kept out.
+    fn treatment(&self, batch: &RecordBatch, found: &mut BTreeSet<String>) {
+        for (name, action) in self.options.treated.iter().filter(|_| self.options.deep) {
+            let Some(column) = batch.column_by_name(name) else { continue };
+            let is_plain = |row: usize| match (action, column.as_string_opt::<i32>()) {
+                (Action::Pseudonym, Some(texts)) => {
+                    !texts.value(row).is_empty() && !texts.value(row).starts_with(PSEUDONYM)
+                }
+                _ => true,
+            };
+            if *action != Action::Keep && (0..column.len()).any(|row| column.is_valid(row) && is_plain(row)) {
+                found.insert(name.clone());
+            }
+        }
+    }
+
+    fn add(&self, severity: Severity, problem: &str, findings: &mut Findings) {
+        findings.add(severity, self.path, problem, REWRITE, Some(self.rewrite()));
+    }
+
+    fn rewrite(&self) -> Repair {
+        let Partition { dataset, date } = self.partition.clone();
+        Repair::Rewrite { dataset, date, shard: self.name.shard }
+    }
+}
+
+const REWRITE: &str = "verify --repair writes the part anew from what can be read, and keeps it in the quarantine";

@@ -1,0 +1,241 @@
+//! A disk that says no, at every change: what was journalled is not lost, what cannot be published is
+//! named and tried again, and a journal that cannot be written ends the sweep.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dex_archive::api::{Budget, Client, ClientOptions, Credential, Secret};
+use dex_archive::archive::Archive;
+use dex_archive::clock::Clock;
+use dex_archive::collect::{CollectOptions, CollectStats, Collector, Progress, SourceChoice, stop_pair};
+use dex_archive::disk::{Change, Disk, Watch};
+use dex_archive::ingest::Ingest;
+use dex_archive::privacy::Policy;
+use dex_archive::schema::Schema;
+use dex_archive::snapshot::{AccountId, Answer};
+
+use crate::collect::{archived, delivered};
+use crate::crash::{answers_of, at, keys_of, state_keys};
+use crate::program::{ACCOUNT, Api, figure, place, quick_dir};
+
+/// ENOSPC, EIO, EACCES, EROFS.
+const ERRORS: [i32; 4] = [28, 5, 13, 30];
+
+/// Refuses changes while it is told to.
+#[derive(Debug, Default)]
+struct Refuse {
+    seen: AtomicUsize,
+    what: Mutex<Option<What>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// The changes from one number on, or that one alone.
+    From { first: usize, once: bool, error: i32 },
+    /// Everything but the journal, or the journal alone.
+    Journal { journal: bool, error: i32 },
+}
+
+impl Refuse {
+    fn set(&self, what: Option<What>) {
+        self.seen.store(0, Ordering::SeqCst);
+        *self.what.lock().expect("no holder panics") = what;
+    }
+}
+
+impl Watch for Refuse {
+    fn before(&self, change: &Change<'_>) -> io::Result<()> {
+        let number = self.seen.fetch_add(1, Ordering::SeqCst);
+        let refused = match *self.what.lock().expect("no holder panics") {
+            Some(What::From { first, once, error }) => (number == first || (number > first && !once)).then_some(error),
+            Some(What::Journal { journal, error }) => {
+                (path_of(change).contains("/journal/") == journal).then_some(error)
+            }
+            None => None,
+        };
+        refused.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
+    }
+}
+
+fn path_of(change: &Change<'_>) -> String {
+    let path = match *change {
+        Change::MakeDir(path)
+        | Change::Create(path)
+        | Change::Write { path, .. }
+        | Change::Cut(path, _)
+        | Change::Sync(path)
+        | Change::SyncDir(path)
+        | Change::Rename(path, _)
+        | Change::Exchange(path, _)
+        | Change::Link(path, _)
+        | Change::Remove(path)
+        | Change::RemoveDir(path) => path,
+    };
+    path.display().to_string()
+}
+
+#[test]
+fn a_publish_that_is_refused_anywhere_is_told_and_made_up_for() {
+    let steps = changes_of_a_publish();
+    assert!(steps > 30, "{steps}");
+    let mut refusals = 0;
+    for error in ERRORS {
+        for first in 0..steps {
+            for once in [true, false] {
+                refuse_and_make_up(What::From { first, once, error }, error);
+                refusals += 1;
+            }
+        }
+    }
+    figure(
+        "disk",
+        &format!("{refusals} publishes refused, {} errors at each of {steps} changes, each made up for", ERRORS.len()),
+    );
+}
+
+/// A day and its polls, published once, and answers of two days in the journal.
+fn pending(refuse: &Arc<Refuse>) -> (tempfile::TempDir, Ingest, Vec<Answer>) {
+    let dir = quick_dir();
+    let disk = Disk::default().watched(Arc::<Refuse>::clone(refuse));
+    let archive = Archive::open_or_create(&dir.path().join("a"), 1, at("2026-11-22T22:30:00Z"), disk);
+    let archive = archive.expect("an archive").lingering(Duration::ZERO);
+    let (mut ingest, _) = Ingest::open(archive, 0, "test", Policy::default()).expect("the shard");
+    let answers: Vec<Answer> = (0..3).flat_map(answers_of).collect();
+    let (first, rest) = answers.split_at(4);
+    first.iter().for_each(|answer| ingest.append(answer.clone()).expect("room on the disk"));
+    assert_eq!(ingest.publish().expect("a journal").held, Vec::<String>::new());
+    rest.iter().for_each(|answer| ingest.append(answer.clone()).expect("room on the disk"));
+    ingest.sync().expect("a disk");
+    (dir, ingest, answers)
+}
+
+fn changes_of_a_publish() -> usize {
+    let refuse = Arc::new(Refuse::default());
+    let (_dir, mut ingest, _) = pending(&refuse);
+    refuse.set(None);
+    ingest.publish().expect("a journal");
+    refuse.seen.load(Ordering::SeqCst)
+}
+
+fn refuse_and_make_up(what: What, error: i32) {
+    let refuse = Arc::new(Refuse::default());
+    let (dir, mut ingest, answers) = pending(&refuse);
+    refuse.set(Some(what));
+    let published = ingest.publish().expect("the journal itself is closed already");
+    for sentence in &published.held {
+        assert!(sentence.contains(&dir.path().display().to_string()), "{what:?}: no path in {sentence:?}");
+        assert!(error != 28 || sentence.contains(" kB are free there"), "{what:?}: {sentence:?}");
+    }
+    // Where only the clearing away was refused, there is nothing to make up for.
+    refuse.set(None);
+    let again = ingest.publish().expect("a journal");
+    assert_eq!(again.held, Vec::<String>::new(), "{what:?}");
+    let expected: BTreeMap<String, usize> = answers.iter().flat_map(state_keys).map(|key| (key, 1)).collect();
+    assert_eq!(keys_of(&dir.path().join("a"), &Schema::device_state()), expected, "{what:?}");
+    assert_eq!(keys_of(&dir.path().join("a"), &Schema::poll()).values().sum::<usize>(), answers.len(), "{what:?}");
+}
+
+#[test]
+fn an_answer_that_cannot_be_journalled_is_kept_in_memory_and_costs_no_other() {
+    for error in ERRORS {
+        for first in 0..6 {
+            let refuse = Arc::new(Refuse::default());
+            let (dir, mut ingest, mut answers) = pending(&refuse);
+            refuse.set(Some(What::From { first, once: true, error }));
+            let more: Vec<Answer> = (3..5).flat_map(answers_of).collect();
+            let mut refused = 0;
+            for answer in more {
+                answers.push(answer.clone());
+                refused += usize::from(ingest.append(answer).and_then(|()| ingest.sync()).is_err());
+            }
+            assert_eq!(refused, 1, "error {error} at change {first}");
+            refuse.set(None);
+            ingest.publish().expect("a journal");
+            let found = keys_of(&dir.path().join("a"), &Schema::device_state());
+            assert!(found.values().all(|times| *times == 1), "{found:?}");
+            let lost: Vec<_> = answers.iter().flat_map(state_keys).filter(|key| !found.contains_key(key)).collect();
+            assert!(lost.is_empty(), "error {error} at change {first}: {lost:?}");
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_stops_no_collecting_until_the_journal_is_full_too() {
+    let (_dir, root) = place();
+    let api = Api::start(30, Duration::from_secs(1), |options| options);
+    let refuse = Arc::new(Refuse::default());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let sweeps = runtime.block_on(sweep_on_a_full_disk(&api, &root, &refuse));
+    let [first, full, journal_full, after] = &sweeps[..] else { panic!("four sweeps") };
+    assert!(first.1.is_none() && first.0.held.is_empty(), "{first:?}");
+    assert!(full.1.is_none() && full.0.requests_sent >= 30, "it goes on asking: {full:?}");
+    assert!(full.0.held[0].contains("No space left on device"), "{full:?}");
+    let said = journal_full.1.as_ref().expect("it ends");
+    assert!(said.contains("/journal/") && said.contains("No space left on device"), "{said}");
+    assert!(journal_full.0.requests_sent < 30, "it stops asking: {journal_full:?}");
+    assert!(after.1.is_none() && after.0.held.is_empty(), "{after:?}");
+    let (archived, delivered) = (archived(&root), delivered(&api));
+    assert!(archived.values().all(|rows| rows.len() == 1), "no state is there twice");
+    let lost: Vec<_> = delivered.keys().filter(|key| !archived.contains_key(*key)).collect();
+    assert!(lost.is_empty(), "{} of {} are missing", lost.len(), delivered.len());
+    assert!(archived.len() > 60, "{} states", archived.len());
+}
+
+/// Sweeps: one on a good disk, one while nothing but the journal can be written, one while the journal
+/// cannot, and one afterwards.
+async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> Vec<(CollectStats, Option<String>)> {
+    let clock = Clock::system();
+    let disk = Disk::default().watched(Arc::<Refuse>::clone(refuse));
+    let archive = Archive::open_or_create(root, 1, clock.now(), disk).expect("an archive");
+    let (ingest, _) = Ingest::open(archive, 0, "test", Policy::default()).expect("the shard");
+    let options = CollectOptions {
+        source: SourceChoice::Live,
+        devices: Vec::new(),
+        since_minutes: 10,
+        interval: Duration::from_mins(5),
+        deadline: None,
+    };
+    let ((_switch, stop), progress) = (stop_pair(), Silent);
+    let client = Client::new(client_options(&api.url), clock.clone()).expect("a client");
+    let mut collector = Collector::new(client, ingest, clock, options, &progress, stop);
+    let mut sweeps = Vec::new();
+    let journal = |journal| Some(What::Journal { journal, error: 28 });
+    for (number, what) in (0..).zip([None, journal(false), journal(true), None]) {
+        tokio::task::yield_now().await;
+        refuse.set(what);
+        let (stats, failed) = collector.sweep(number).await;
+        sweeps.push((stats, failed.map(|error| error.to_string())));
+        refuse.set(None);
+        tokio::time::timeout(Duration::from_millis(1_100), std::future::pending::<()>()).await.unwrap_err();
+    }
+    collector.finish().expect("a disk");
+    sweeps
+}
+
+struct Silent;
+
+impl Progress for Silent {
+    fn plan(&self, _line: &str) {}
+    fn start(&self, _what: &'static str, _requests: Option<u64>) {}
+    fn advance(&self, _requests: u64) {}
+    fn finish(&self) {}
+}
+
+fn client_options(url: &str) -> ClientOptions {
+    ClientOptions {
+        base_url: url.to_owned(),
+        account_id: AccountId::parse(ACCOUNT).expect("an account"),
+        credential: Credential::Token(Secret::new("Sn3lZJTBX6kkg7OdcBUAxOO963GEIyGQqnFTOFYY").expect("a token")),
+        budget: Budget { limit: None, share: 1.0 },
+        attempts: 3,
+        retry_delay: Duration::from_millis(10),
+        connect_timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(10),
+        max_body_bytes: 16 << 20,
+        seed: 1,
+    }
+}
