@@ -12,13 +12,11 @@ mod layout;
 mod part;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use chrono::NaiveDate;
 use serde::{Serialize, Serializer};
 
 use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock};
-use crate::flatten::Columns;
 use crate::journal::{self, Item, JournalError, Segment};
 use crate::privacy::Action;
 use crate::schema::Schema;
@@ -156,8 +154,7 @@ pub fn repair(archive: &Archive, lock: &ShardLock, report: &Report) -> Result<Ve
             }
             Some(Repair::Rewrite { dataset, date, shard }) if *shard == lock.shard => {
                 for schema in Schema::all().into_iter().filter(|schema| schema.dataset == *dataset) {
-                    let none = Columns::new(Arc::clone(&schema)).finish();
-                    let staged = archive.stage(lock, &schema, *date, &none, &[])?;
+                    let staged = archive.stage_anew(lock, &schema, *date)?;
                     done.extend(staged.damage());
                     staged.publish()?;
                 }

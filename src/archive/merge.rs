@@ -20,7 +20,7 @@ use chrono::NaiveDate;
 
 use crate::schema::Schema;
 
-use super::order::{Keys, misplaced, replaces};
+use super::order::{Keys, misplaced, partitions_of, replaces};
 use super::publish::{Damage, Folder};
 use super::write::PartWriter;
 use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
@@ -39,6 +39,17 @@ impl Archive {
         batch: &RecordBatch,
         rows: &[u32],
     ) -> Result<Staged, ArchiveError> {
+        self.stage_from(lock, schema, date, (batch, rows), true)
+    }
+
+    fn stage_from(
+        &self,
+        lock: &ShardLock,
+        schema: &Schema,
+        date: NaiveDate,
+        (batch, rows): (&RecordBatch, &[u32]),
+        trusting: bool,
+    ) -> Result<Staged, ArchiveError> {
         let partition = Partition { dataset: schema.dataset.clone(), date };
         let parts = self.parts(&partition)?;
         let old = parts.into_iter().find(|(name, _)| name.shard == lock.shard);
@@ -47,11 +58,21 @@ impl Archive {
         let writer = PartWriter::create(&self.disk, &folder.path().join(name.to_string()), schema)?;
         let mut merge = Merge::new(schema, batch, rows, writer);
         let damage = match &old {
-            Some((_, path)) => merge.take_old(path, date)?,
+            Some((_, path)) => merge.take_old(path, date, trusting)?,
             None => None,
         };
         let (fresh, info) = merge.finish()?;
         Ok(Staged { partition, folder, name, damage, info, fresh })
+    }
+
+    /// Stages a day anew from what can be read of its part and stands where it belongs, whatever the
+    /// part's checksum says.
+    ///
+    /// # Errors
+    /// As for [`Archive::stage`].
+    pub fn stage_anew(&self, lock: &ShardLock, schema: &Schema, date: NaiveDate) -> Result<Staged, ArchiveError> {
+        let none = RecordBatch::new_empty(Arc::clone(schema.arrow()));
+        self.stage_from(lock, schema, date, (&none, &[]), false)
     }
 
     /// Stages a day without some of its rows: `keep` says of each row of a batch whether it stays. None
@@ -127,7 +148,7 @@ impl<'a> Merge<'a> {
 
     /// Writes the old part's rows, with those that come in at their places among them. Says what is
     /// wrong with the part, if something is.
-    fn take_old(&mut self, path: &Path, date: NaiveDate) -> Result<Option<Damage>, ArchiveError> {
+    fn take_old(&mut self, path: &Path, date: NaiveDate, trusting: bool) -> Result<Option<Damage>, ArchiveError> {
         let checksum = Part::checksum(path)?;
         let part = match Part::open(path, self.schema) {
             // Columns that nobody knows may be a newer program's, but hardly in a file with a bent bit.
@@ -137,7 +158,7 @@ impl<'a> Merge<'a> {
             }
             other => other?,
         };
-        if checksum != Checksum::Right {
+        if checksum != Checksum::Right || !trusting {
             return self.salvage(&part, checksum, date);
         }
         for batch in part.batches(None)? {
@@ -153,7 +174,7 @@ impl<'a> Merge<'a> {
         for group in 0..part.groups() {
             let batches = part.group(group).map(Iterator::collect::<Vec<_>>);
             for batch in batches.unwrap_or_else(|error| vec![Err(error)]) {
-                match batch {
+                match batch.and_then(|batch| self.of_the_day(&batch, date, &mut problem)) {
                     Ok(batch) => match misplaced(self.schema, last.as_ref(), &batch, date) {
                         None => {
                             kept += batch.num_rows() as u64;
@@ -170,6 +191,22 @@ impl<'a> Merge<'a> {
         let missing = part.footer().0.saturating_sub(kept);
         let problem = problem.or((checksum == Checksum::Wrong).then(|| "its checksum is wrong".to_owned()));
         Ok(problem.map(|problem| Damage::new(part.path(), problem, Some(missing))))
+    }
+
+    /// The rows of a batch that are of the day; notes where others are among them.
+    fn of_the_day(
+        &self,
+        batch: &RecordBatch,
+        date: NaiveDate,
+        problem: &mut Option<String>,
+    ) -> Result<RecordBatch, ArchiveError> {
+        let days = partitions_of(self.schema, batch);
+        if days.keys().all(|day| *day == date) {
+            return Ok(batch.clone());
+        }
+        *problem = Some("it has rows of another day".to_owned());
+        let rows = UInt32Array::from(days.get(&date).cloned().unwrap_or_default());
+        take_record_batch(batch, &rows).map_err(|error| self.writer.error(error))
     }
 
     /// Writes a batch of old rows, with those that come in at their places among them.

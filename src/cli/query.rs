@@ -4,9 +4,12 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value, json};
 
+use crate::archive::Archive;
 use crate::clock::{self, Clock};
 use crate::config;
-use crate::query::{Agg, Point, Trend, TrendOptions, Window, metrics, resolve_device, trend};
+use crate::privacy::{Action, Policy};
+use crate::query::{Agg, Point, QueryError, Trend, TrendOptions, Window, metrics, resolve_device, trend};
+use crate::snapshot::DeviceId;
 
 use super::args::{AggArg, Args, Format, QueryArgs, Question, TrendArgs};
 use super::{Exit, print};
@@ -18,9 +21,11 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
     let point = |text: &str| config::parse_time(text, now);
     let window = Window { since: point(&question.since)?, until: point(&question.until)? };
     let archive = args.open_archive()?;
+    let policy = args.config()?.1.policy()?;
+    let metrics = metrics(&question.metric)?;
     let options = TrendOptions {
-        metrics: metrics(&question.metric)?,
-        device_id: resolve_device(&archive, &question.device, window)?,
+        metrics,
+        device_id: device_id(&archive, &policy, &question.device, window)?,
         window,
         every: config::parse_duration(&question.every)?,
         aggs: aggs(question),
@@ -32,6 +37,17 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
         Format::Json => json_text(&answer),
     })?;
     Ok(Exit::Done)
+}
+
+/// The id of a device in the archive. Where ids or names are pseudonyms there, what was typed is made one.
+fn device_id(archive: &Archive, policy: &Policy, device: &str, window: Window) -> Result<String, QueryError> {
+    let is_treated = |column| policy.treated_columns().any(|treated| treated == (column, Action::Pseudonym));
+    let id = DeviceId::parse(device).ok().filter(|_| is_treated("device_id"));
+    if let Some(pseudonym) = id.and_then(|id| policy.pseudonym(id.as_str())) {
+        return Ok(pseudonym);
+    }
+    let name = policy.pseudonym(device).filter(|_| is_treated("device_name"));
+    resolve_device(archive, name.as_deref().unwrap_or(device), window)
 }
 
 /// A trend for people: a line a bucket, a dash where there is nothing, a bar of the first value.

@@ -14,13 +14,13 @@ const BEFORE: Duration = Duration::from_millis(500);
 const KILLS: u64 = 104;
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the moments of the kills are what is tested")]
 fn killed_two_hundred_times_nothing_that_was_received_is_lost() {
     let threads = [1, 2].map(|seed| std::thread::spawn(move || kill_again_and_again(seed)));
     let kept: usize = threads.into_iter().map(|thread| thread.join().expect("nothing is lost")).sum();
     figure("kill", &format!("{} times SIGKILL under load, {kept} states received, none lost, none doubled", 2 * KILLS));
 }
 
+#[expect(clippy::disallowed_methods, reason = "the moments of the kills are what is tested")]
 fn kill_again_and_again(seed: u64) -> usize {
     let (_dir, archive) = place();
     let api = Api::start(60, Duration::from_secs(1), |options| ServerOptions {

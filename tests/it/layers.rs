@@ -19,7 +19,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("archive", &["clock", "disk", "schema"]),
     ("sim", &["clock"]),
     ("ingest", &["archive", "clock", "flatten", "journal", "privacy", "schema", "snapshot"]),
-    ("verify", &["archive", "flatten", "journal", "privacy", "schema"]),
+    ("verify", &["archive", "journal", "privacy", "schema"]),
     ("erase", &["archive", "journal", "schema"]),
     ("query", &["archive", "clock", "schema", "snapshot"]),
     ("collect", &["api", "clock", "envelope", "ingest", "privacy", "snapshot"]),

@@ -1,0 +1,285 @@
+//! `verify`, `prune` and `forget`, as somebody uses them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use dex_archive::archive::Archive;
+use dex_archive::clock::{self, Clock};
+use dex_archive::schema::Schema;
+
+use crate::collect::rows;
+use crate::program::{ACCOUNT, place, program, run};
+
+const ALICE: &str = "alice@example.com";
+const BOB: &str = "bob@example.com";
+const LAPTOP: &str = "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd1";
+const PHONE: &str = "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd2";
+
+#[test]
+fn an_archive_that_is_as_it_should_be_has_no_findings() {
+    let (_dir, root) = two_days();
+    let (code, report) = verify(&root, &["--deep"]);
+    assert_eq!((code, report["parts"].as_u64(), report["rows"].as_u64()), (Some(0), Some(2), Some(8)), "{report}");
+    assert_eq!(report["findings"], serde_json::json!([]));
+}
+
+/// Spoils an archive, expects findings that say so, repairs, and expects none but notes. The rows that are
+/// left are counted.
+fn check(spoil: impl FnOnce(&Path), expected: &[(&str, &str)], rows_left: usize) {
+    let (_dir, root) = two_days();
+    spoil(&root);
+    let (code, report) = verify(&root, &[]);
+    let found = report["findings"].as_array().expect("a list").iter();
+    let found = found
+        .map(|finding| (finding["severity"].as_str().expect("a word"), finding["problem"].as_str().expect("a text")));
+    let found: Vec<_> = found.filter(|(severity, _)| *severity != "note").collect();
+    assert_eq!((code, found.len()), (Some(3), expected.len()), "{report}");
+    for ((severity, problem), (expected_severity, words)) in found.iter().zip(expected) {
+        assert!(
+            severity == expected_severity && problem.contains(words),
+            "{severity} {problem:?} should say {words:?}"
+        );
+    }
+    let before = everything(&root);
+    let (code, report) = verify(&root, &["--repair"]);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(rows(&root, &Schema::device_state()).len(), rows_left);
+    let after = everything(&root);
+    // Of a segment of the journal, what is no frame is kept.
+    let kept = |file: &Vec<u8>| after.iter().any(|kept| kept == file || (!kept.is_empty() && file.ends_with(kept)));
+    let gone = before.iter().filter(|file| !kept(file)).count();
+    assert_eq!(gone, 0, "nothing is deleted");
+}
+
+#[test]
+fn what_does_not_belong_is_found_and_moved() {
+    check(|root| put(&day(root, 1).join(".DS_Store"), b"x"), &[("error", "may take it for one")], 8);
+    check(|root| put(&root.join("device_state/notes.txt"), b"x"), &[("error", "may take it for one")], 8);
+    check(|root| drop(fs::create_dir(day(root, 1).join("sub"))), &[("error", "may take it for one")], 8);
+    let second = |root: &Path| {
+        fs::copy(part(root, 1), day(root, 1).join("part-0-000009.parquet")).expect("room on the disk");
+    };
+    check(second, &[("error", "part-0-000009.parquet took its place: readers find its rows twice")], 8);
+    let other_shard = |root: &Path| {
+        fs::copy(part(root, 1), day(root, 1).join("part-7-000001.parquet")).expect("room on the disk");
+    };
+    check(other_shard, &[("error", "shard 7 is none of the archive's 1")], 8);
+}
+
+#[test]
+fn a_part_that_is_not_as_it_was_written_is_found_and_written_anew() {
+    check(|root| bend(&part(root, 1), 60), &[("error", "its checksum is wrong")], 8);
+    check(|root| put(&part(root, 1), b"PAR1"), &[("error", "is damaged")], 4);
+    // A day's part under another day: its rows are there twice, which the day tells.
+    let doubled = |root: &Path| {
+        let bytes = fs::read(part(root, 1)).expect("a part");
+        put(&part(root, 2), &bytes);
+    };
+    check(doubled, &[("error", "it has rows of another day")], 4);
+}
+
+#[test]
+fn a_gap_in_the_journal_is_found_and_kept_aside() {
+    let gap = |root: &Path| {
+        put(&root.join("_archive/journal/shard-0/0000000007.journal"), b"DEXJRNL\0\x01\0\0\0half a frame")
+    };
+    check(gap, &[("warning", "1 stretches of it were written in part")], 8);
+}
+
+#[test]
+fn a_day_without_a_part_is_told_and_left() {
+    let (_dir, root) = two_days();
+    fs::remove_file(part(&root, 1)).expect("a part");
+    let (code, report) = verify(&root, &["--repair"]);
+    assert_eq!(code, Some(3));
+    assert!(report["findings"][0]["problem"].as_str().expect("a text").starts_with("the day has no part"), "{report}");
+}
+
+#[test]
+fn values_from_before_the_rules_are_told() {
+    let (dir, root) = two_days();
+    let config = dir.path().join("config.toml");
+    put(&config, b"[privacy.classes]\nperson = \"drop\"\n");
+    let mut command = program();
+    command.arg("--archive").arg(&root).arg("--config").arg(&config).args(["verify", "--deep"]);
+    let output = command.output().expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("column person_email holds values that the privacy rules would not let in now"), "{said}");
+}
+
+#[test]
+fn a_person_is_forgotten_everywhere() {
+    let (_dir, root) = two_days();
+    // Three ways into the quarantine: a line, a line with escapes, and a damaged part that holds rows.
+    import(
+        &root,
+        &[&format!(r#"{{"personEmail":"{ALICE}"}}"#), r#"{"x":"\u0041lice@Example.com"}"#, r#"{"x":"carol"}"#],
+        3,
+    );
+    bend(&part(&root, 1), 60);
+    import(&root, &[&body(BOB, LAPTOP, 1, 9)], 3);
+    let before = everything(&root);
+    let (code, said) = ask(&root, &["forget", "--email", ALICE, "--dry-run"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 days, 4 rows,") && said.contains("would go"), "{said}");
+    assert_eq!(everything(&root), before, "a dry run changes nothing");
+    let (code, said) = ask(&root, &["forget", "--email", "ALICE@example.com"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("nothing about it is left"), "{said}");
+    assert_eq!(emails(&root), [BOB; 5]);
+    for file in everything(&root) {
+        let text = String::from_utf8_lossy(&file).to_lowercase();
+        assert!(!text.contains("alice@example.com") && !text.contains("u0041lice"), "{text}");
+    }
+    let quarantine = everything(&root.join("_archive/quarantine"));
+    assert!(quarantine.iter().any(|file| String::from_utf8_lossy(file).contains("carol")), "others stay");
+    assert_eq!(verify(&root, &["--deep"]).0, Some(0));
+}
+
+#[test]
+fn a_device_is_forgotten_and_a_day_that_held_nothing_else_goes() {
+    let (_dir, root) = two_days();
+    import(&root, &[&body(BOB, PHONE, 3, 1)], 0);
+    let (code, said) = ask(&root, &["forget", "--device", PHONE]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("device_state 2026-10-03: 1 rows"), "{said}");
+    assert_eq!(rows(&root, &Schema::device_state()).len(), 4);
+    assert!(!day(&root, 3).exists());
+    assert_eq!(verify(&root, &["--deep"]).0, Some(0));
+}
+
+#[test]
+fn a_pseudonym_is_forgotten_by_whoever_has_the_key() {
+    let (dir, root) = place();
+    let config = dir.path().join("config.toml");
+    put(&config, b"[privacy.classes]\nperson = \"pseudonym\"\ndevice = \"pseudonym\"\n");
+    let states = dir.path().join("states.ndjson");
+    put(&states, [body(ALICE, LAPTOP, 1, 1), body(BOB, PHONE, 1, 1)].join("\n").as_bytes());
+    let with_key = |args: &[&str]| {
+        let mut command = program();
+        command
+            .env("DEX_ARCHIVE_PRIVACY_KEY", "sixteen letters!")
+            .arg("--archive")
+            .arg(&root)
+            .arg("--config")
+            .arg(&config);
+        run(command.args(args))
+    };
+    let (code, said) = with_key(&["import", "--account", ACCOUNT, &states.display().to_string()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(emails(&root).iter().all(|email| email.starts_with("p-")));
+    let (code, said) = with_key(&["forget", "--email", ALICE]);
+    assert_eq!((code, emails(&root).len()), (Some(0), 1), "{said}");
+    let (code, said) =
+        with_key(&["query", "trend", "--device", PHONE, "--since", "2026-10-01", "--until", "2026-10-02"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = with_key(&["forget", "--device", PHONE]);
+    assert_eq!((code, emails(&root).len()), (Some(0), 0), "{said}");
+}
+
+#[test]
+fn old_days_are_pruned_and_today_never_is() {
+    let (_dir, root) = place();
+    let today = Clock::system().now();
+    let days_ago = |days: i64| clock::format_timestamp(today - chrono::TimeDelta::days(days));
+    let states: Vec<String> = [0, 1, 2, 3, 400].map(|days| state(BOB, LAPTOP, &days_ago(days))).into();
+    import(&root, &states.iter().map(String::as_str).collect::<Vec<_>>(), 0);
+    let count = || rows(&root, &Schema::device_state()).len();
+    let (code, said) = ask(&root, &["prune", "--keep", "2d", "--dry-run"]);
+    assert_eq!((code, count()), (Some(0), 5), "{said}");
+    assert!(said.contains("2 days, 2 rows,") && said.contains("would go"), "{said}");
+    assert_eq!((ask(&root, &["prune", "--keep", "2d"]).0, count()), (Some(0), 3));
+    assert_eq!((ask(&root, &["prune", "--keep", "1s"]).0, count()), (Some(0), 1));
+    assert_eq!(ask(&root, &["prune", "--keep", "soon"]).0, Some(2));
+    assert_eq!(verify(&root, &["--deep"]).0, Some(0));
+}
+
+/// Four states a day on two days: two people, two devices.
+fn two_days() -> (tempfile::TempDir, PathBuf) {
+    let (dir, root) = place();
+    let states = (1..=2)
+        .flat_map(|day| (1..=2).flat_map(move |hour| [body(ALICE, LAPTOP, day, hour), body(BOB, PHONE, day, hour)]));
+    let states: Vec<String> = states.collect();
+    import(&root, &states.iter().map(String::as_str).collect::<Vec<_>>(), 0);
+    (dir, root)
+}
+
+fn body(email: &str, device: &str, day: u32, hour: u32) -> String {
+    state(email, device, &format!("2026-10-{day:02}T{hour:02}:00:00Z"))
+}
+
+fn state(email: &str, device: &str, at: &str) -> String {
+    format!(r#"{{"deviceId":"{device}","timestamp":"{at}","personEmail":"{email}","cpuPct":1}}"#)
+}
+
+fn import(root: &Path, lines: &[&str], code: i32) {
+    let file = root.with_extension("ndjson");
+    put(&file, lines.join("\n").as_bytes());
+    let (ended, said) = ask(root, &["import", "--account", ACCOUNT, &file.display().to_string()]);
+    assert_eq!(ended, Some(code), "{said}");
+}
+
+fn ask(root: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = program();
+    let output = command.arg("--archive").arg(root).args(args).output().expect("the program starts");
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+fn verify(root: &Path, args: &[&str]) -> (Option<i32>, serde_json::Value) {
+    let mut command = program();
+    command.arg("--archive").arg(root).args(["verify", "--format", "json"]).args(args);
+    let output = command.output().expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let report = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code(), report)
+}
+
+fn emails(root: &Path) -> Vec<String> {
+    let of = |(batch, row): (arrow_array::RecordBatch, usize)| {
+        let column = batch.column_by_name("person_email").expect("a column").as_string::<i32>();
+        column.is_valid(row).then(|| column.value(row).to_owned())
+    };
+    rows(root, &Schema::device_state()).into_iter().filter_map(of).collect()
+}
+
+fn day(root: &Path, day: u32) -> PathBuf {
+    root.join(format!("device_state/date=2026-10-{day:02}"))
+}
+
+fn part(root: &Path, date: u32) -> PathBuf {
+    let archive = Archive::open(root).expect("an archive");
+    let schema = Schema::device_state();
+    let days = archive.partitions(&schema).expect("a folder");
+    let wanted = days.into_iter().find(|partition| archive.day_dir(partition) == day(root, date)).expect("the day");
+    archive.parts(&wanted).expect("a folder").remove(0).1
+}
+
+fn bend(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).expect("a file");
+    bytes[at] ^= 1;
+    put(path, &bytes);
+}
+
+/// What every file below a folder holds, but for locks and what lingers in staging.
+fn everything(dir: &Path) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(dir).into_iter().flatten().map(|entry| entry.expect("an entry").path()).collect();
+    entries.sort();
+    for path in entries
+        .into_iter()
+        .filter(|path| path.extension().is_none_or(|kind| kind != "lock") && !path.ends_with("staging"))
+    {
+        if path.is_dir() { found.extend(everything(&path)) } else { found.push(fs::read(&path).expect("a file")) }
+    }
+    found
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test makes and spoils files")]
+fn put(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).expect("room on the disk");
+}
