@@ -183,4 +183,28 @@ mod tests {
             &expect![""],
         );
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..proptest::test_runner::Config::with_cases(3_000) })]
+
+        /// Whatever the headers hold, they are read or passed over, and no wait is beyond an hour.
+        #[test]
+        fn any_headers_are_read_or_passed_over(
+            values in proptest::collection::vec((0..6_usize, "[ -~\u{80}-\u{ff}]{0,60}|\"default\";(r|q)=[0-9]{0,25};(t|w)=[0-9]{0,25}(, *)?|[0-9]{1,25}"), 0..8)
+        ) {
+            const NAMES: [&str; 6] =
+                ["ratelimit", "ratelimit-policy", "retry-after", "x-ratelimit-remaining", "x-ratelimit-reset", "date"];
+            let mut headers = HeaderMap::new();
+            for (name, value) in &values {
+                if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                    headers.append(HeaderName::from_static(NAMES[*name]), value);
+                }
+            }
+            let limits = Limits::read(&headers, clock::parse_timestamp("2026-11-24T07:40:00Z").expect("a timestamp"));
+            let longest = Duration::from_secs(LONGEST);
+            assert!(limits.retry_after.is_none_or(|wait| wait <= longest));
+            assert!(limits.states.iter().all(|state| state.reset <= longest));
+            assert!(limits.policies.iter().all(|policy| policy.window <= longest && !policy.window.is_zero()));
+        }
+    }
 }
