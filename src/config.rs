@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::api::{Budget, BudgetError, ClientOptions, Credential, CredentialError, Secret};
 use crate::clock;
+use crate::disk::Access;
 use crate::privacy::{Key, KeyError, Policy, PrivacyError, Rules};
 use crate::schema::Schema;
 use crate::snapshot::{AccountId, DeviceId, IdError};
@@ -35,14 +36,26 @@ const MAX_BODY_BYTES: usize = 16 << 20;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigFile {
-    /// The archive's folder.
-    pub archive: Option<PathBuf>,
+    /// The archive.
+    #[serde(default)]
+    pub archive: ArchiveSection,
     /// The API.
     #[serde(default)]
     pub api: ApiSection,
     /// What personal data may be written.
     #[serde(default)]
     pub privacy: Rules,
+}
+
+/// `[archive]`: where it is, and who may read it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveSection {
+    /// The archive's folder.
+    pub path: Option<PathBuf>,
+    /// Who may read what is written: `owner`, `group` or `all`.
+    #[serde(default)]
+    pub readable_by: Access,
 }
 
 /// `[api]`: who is asked, by whom, how fast.
@@ -273,7 +286,10 @@ mod tests {
     #[test]
     fn unknown_keys_are_errors() {
         let said = |text: &str| toml::from_str::<ConfigFile>(text).err().map_or("fine".to_owned(), |e| e.to_string());
-        assert_eq!(said("archive = \"a\"\n[api]\nrate_limit = \"1200/5m\"\nbudget = \"50%\""), "fine");
+        assert_eq!(
+            said("[archive]\npath = \"a\"\nreadable_by = \"group\"\n[api]\nrate_limit = \"1200/5m\"\nbudget = \"50%\""),
+            "fine"
+        );
         assert!(said("archiv = \"a\"").contains("unknown field `archiv`"));
         assert!(said("[api]\ntoken = \"x\"").contains("unknown field `token`"));
         assert_eq!(said("[privacy]\nunknown = \"drop\"\n[privacy.classes]\nperson = \"pseudonym\""), "fine");

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
+use serde::Deserialize;
 
 /// Where files are made and changed.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +25,8 @@ pub struct Disk {
 }
 
 /// Who may read what is made, as far as the process's umask lets them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Access {
     /// The owner alone: 0600 and 0700.
     #[default]

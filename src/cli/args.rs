@@ -317,7 +317,8 @@ impl Args {
     /// The archive's folder and the rest of the config file.
     pub(super) fn config(&self) -> Result<(PathBuf, ConfigFile), ConfigError> {
         let mut file = self.config.as_deref().map(ConfigFile::load).transpose()?.unwrap_or_default();
-        let archive = self.archive.clone().or(file.archive.take()).unwrap_or_else(|| PathBuf::from(DEFAULT_ARCHIVE));
+        let archive =
+            self.archive.clone().or(file.archive.path.take()).unwrap_or_else(|| PathBuf::from(DEFAULT_ARCHIVE));
         Ok((archive, file))
     }
 

@@ -10,7 +10,7 @@ use crate::collect::{
     CollectError, CollectOptions, CollectStats, Collector, Plan, SourceChoice, Stop, StopSwitch, stop_pair,
 };
 use crate::config::{self, ConfigError};
-use crate::disk::Disk;
+use crate::disk::{Access, Disk};
 use crate::ingest::{Ingest, Published};
 use crate::privacy::Policy;
 use crate::snapshot::DeviceId;
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let (root, file) = args.config()?;
     let every = command.every.as_deref().map(config::parse_duration).transpose()?;
     let clock = Clock::system();
-    let policy = file.policy()?;
+    let (policy, access) = (file.policy()?, file.archive.readable_by);
     let client_options = command.api.over(file.api).client_options(seed(&clock))?;
     let options = collect_options(command, every.unwrap_or(INTERVAL))?;
     if command.dry_run {
@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let (switch, stop) = stop_pair();
         let work = async {
             let client = client(client_options, &root, &clock).await?;
-            let (ingest, recovered) = open(&root, &clock, "collect", policy)?;
+            let (ingest, recovered) = open(&root, &clock, "collect", access, policy)?;
             let exit = note_recovered(&recovered);
             let bar = Bar::new(args.quiet);
             let collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop.clone());
@@ -63,9 +63,10 @@ pub(super) fn open(
     root: &std::path::Path,
     clock: &Clock,
     what: &str,
+    access: Access,
     policy: Policy,
 ) -> anyhow::Result<(Ingest, Published)> {
-    let archive = Archive::open_or_create(root, 1, clock.now(), Disk::default())?;
+    let archive = Archive::open_or_create(root, 1, clock.now(), Disk::new(access))?;
     let since = clock::format_timestamp(clock.now());
     let holder = format!("dex-archive {what}, process {}, since {since}", std::process::id());
     Ok(Ingest::open(archive, 0, &holder, policy)?)

@@ -11,6 +11,7 @@ use crate::api::{Budget, Client, ClientOptions, Credential, Secret};
 use crate::archive::Archive;
 use crate::clock::{Clock, Timestamp};
 use crate::collect::{CollectOptions, Collector, SourceChoice, stop_pair};
+use crate::disk::Access;
 use crate::privacy::Policy;
 use crate::query::{Agg, Trend, TrendOptions, Window, metrics, trend};
 use crate::sim::{Fleet, FleetOptions, RateLimit, Server, ServerOptions};
@@ -58,7 +59,7 @@ async fn sweep(fleet: &Fleet, root: &Path, start: Timestamp, end: Timestamp) -> 
     print::note(&format!("simulating {} devices at {url}; archive: {}", fleet.options().devices, root.display()));
     let _server = tokio::spawn(server.run(std::future::pending()));
     let client = Client::new(client_options(url, fleet)?, clock.clone())?;
-    let (ingest, _) = collect::open(root, &clock, "demo", Policy::default())?;
+    let (ingest, _) = collect::open(root, &clock, "demo", Access::default(), Policy::default())?;
     let options = CollectOptions {
         source: SourceChoice::Auto,
         devices: Vec::new(),

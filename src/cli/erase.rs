@@ -38,7 +38,8 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     let subject = Subject::new(kind, named.iter().cloned().chain(pseudonyms).chain(lower));
     let clock = Clock::system();
     let archive: Archive = args.open_archive()?;
-    let (ingest, recovered) = collect::open(archive.root(), &clock, "forget", policy.clone())?;
+    let (ingest, recovered) =
+        collect::open(archive.root(), &clock, "forget", file.archive.readable_by, policy.clone())?;
     collect::note_recovered(&recovered);
     if !recovered.held.is_empty() {
         bail!("something is not published yet and may be about it: mend that first");

@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     for path in &command.files {
         files.push((path, open(path).with_context(|| format!("cannot read {}", path.display()))?));
     }
-    let (mut ingest, recovered) = collect::open(&root, &clock, "import", policy)?;
+    let (mut ingest, recovered) = collect::open(&root, &clock, "import", file.archive.readable_by, policy)?;
     let exit = collect::note_recovered(&recovered);
     let options = ImportOptions { account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let mut total = ImportStats::default();

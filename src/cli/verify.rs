@@ -20,7 +20,8 @@ pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
     let options = VerifyOptions { deep: command.deep, treated };
     let archive = args.open_archive()?;
     if command.repair {
-        let (ingest, recovered) = collect::open(archive.root(), &Clock::system(), "verify", policy.clone())?;
+        let (ingest, recovered) =
+            collect::open(archive.root(), &Clock::system(), "verify", file.archive.readable_by, policy.clone())?;
         collect::note_recovered(&recovered);
         let report = look(args, ingest.archive(), &options)?;
         for sentence in repair(ingest.archive(), ingest.lock(), &report)? {

@@ -217,7 +217,7 @@ fn a_table_becomes_a_schema_or_an_error() {
 
 #[test]
 fn a_config_becomes_options_or_an_error() {
-    let config = b"archive = \"/var/lib/dex\"\n[api]\naccount = \"01a7362d577a6c3019a474fd6f485823\"\nrate_limit = \"1200/5m\"\n\
+    let config = b"[archive]\npath = \"/var/lib/dex\"\nreadable_by = \"group\"\n[api]\naccount = \"01a7362d577a6c3019a474fd6f485823\"\nrate_limit = \"1200/5m\"\n\
         budget = \"80%\"\nattempts = 5\nretry_delay = \"500ms\"\ntimeout = \"30s\"\n[privacy]\nunknown = \"drop\"\n[privacy.classes]\nperson = \"drop\"\n";
     fuzz("config to options", &[config.to_vec()], |bytes| {
         let Ok(config) = toml::from_str::<ConfigFile>(&String::from_utf8_lossy(bytes)) else { return };

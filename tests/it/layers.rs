@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("query", &["archive", "clock", "schema", "snapshot"]),
     ("collect", &["api", "clock", "envelope", "ingest", "privacy", "snapshot"]),
     ("import", &["clock", "envelope", "ingest", "snapshot"]),
-    ("config", &["api", "clock", "privacy", "schema", "snapshot"]),
+    ("config", &["api", "clock", "disk", "privacy", "schema", "snapshot"]),
     (
         "cli",
         &[
@@ -49,6 +49,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("reqwest", &["api.rs", "api/"]),
     ("parquet::", &["archive.rs", "archive/"]),
     ("io::stdout", &["cli/print.rs"]),
+    // No shell, no other program.
+    ("process::Command", &[]),
     ("async fn", &["api.rs", "api/", "collect.rs", "collect/", "sim.rs", "sim/", "cli.rs", "cli/"]),
 ];
 

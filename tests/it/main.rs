@@ -1,5 +1,6 @@
 //! Integration tests: one binary, since each links the whole program again.
 
+mod authority;
 mod care;
 mod cli;
 mod collect;
