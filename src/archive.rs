@@ -296,9 +296,12 @@ impl Archive {
     /// Where the file system says no. That something cannot be cleared away is only told.
     pub fn settle(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
         let journal = self.journal_dir(shard)?;
+        let above = self.root.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for folder in journal.ancestors().take_while(|folder| folder.starts_with(&self.root)) {
             self.disk.sync_dir(folder)?;
         }
+        // Where that may not be read, it is somebody else's, and not we made what is in it.
+        let _ = self.disk.sync_dir(above);
         self.clear_staging(shard).unwrap_or_else(|error| tracing::warn!("{error}"));
         Ok(journal)
     }

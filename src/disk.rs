@@ -134,6 +134,10 @@ impl Disk {
             }
             _ => (),
         }
+        // A process that was killed may have made the folder above, and not have made its name durable.
+        // Where it is somebody else's, and may not even be read, it was not we who made what is in it.
+        let above = parent.and_then(Path::parent).filter(|path| !path.as_os_str().is_empty());
+        let _ = self.sync_dir(above.unwrap_or(Path::new(".")));
         self.sync_dir(parent.unwrap_or(Path::new(".")))
     }
 

@@ -10,7 +10,7 @@ use arrow_schema::DataType;
 use chrono::NaiveDate;
 
 use crate::clock;
-use crate::schema::Schema;
+use crate::schema::{Role, Schema};
 
 /// Sorts the rows of a batch by the day they belong to: the date, and the rows' positions.
 ///
@@ -66,6 +66,8 @@ pub(super) fn replaces(new: &Keys, new_row: usize, old: &Keys, old_row: usize) -
 /// The columns by which the rows of a batch are told apart.
 pub(super) struct Keys<'a> {
     batch: &'a RecordBatch,
+    /// The columns that say something of the device.
+    content: Vec<usize>,
     columns: Vec<KeyColumn<'a>>,
     /// The time, and what stands for it where it is null.
     time: &'a TimestampMicrosecondArray,
@@ -81,8 +83,10 @@ enum KeyColumn<'a> {
 
 impl<'a> Keys<'a> {
     pub(super) fn new(schema: &Schema, batch: &'a RecordBatch) -> Self {
+        let says = |at: &usize| schema.columns[*at].role != Role::Provenance;
         Self {
             batch,
+            content: (0..schema.columns.len()).filter(says).collect(),
             columns: schema.key.iter().map(|&at| KeyColumn::new(batch.column(at))).collect(),
             time: times(batch, schema.partition_by[0]),
             stand_in: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
@@ -102,9 +106,10 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// All that a row says; the same for the same values.
+    /// All that a row says, but for where it comes from; the same for the same values.
     fn text(&self, row: usize) -> String {
-        format!("{:?}", self.batch.slice(row, 1).columns())
+        let columns = self.content.iter().map(|&at| self.batch.column(at).slice(row, 1));
+        format!("{:?}", columns.collect::<Vec<_>>())
     }
 }
 

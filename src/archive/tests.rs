@@ -412,6 +412,24 @@ fn of_a_bent_part_what_can_be_read_stays_and_the_part_is_kept_aside() {
 }
 
 #[test]
+fn a_bent_part_is_read_or_refused_and_never_ends_the_program() {
+    std::panic::set_hook(Box::new(|_| ()));
+    let bench = Bench::new();
+    bench.publish(&(0..40).map(|n| (n % 7, Some(n / 7), None, 1, n)).collect::<Vec<_>>());
+    let (path, bytes) = bench.only_part();
+    let mut refused = 0;
+    for bit in 0..bytes.len() * 8 {
+        let mut bent = bytes.clone();
+        bent[bit / 8] ^= 1 << (bit % 8);
+        put(&path, &bent);
+        let read = Part::open(&path, &bench.schema).and_then(|part| part.batches(None)?.collect::<Result<Vec<_>, _>>());
+        refused += usize::from(read.is_err());
+    }
+    drop(std::panic::take_hook());
+    assert!(refused * 4 > bytes.len(), "{refused} of {}", bytes.len() * 8);
+}
+
+#[test]
 fn row_groups_behind_a_bent_one_are_carried_over() {
     let bench = Bench::new();
     let rows: Vec<Tuple> = (0..70_000).map(|n| (n / 100, Some(1), Some(n % 100), 1, n)).collect();

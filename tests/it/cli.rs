@@ -38,6 +38,12 @@ fn bad_input_gets_one_sentence_and_leaves_nothing() {
     check(collect().arg("--config").arg(&config), 2, "unknown field `archiv`");
     check(collect().args(["--budget", "120%"]), 2, "is no share of the limit");
     check(collect().args(["--every", "5"]), 2, "\"5\" is no duration");
+    let device = "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7";
+    check(collect().args(["--source", "list", "--device", device]), 2, "--source list reads the whole fleet");
+    put(&devices, "# nobody\n");
+    check(collect().arg("--devices-file").arg(&devices), 2, "devices.txt names no device");
+    put(&config, "[api]\naccount = \"x\"\n\nbudge = \"5%\"\n");
+    check(collect().arg("--config").arg(&config), 2, "config.toml, line 4: unknown field `budge`");
     assert!(!archive.exists(), "nothing is written");
 }
 
@@ -97,6 +103,44 @@ fn a_folder_that_may_not_be_written_is_named() {
     check(&mut collect, 1, &format!("cannot make {}: Permission denied", archive.display()));
     assert!(!archive.exists(), "nothing is written");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our own folder");
+}
+
+#[test]
+fn a_question_that_makes_no_sense_gets_one_sentence() {
+    let (_dir, archive) = place();
+    let api = Api::start(3, Duration::from_secs(2), |options| options);
+    assert_eq!(run(&mut api.collect(&archive)).0, Some(0));
+    let ask = |args: &[&str]| {
+        let mut command = program();
+        command.arg("--archive").arg(&archive).args(["query", "trend"]).args(args);
+        command
+    };
+    let device = ["--device", "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7"];
+    let with = |more: &[&'static str]| ask(&[&device[..], more].concat());
+    check(&mut with(&["--metric", "cpu_pkt"]), 2, "\"cpu_pkt\" is no metric");
+    check(&mut with(&["--since", "blah"]), 2, "\"blah\" is no time");
+    check(&mut with(&["--since", "now", "--until", "1d"]), 2, "before it begins");
+    check(&mut with(&["--every", "0s"]), 2, "\"0s\" is no duration");
+    check(&mut with(&[]), 1, "no device \"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7\" between");
+    check(&mut ask(&["--device", "nobody's laptop"]), 1, "no device \"nobody's laptop\" between");
+    let mut demo = program();
+    check(demo.arg("--archive").arg(&archive).arg("demo"), 1, "holds an archive already");
+}
+
+#[test]
+fn what_the_environment_says_beats_the_config_file_and_no_proxy_sees_it() {
+    let (dir, archive) = place();
+    let token = "Sn3lZJTBX6kkg7OdcBUAxOO963GEIyGQqnFTOFYY";
+    let api = Api::start(3, Duration::from_secs(2), |options| sim_options(options, token));
+    let (config, wrong) = (dir.path().join("config.toml"), dir.path().join("token"));
+    put(&wrong, "another");
+    put(&config, &format!("[api]\ntoken_file = \"{}\"\n", wrong.display()));
+    let mut collect = api.collect(&archive);
+    collect.env("http_proxy", "http://127.0.0.1:9").arg("--config").arg(&config);
+    let (code, said) = run(&mut collect);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(api.collect(&archive).arg("--token-file").arg(&wrong));
+    assert_eq!(code, Some(1), "what is typed beats both: {said}");
 }
 
 #[test]

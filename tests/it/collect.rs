@@ -202,6 +202,22 @@ fn a_killed_collector_loses_nothing_that_it_journalled() {
     assert!(archived.len() * 2 > delivered.len(), "{} of {}", archived.len(), delivered.len());
 }
 
+#[test]
+fn a_signal_ends_a_sweep_that_waits_for_the_api() {
+    let (_dir, archive) = place();
+    // The check of the address uses the limit up: the list is refused for two minutes.
+    let limit = RateLimit { requests: 1, window: Duration::from_mins(2), block: Duration::from_mins(2) };
+    let api = Api::start(5, Duration::from_secs(2), |options| ServerOptions { limit, ..options });
+    let start = std::time::Instant::now();
+    let mut collector = api.collect(&archive).args(["--every", "1s", "-q"]).spawn().expect("the program starts");
+    while api.handle.throttled() < 1 {
+        std::thread::yield_now();
+    }
+    signal(collector.id(), "-TERM");
+    assert!(collector.wait().expect("a process").code().is_some());
+    assert!(start.elapsed() < Duration::from_mins(1), "it waited for the API");
+}
+
 fn signal(process: u32, name: &str) {
     let sent = std::process::Command::new("kill").args([name, &process.to_string()]).status();
     assert!(sent.expect("the kill program").success());

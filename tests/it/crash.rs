@@ -53,6 +53,34 @@ fn a_crash_at_every_step_loses_nothing_and_doubles_nothing() {
     figure("crash", &format!("{steps} durable operations over two midnights, {crashes} crashes, each recovered from"));
 }
 
+#[test]
+fn what_a_killed_process_made_and_did_not_sync_is_synced_by_the_next() {
+    let dir = quick_dir();
+    let recorder = Arc::new(Recorder::new(dir.path()));
+    run_over_two_midnights(&dir.path().join("archive"), &recorder);
+    for step in 1..100 {
+        let killed = quick_dir();
+        recorder.after(step, Loss::Nothing).write_to(killed.path());
+        let next = Arc::new(Recorder::of(killed.path(), &recorder, step, Loss::Nothing));
+        let disk = Disk::default().watched(Arc::<Recorder>::clone(&next));
+        let archive = Archive::open_or_create(&killed.path().join("archive"), 1, at("2026-11-22T22:30:00Z"), disk);
+        let (mut ingest, _) =
+            Ingest::open(archive.expect("an archive"), 0, "test", Policy::default()).expect("the shard");
+        let late = answers_of(9).remove(0);
+        ingest.append(late.clone()).expect("room on the disk");
+        ingest.sync().expect("a disk");
+        let cut = quick_dir();
+        let count = next.steps().len();
+        next.after(count, Loss::Everything).write_to(cut.path());
+        open_and_tell(&cut.path().join("archive"), Disk::default());
+        let states = keys_of(&cut.path().join("archive"), &Schema::device_state());
+        assert!(
+            state_keys(&late).iter().all(|key| states.contains_key(key)),
+            "killed after step {step}, then a power cut"
+        );
+    }
+}
+
 /// What is known after each step: the answers that were appended, and those that were synced.
 type Acknowledged = Vec<(usize, usize)>;
 
@@ -218,7 +246,7 @@ fn answer(sweep: usize, at: Timestamp, page: Option<u32>, device_id: Option<Stri
     Answer { account_id, sweep_id, source, collected_at: at, bodies, poll: Some(poll) }
 }
 
-fn id(device: usize) -> String {
+pub(crate) fn id(device: usize) -> String {
     format!("cb49c27f-7f97-49c5-b6f3-f7c01ead0fd{device}")
 }
 

@@ -169,7 +169,9 @@ impl Cell<'_> {
             Kind::Emptied => put(&subject, b""),
             Kind::Deleted => fs::remove_file(&subject).expect("a file"),
             Kind::Foreign => {
-                let foreign = subject.with_file_name("notes.txt");
+                // In staging, beside the day's folder; elsewhere, beside the file.
+                let beside = if self.place == Place::Staging { subject.parent().expect("a folder") } else { &*subject };
+                let foreign = beside.with_file_name("notes.txt");
                 put(&foreign, b"not ours");
                 return (foreign, before);
             }

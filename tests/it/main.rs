@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod flatten;
 mod hostile;
+mod import;
 mod kill;
 mod layers;
 mod privacy;

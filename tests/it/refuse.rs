@@ -38,6 +38,8 @@ enum What {
     From { first: usize, once: bool, error: i32 },
     /// Everything but the journal, or the journal alone.
     Journal { journal: bool, error: i32 },
+    /// Whatever has to do with one day.
+    Day(&'static str),
 }
 
 impl Refuse {
@@ -55,6 +57,7 @@ impl Watch for Refuse {
             Some(What::Journal { journal, error }) => {
                 (path_of(change).contains("/journal/") == journal).then_some(error)
             }
+            Some(What::Day(day)) => path_of(change).contains(day).then_some(13),
             None => None,
         };
         refused.map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
@@ -137,6 +140,36 @@ fn refuse_and_make_up(what: What, error: i32) {
     let expected: BTreeMap<String, usize> = answers.iter().flat_map(state_keys).map(|key| (key, 1)).collect();
     assert_eq!(keys_of(&dir.path().join("a"), &Schema::device_state()), expected, "{what:?}");
     assert_eq!(keys_of(&dir.path().join("a"), &Schema::poll()).values().sum::<usize>(), answers.len(), "{what:?}");
+}
+
+#[test]
+fn a_day_that_cannot_be_written_holds_up_no_other() {
+    let refuse = Arc::new(Refuse::default());
+    let (dir, mut ingest, answers) = pending(&refuse);
+    refuse.set(Some(What::Day("device_state.date=2026-11-22")));
+    let held = ingest.publish().expect("a journal").held;
+    assert!(held.len() == 1 && held[0].contains("device_state.date=2026-11-22"), "{held:?}");
+    let midnight = at("2026-11-23T00:00:00Z").timestamp_micros();
+    let is_later = |key: &String| key.rsplit(' ').next().is_some_and(|time| time >= &*midnight.to_string());
+    let found = keys_of(&dir.path().join("a"), &Schema::device_state());
+    assert!(answers.iter().flat_map(state_keys).filter(is_later).all(|key| found.contains_key(&key)), "{found:?}");
+    assert_eq!(keys_of(&dir.path().join("a"), &Schema::poll()).values().sum::<usize>(), answers.len());
+    refuse.set(None);
+    assert_eq!(ingest.publish().expect("a journal").held, Vec::<String>::new());
+    let found = keys_of(&dir.path().join("a"), &Schema::device_state());
+    assert!(answers.iter().flat_map(state_keys).all(|key| found.get(&key) == Some(&1)), "{found:?}");
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_holds_up_no_other() {
+    let refuse = Arc::new(Refuse::default());
+    let (dir, mut ingest, answers) = pending(&refuse);
+    let folder = dir.path().join("a/_archive/journal/shard-0/0000000000.journal");
+    std::fs::create_dir(&folder).expect("a folder in the place of a segment");
+    let held = ingest.publish().expect("a journal").held;
+    assert!(held.len() == 1 && held[0].contains("0000000000.journal"), "{held:?}");
+    let found = keys_of(&dir.path().join("a"), &Schema::device_state());
+    assert!(answers.iter().flat_map(state_keys).all(|key| found.contains_key(&key)), "{found:?}");
 }
 
 #[test]
