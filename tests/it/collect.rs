@@ -1,6 +1,6 @@
 //! Whole sweeps by the program itself, against what the simulated API says it delivered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -200,6 +200,23 @@ fn a_killed_collector_loses_nothing_that_it_journalled() {
     let missing = delivered.keys().filter(|key| !archived.contains_key(*key)).count();
     assert!(missing <= 5 * 64, "{missing} of {} states are missing", delivered.len());
     assert!(archived.len() * 2 > delivered.len(), "{} of {}", archived.len(), delivered.len());
+}
+
+#[test]
+fn what_there_was_no_time_for_comes_first_in_the_next_sweep() {
+    let (_dir, archive) = place();
+    let api = Api::start(60, Duration::from_secs(2), |options| options);
+    // 32 requests a sweep, of which two read the list: the third sweep comes round again.
+    let mut collect = api.collect_at(&archive, "100/5s");
+    collect.args(["--source", "live", "--every", "2s", "--deadline", "2s", "--sweeps", "3"]);
+    let (code, said) = run(&mut collect);
+    assert!(matches!(code, Some(0 | 3)), "{said}");
+    assert!(said.contains(" left to the next sweep)"), "{said}");
+    let asked: Vec<String> = api.handle.served().into_iter().filter_map(|served| served.device_id).collect();
+    let everybody: BTreeSet<&String> = asked.iter().collect();
+    let first: BTreeSet<&String> = asked.iter().take(everybody.len()).collect();
+    assert_eq!(first, everybody, "nobody is asked twice before everybody was asked once");
+    assert!(everybody.len() > 50 && asked.len() > everybody.len(), "{} requests: {said}", asked.len());
 }
 
 #[test]
