@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use dex_archive::archive::{Archive, Part, ShardLock, partitions_of};
+use dex_archive::archive::{Archive, Incoming, Part, ShardLock, partitions_of};
 use dex_archive::clock::{self, Timestamp};
 use dex_archive::disk::Disk;
 use dex_archive::flatten::{Columns, Plan, Row};
@@ -77,7 +77,8 @@ fn day(ticks: u32) -> (tempfile::TempDir, Archive, ShardLock) {
 fn merge_in(archive: &Archive, lock: &ShardLock, rows: &arrow_array::RecordBatch) {
     let schema = Schema::device_state();
     for (date, positions) in partitions_of(&schema, rows) {
-        let staged = archive.stage(lock, &schema, date, rows, &positions).expect("room on the disk");
+        let incoming = Incoming::new(&schema, rows, &positions);
+        let staged = archive.stage(lock, &schema, date, incoming).expect("room on the disk");
         staged.publish().expect("room on the disk");
     }
 }

@@ -62,6 +62,7 @@ use crate::schema::Schema;
 
 pub use checksum::Checksum;
 pub use lock::ShardLock;
+pub use merge::Incoming;
 pub use order::{misplaced, partitions_of};
 pub use paths::{PartName, Partition};
 pub use publish::{Aside, PartInfo, Staged};

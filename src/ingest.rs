@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::archive::{Archive, ArchiveError, ShardLock, Staged, partitions_of};
+use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Staged, partitions_of};
 use crate::flatten::{Columns, Plan};
 use crate::journal::{self, JournalError, Segment, Writer};
 use crate::privacy::Policy;
@@ -39,12 +39,12 @@ use batch::Batch;
 
 /// A segment is closed once it holds this many bodies and answers, or this many bytes of them: a publish
 /// takes whole segments.
-const SEGMENT_BODIES: usize = 16 * 1024;
+const SEGMENT_BODIES: usize = 12 * 1024;
 const SEGMENT_BYTES: usize = 64 << 20;
 
 /// Segments are merged together up to so many rows, or bytes of what is in memory: each merge writes the
 /// whole day anew, so few are cheaper than many.
-const BATCH_ROWS: usize = 16 * 1024;
+const BATCH_ROWS: usize = 12 * 1024;
 const BATCH_BYTES: usize = 64 << 20;
 
 /// The writer of one shard.
@@ -316,8 +316,12 @@ impl Ingest {
         let rows = columns.finish();
         // Of a day that cannot be staged nobody knows what is new; it will be when it can.
         let mut staged = StagedDays { fresh: vec![true; rows.num_rows()], ..StagedDays::default() };
-        for (date, positions) in partitions_of(schema, &rows) {
-            match self.archive.stage(&self.lock, schema, date, &rows, &positions) {
+        let days = partitions_of(schema, &rows).into_iter();
+        let days: Vec<_> = days.map(|(date, at)| (date, Incoming::new(schema, &rows, &at), at)).collect();
+        // The days have their rows now: both at once would be twice the memory.
+        drop(rows);
+        for (date, incoming, positions) in days {
+            match self.archive.stage(&self.lock, schema, date, incoming) {
                 Ok(day) => {
                     positions.iter().zip(&day.fresh).for_each(|(&at, &new)| staged.fresh[at as usize] = new);
                     staged.days.push(day);

@@ -26,8 +26,7 @@ use super::write::PartWriter;
 use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
 
 impl Archive {
-    /// Merges rows into a day and stages the day's new version. `rows` are positions in `batch`, all
-    /// of one day, in the order in which they were collected.
+    /// Merges rows into the day that all of them belong to, and stages the day's new version.
     ///
     /// # Errors
     /// Where the old part cannot be read or the new one not be written. Nothing live is touched.
@@ -36,10 +35,9 @@ impl Archive {
         lock: &ShardLock,
         schema: &Schema,
         date: NaiveDate,
-        batch: &RecordBatch,
-        rows: &[u32],
+        rows: Incoming,
     ) -> Result<Staged, ArchiveError> {
-        self.stage_from(lock, schema, date, (batch, rows), true)
+        self.stage_from(lock, schema, date, rows, true)
     }
 
     fn stage_from(
@@ -47,7 +45,7 @@ impl Archive {
         lock: &ShardLock,
         schema: &Schema,
         date: NaiveDate,
-        (batch, rows): (&RecordBatch, &[u32]),
+        rows: Incoming,
         trusting: bool,
     ) -> Result<Staged, ArchiveError> {
         let partition = Partition { dataset: schema.dataset.clone(), date };
@@ -56,7 +54,7 @@ impl Archive {
         let name = PartName { shard: lock.shard, publish: old.as_ref().map_or(1, |(name, _)| name.publish + 1) };
         let folder = Folder::make(self, &partition.staging_dir(&self.root, lock.shard))?;
         let writer = PartWriter::create(&self.disk, &folder.path().join(name.to_string()), schema)?;
-        let mut merge = Merge::new(schema, batch, rows, writer);
+        let mut merge = Merge { schema, incoming: rows, next: 0, writer, rows_before: 0 };
         let damage = match &old {
             Some((_, path)) => merge.take_old(path, date, trusting)?,
             None => None,
@@ -71,8 +69,8 @@ impl Archive {
     /// # Errors
     /// As for [`Archive::stage`].
     pub fn stage_anew(&self, lock: &ShardLock, schema: &Schema, date: NaiveDate) -> Result<Staged, ArchiveError> {
-        let none = RecordBatch::new_empty(Arc::clone(schema.arrow()));
-        self.stage_from(lock, schema, date, (&none, &[]), false)
+        let none = Incoming::new(schema, &RecordBatch::new_empty(Arc::clone(schema.arrow())), &[]);
+        self.stage_from(lock, schema, date, none, false)
     }
 
     /// Stages a day without some of its rows: `keep` says of each row of a batch whether it stays. None
@@ -119,8 +117,9 @@ struct Merge<'a> {
     rows_before: u64,
 }
 
-/// The rows that come in: sorted, one for each key.
-struct Incoming {
+/// The rows that come into a day: sorted, one for each key.
+#[derive(Debug)]
+pub struct Incoming {
     batch: RecordBatch,
     /// For each row of the batch, the first of the rows merged that has its key.
     first: Vec<usize>,
@@ -141,11 +140,7 @@ const NEW: usize = 1;
 /// Rows that are written at once where no old batch sets the measure.
 const BATCH_ROWS: usize = 8 * 1024;
 
-impl<'a> Merge<'a> {
-    fn new(schema: &'a Schema, batch: &RecordBatch, rows: &[u32], writer: PartWriter) -> Self {
-        Self { schema, incoming: Incoming::new(schema, batch, rows), next: 0, writer, rows_before: 0 }
-    }
-
+impl Merge<'_> {
     /// Writes the old part's rows, with those that come in at their places among them. Says what is
     /// wrong with the part, if something is.
     fn take_old(&mut self, path: &Path, date: NaiveDate, trusting: bool) -> Result<Option<Damage>, ArchiveError> {
@@ -267,7 +262,12 @@ impl<'a> Merge<'a> {
 }
 
 impl Incoming {
-    fn new(schema: &Schema, batch: &RecordBatch, rows: &[u32]) -> Self {
+    /// Takes rows out of a batch: positions, in the order in which they were collected.
+    ///
+    /// # Panics
+    /// Where the batch is not of the schema, or has no such rows.
+    #[must_use]
+    pub fn new(schema: &Schema, batch: &RecordBatch, rows: &[u32]) -> Self {
         let keys = Keys::new(schema, batch);
         let row = |position: usize| rows[position] as usize;
         let mut order: Vec<usize> = (0..rows.len()).collect();

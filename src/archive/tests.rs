@@ -91,7 +91,10 @@ impl Bench {
         let lock = self.archive.lock(0, "test").expect("the lock");
         let mut fresh = vec![false; rows.len()];
         for (date, positions) in partitions_of(&self.schema, &batch) {
-            let staged = self.archive.stage(&lock, &self.schema, date, &batch, &positions).expect("room on the disk");
+            let staged = self
+                .archive
+                .stage(&lock, &self.schema, date, Incoming::new(&self.schema, &batch, &positions))
+                .expect("room on the disk");
             positions.iter().zip(&staged.fresh).for_each(|(&at, &new)| fresh[at as usize] = new);
             staged.publish().expect("room on the disk");
         }
@@ -288,7 +291,12 @@ fn what_is_staged_and_dropped_changes_nothing() {
     let lost = batch(&bench.schema, &[(2, Some(2), None, 2, 2)]);
     {
         let lock = bench.archive.lock(0, "test").expect("the lock");
-        drop(bench.archive.stage(&lock, &bench.schema, date(0), &lost, &[0]).expect("room on the disk"));
+        drop(
+            bench
+                .archive
+                .stage(&lock, &bench.schema, date(0), Incoming::new(&bench.schema, &lost, &[0]))
+                .expect("room on the disk"),
+        );
     }
     assert_same(&bench.rows(), &model.rows(&bench.schema));
     bench.archive.clear_staging(0).expect("room on the disk");
@@ -440,7 +448,10 @@ fn row_groups_behind_a_bent_one_are_carried_over() {
     let staged = {
         let lock = bench.archive.lock(0, "test").expect("the lock");
         let late = batch(&bench.schema, &[(0, Some(1), Some(0), 2, 1)]);
-        bench.archive.stage(&lock, &bench.schema, date(0), &late, &[0]).expect("room on the disk")
+        bench
+            .archive
+            .stage(&lock, &bench.schema, date(0), Incoming::new(&bench.schema, &late, &[0]))
+            .expect("room on the disk")
     };
     let said = staged.damage().expect("damage");
     assert!(said.contains("32768 of its rows could not be carried over; it is kept in the quarantine"), "{said}");
@@ -480,7 +491,11 @@ fn a_publish_that_fails_gives_back_its_room() {
     bench.archive = bench.archive.clone().on(Disk::default().watched(refused));
     let lock = bench.archive.lock(0, "test").expect("the lock");
     let late = batch(&bench.schema, &[(2, Some(2), None, 2, 2)]);
-    let said = bench.archive.stage(&lock, &bench.schema, date(0), &late, &[0]).expect_err("refused").to_string();
+    let said = bench
+        .archive
+        .stage(&lock, &bench.schema, date(0), Incoming::new(&bench.schema, &late, &[0]))
+        .expect_err("refused")
+        .to_string();
     assert!(said.starts_with("cannot sync ") && said.ends_with("free there"), "{said}");
     let staging = paths::staging(bench.archive.root(), 0);
     assert_eq!(paths::names(&staging).expect("a folder"), Vec::<String>::new());
