@@ -87,6 +87,8 @@ pub enum Failure {
     Denied(String),
     /// There was no connection at all.
     Unreachable(String),
+    /// The sweep ended before the answer came.
+    CutOff,
     /// Anything else.
     Other(String),
 }
@@ -340,6 +342,7 @@ impl Failure {
     pub fn reason(&self) -> &str {
         match self {
             Self::Denied(reason) | Self::Unreachable(reason) | Self::Other(reason) => reason,
+            Self::CutOff => "the sweep ended before the answer came",
         }
     }
 }

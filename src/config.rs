@@ -150,6 +150,9 @@ pub enum ConfigError {
     /// A time is none.
     #[error("{0:?} is no time: 2026-11-24T07:40:51Z, 2026-11-24, 7d (ago) and now are")]
     Time(String),
+    /// Somebody is to be forgotten whom nobody can be sure of.
+    #[error("{0:?} is no e-mail address: alice@example.com is one")]
+    Email(String),
     /// Devices are named, and the list is to be asked, which knows no choice of devices.
     #[error("--source list reads the whole fleet: leave it out to ask for the devices that are named")]
     NamedAndList,

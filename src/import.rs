@@ -63,7 +63,7 @@ const SYNC_AFTER: Duration = Duration::from_millis(500);
 const WHOLE_BYTES: u64 = 256 << 20;
 
 /// Lines that wait for the journal; more make the reading wait.
-const WAITING_LINES: usize = 1024;
+const WAITING_LINES: usize = 128;
 
 /// Journals the bodies of a file. `name` is where they are said to come from.
 ///

@@ -86,6 +86,8 @@ pub struct Published {
     pub damaged: Vec<String>,
     /// Why something is still in the journal, a sentence each.
     pub held: Vec<String>,
+    /// Answers that could not be journalled and are in this process's memory alone.
+    pub unwritten: u64,
 }
 
 /// Requests by how they ended.
@@ -230,6 +232,7 @@ impl Ingest {
                 Ok(()) => self.publish_segments(&mut published)?,
                 Err(error) => {
                     let count = self.unwritten.len();
+                    published.unwritten = count as u64;
                     published.held.push(format!("{count} answers are in this process's memory alone: {error}"));
                 }
             }

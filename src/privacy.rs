@@ -43,7 +43,7 @@ use crate::snapshot::{Answer, Body, Poll};
 
 use compile::Tree;
 
-pub use key::{Key, KeyError};
+pub use key::{Key, KeyError, is_pseudonym};
 
 /// What is done to the values of an answer. A clone shares what was compiled.
 #[derive(Debug, Clone, Default)]

@@ -93,6 +93,15 @@ pub enum Repair {
     },
 }
 
+/// What was done about findings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// A sentence for each thing that was done.
+    pub sentences: Vec<String>,
+    /// Whether rows could not be carried over: they are in the quarantine alone.
+    pub loses_rows: bool,
+}
+
 /// Looks at an archive. `looked` is told of each part before it is read.
 ///
 /// # Errors
@@ -108,8 +117,11 @@ pub fn verify(
     for schema in Schema::all() {
         for (partition, name, path) in parts(archive, &schema)? {
             looked(&path);
-            part::Look { schema: &schema, partition: &partition, name, path: &path, options }
-                .look(&mut report, &mut findings);
+            part::Look { schema: &schema, partition: &partition, name, path, options }.look(
+                archive,
+                &mut report,
+                &mut findings,
+            );
         }
     }
     for shard in 0..archive.shards() {
@@ -139,23 +151,24 @@ pub fn count_parts(archive: &Archive) -> Result<u64, ArchiveError> {
     Schema::all().iter().map(|schema| Ok(parts(archive, schema)?.len() as u64)).sum()
 }
 
-/// Does what is safe about the findings: a sentence for each.
+/// Does what is safe about the findings.
 ///
 /// # Errors
 /// Where the file system says no; what was repaired before stays so.
-pub fn repair(archive: &Archive, lock: &ShardLock, report: &Report) -> Result<Vec<String>, ArchiveError> {
-    let mut done = Vec::new();
+pub fn repair(archive: &Archive, lock: &ShardLock, report: &Report) -> Result<Repaired, ArchiveError> {
+    let mut done = Repaired::default();
     for finding in &report.findings {
         let subject = archive.root().join(&finding.subject);
         match &finding.repair {
             Some(Repair::SetAside) => {
                 let place = archive.set_aside(lock, &subject, &finding.problem)?;
-                done.push(format!("moved {} to {}", finding.subject.display(), place.display()));
+                done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
             }
             Some(Repair::Rewrite { dataset, date, shard }) if *shard == lock.shard => {
                 for schema in Schema::all().into_iter().filter(|schema| schema.dataset == *dataset) {
                     let staged = archive.stage_anew(lock, &schema, *date)?;
-                    done.extend(staged.damage());
+                    done.sentences.extend(staged.damage());
+                    done.loses_rows |= staged.loses_rows();
                     staged.publish()?;
                 }
             }
@@ -224,7 +237,14 @@ fn parts(archive: &Archive, schema: &Schema) -> Result<Vec<(Partition, PartName,
 /// Counts what waits in a shard's journal, and what of it cannot be read.
 fn look_at_journal(archive: &Archive, shard: u32, report: &mut Report, findings: &mut Findings) {
     let dir = archive.journal_path(shard);
-    let Ok(segments) = journal::segments(&dir) else { return };
+    let segments = match journal::segments(&dir) {
+        Ok(segments) => segments,
+        Err(_) if !dir.exists() => return,
+        Err(error) => {
+            let remedy = "nothing can be collected: make it a folder that this user may read and write";
+            return findings.add(Severity::Error, &dir, &error.to_string(), remedy, None);
+        }
+    };
     for (_, path) in segments {
         match Segment::read(&path) {
             Ok(segment) => {

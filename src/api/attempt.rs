@@ -154,7 +154,7 @@ impl Attempt {
             (_, status) if denied => Failure::Denied(describe(status, refusal)),
             (Err(Trouble::Connect(reason)), _) => Failure::Unreachable(reason.clone()),
             (Err(Trouble::Timeout), _) => Failure::Other("no answer in time".to_owned()),
-            (Err(Trouble::CutOff), _) => Failure::Other("the sweep ended before the answer came".to_owned()),
+            (Err(Trouble::CutOff), _) => Failure::CutOff,
             (Err(Trouble::TooLarge), _) => Failure::Other("the answer is larger than is read".to_owned()),
             (Err(Trouble::Broken(reason)), _) => Failure::Other(format!("the answer broke off: {reason}")),
             (Ok(_), status) if refusal.is_some() || !self.is_success() => Failure::Other(describe(status, refusal)),

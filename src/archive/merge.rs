@@ -146,10 +146,11 @@ impl Merge<'_> {
     fn take_old(&mut self, path: &Path, date: NaiveDate, trusting: bool) -> Result<Option<Damage>, ArchiveError> {
         let checksum = Part::checksum(path)?;
         let part = match Part::open(path, self.schema) {
-            // Columns that nobody knows may be a newer program's, but hardly in a file with a bent bit.
+            // Columns that nobody knows may be a newer program's, but hardly in a file without its checksum.
             Err(ArchiveError::Damaged { problem, .. }) => return Ok(Some(Damage::new(path, problem, None))),
-            Err(ArchiveError::Schema { .. }) if checksum == Checksum::Wrong => {
-                return Ok(Some(Damage::new(path, "its footer makes no sense".to_owned(), None)));
+            Err(ArchiveError::Schema { column, .. }) if checksum != Checksum::Right => {
+                let problem = format!("somebody else's, or bent: it has a column {column:?} that is none of ours");
+                return Ok(Some(Damage::new(path, problem, None)));
             }
             other => other?,
         };
@@ -170,7 +171,7 @@ impl Merge<'_> {
             let batches = part.group(group).map(Iterator::collect::<Vec<_>>);
             for batch in batches.unwrap_or_else(|error| vec![Err(error)]) {
                 match batch.and_then(|batch| self.of_the_day(&batch, date, &mut problem)) {
-                    Ok(batch) => match misplaced(self.schema, last.as_ref(), &batch, date) {
+                    Ok(batch) => match misplaced(self.schema, last.as_ref(), &batch, date, true) {
                         None => {
                             kept += batch.num_rows() as u64;
                             self.pass(&batch)?;

@@ -29,7 +29,8 @@ pub fn partitions_of(schema: &Schema, batch: &RecordBatch) -> BTreeMap<NaiveDate
 }
 
 /// What is wrong with the place of rows that were read from a part of a day, behind the last ones; none
-/// where they stand as they should.
+/// where they stand as they should. Unless they were read in full (`whole`), rows without a time may differ
+/// in what was not read, and are not taken for equal.
 ///
 /// # Panics
 /// Where a batch is not of the schema.
@@ -39,14 +40,19 @@ pub fn misplaced(
     last: Option<&RecordBatch>,
     batch: &RecordBatch,
     date: NaiveDate,
+    whole: bool,
 ) -> Option<&'static str> {
     if batch.num_rows() == 0 {
         return None;
     }
     let keys = Keys::new(schema, batch);
-    let inside = (1..batch.num_rows()).map(|row| keys.compare(row - 1, &keys, row));
+    let compare = |before: &Keys, last: usize, row: usize| match before.compare(last, &keys, row) {
+        Ordering::Equal if !whole && keys.time.is_null(row) => Ordering::Less,
+        order => order,
+    };
+    let inside = (1..batch.num_rows()).map(|row| compare(&keys, row - 1, row));
     let before = last.filter(|last| last.num_rows() > 0).map(|last| Keys::new(schema, last));
-    let across = before.map(|before| before.compare(before.batch.num_rows() - 1, &keys, 0));
+    let across = before.map(|before| compare(&before, before.batch.num_rows() - 1, 0));
     match across.into_iter().chain(inside).max() {
         Some(Ordering::Greater) => Some("its rows are not in order"),
         Some(Ordering::Equal) => Some("it has a key twice"),

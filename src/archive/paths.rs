@@ -110,15 +110,21 @@ pub(super) fn shards_seen(root: &Path) -> u32 {
     days.filter_map(named).max().unwrap_or(0) + 1
 }
 
-/// The names in a folder; none where there is no such folder.
-pub(super) fn names(dir: &Path) -> Result<Vec<String>, ArchiveError> {
+/// The entries of a folder: each name, as far as it is text, and the path; none where there is no such folder.
+pub(super) fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, ArchiveError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(ArchiveError::io("read", dir)(error)),
     };
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    names.collect::<io::Result<_>>().map_err(ArchiveError::io("read", dir))
+    let entry = |entry: fs::DirEntry| (entry.file_name().to_string_lossy().into_owned(), entry.path());
+    let entries = entries.map(|read| read.map(entry));
+    entries.collect::<io::Result<_>>().map_err(ArchiveError::io("read", dir))
+}
+
+/// The names in a folder; none where there is no such folder.
+pub(super) fn names(dir: &Path) -> Result<Vec<String>, ArchiveError> {
+    Ok(entries(dir)?.into_iter().map(|(name, _)| name).collect())
 }
 
 #[cfg(test)]

@@ -111,6 +111,12 @@ impl Staged {
         Ok(self.info)
     }
 
+    /// Whether rows of the day's old part could not be carried over.
+    #[must_use]
+    pub fn loses_rows(&self) -> bool {
+        self.damage.as_ref().is_some_and(|damage| damage.rows_lost != Some(0))
+    }
+
     /// What was found wrong with the day's old part: a sentence.
     #[must_use]
     pub fn damage(&self) -> Option<String> {
@@ -124,6 +130,10 @@ impl Staged {
         archive.disk.make_dirs(&dir)?;
         let name = format!("{}.{}.{}", self.partition.dataset, self.partition.date, name_of(&damage.part));
         let kept = free_place(&dir, &name);
+        // A publish that failed after this point may have kept it already.
+        if same_content(&last_place(&dir, &name), &damage.part) {
+            return Ok(());
+        }
         archive.link_or_copy(&damage.part, &kept, self.name.shard)?;
         let from = damage.part.strip_prefix(&archive.root).unwrap_or(&damage.part).to_string_lossy();
         let report = Report { file: name_of(&kept), from: &from, cause: &damage.problem, rows_lost: damage.rows_lost };
@@ -135,8 +145,8 @@ impl Staged {
     /// Links what the live folder holds beside this shard's parts into the new one. What is no part was
     /// put there by somebody else; where it cannot be linked, it goes to the quarantine with the old folder.
     fn link_others(&self, archive: &Archive, live: &Path) -> Result<(), ArchiveError> {
-        for name in paths::names(live)? {
-            let (from, to) = (live.join(&name), self.folder.path().join(&name));
+        for (name, from) in paths::entries(live)? {
+            let to = self.folder.path().join(from.file_name().unwrap_or_default());
             match PartName::parse(&name) {
                 Some(part) if part.shard == self.name.shard => (),
                 Some(_) => archive.link_or_copy(&from, &to, self.name.shard)?,
@@ -238,18 +248,27 @@ impl Archive {
     /// Removes the entries of a staging folder that were changed long enough before `now`, which is a
     /// time of the file system's own clock: no other clock has to agree with it.
     fn clear_older(&self, shard: u32, now: Duration, which: impl Fn(&str) -> bool) -> Result<(), ArchiveError> {
-        let staging = paths::staging(&self.root, shard);
-        for name in paths::names(&staging)?.into_iter().filter(|name| which(name)) {
-            let left = staging.join(&name);
-            if name.starts_with(UNFINISHED) {
-                self.disk.remove(&left)?;
-            } else if !left.is_dir() {
-                self.keep_foreign(&left)?;
-            } else if now.saturating_sub(changed_at(&left)?) >= self.linger {
-                self.clear(&left)?;
-            }
+        let mut ended = Ok(());
+        for (name, left) in paths::entries(&paths::staging(&self.root, shard))? {
+            let cleared = match () {
+                () if !which(&name) => Ok(()),
+                () if name.starts_with(UNFINISHED) => self.disk.remove(&left).map_err(ArchiveError::from),
+                () if !left.is_dir() => self.keep_foreign(&left),
+                () => changed_at(&left)
+                    .and_then(|at| if now.saturating_sub(at) >= self.linger { self.clear(&left) } else { Ok(()) }),
+            };
+            // One that cannot be cleared away is no reason to leave the others.
+            ended = ended.and(cleared);
         }
-        Ok(())
+        ended
+    }
+
+    /// What stands in a shard's staging folder.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn staged(&self, shard: u32) -> Result<Vec<PathBuf>, ArchiveError> {
+        Ok(paths::entries(&paths::staging(&self.root, shard))?.into_iter().map(|(_, path)| path).collect())
     }
 
     /// Keeps bytes that were received and could not be filed, with a report of where they come from
@@ -335,8 +354,7 @@ impl Archive {
             // What it leads to was put there by somebody else and stays.
             return Ok(self.disk.remove(folder)?);
         }
-        for name in paths::names(folder)? {
-            let path = folder.join(&name);
+        for (name, path) in paths::entries(folder)? {
             let metadata = fs::symlink_metadata(&path).map_err(ArchiveError::io("read", &path))?;
             if !metadata.is_dir() && (PartName::parse(&name).is_some() || metadata.nlink() > 1) {
                 self.disk.remove(&path)?;
@@ -389,6 +407,19 @@ fn told(error: &dyn std::error::Error) {
 fn free_place(dir: &Path, name: &str) -> PathBuf {
     let free = (0..u32::MAX).map(|count| dir.join(format!("{name}.{count}"))).find(|path| !path.exists());
     free.expect("there are more numbers than folders")
+}
+
+/// The last place of those names that is taken; the first where none is.
+fn last_place(dir: &Path, name: &str) -> PathBuf {
+    let taken = (0..u32::MAX).map(|count| dir.join(format!("{name}.{count}"))).take_while(|path| path.exists()).last();
+    taken.unwrap_or_else(|| dir.join(format!("{name}.0")))
+}
+
+fn same_content(a: &Path, b: &Path) -> bool {
+    match (fs::read(a), fs::read(b)) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
 }
 
 fn name_of(path: &Path) -> String {

@@ -221,7 +221,7 @@ async fn sweeps(
         };
         match (every, failed) {
             // In a loop a sweep that failed is told, and the next one tries again.
-            (Some(every), failed) if !ended => {
+            (Some(every), failed) if !ended && !matches!(failed, Some(CollectError::Ended)) => {
                 failed.iter().for_each(|error| print::note(&format!("error: {error}")));
                 if !collector.next_tick(every).await {
                     break;

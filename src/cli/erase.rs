@@ -7,6 +7,8 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::config::{self, ConfigError};
 use crate::erase::{self, Erased, Subject, SubjectKind};
+use crate::privacy::{Policy, is_pseudonym};
+use crate::snapshot::DeviceId;
 
 use super::args::{Args, ForgetArgs, PruneArgs};
 use super::{Exit, collect, print};
@@ -15,10 +17,11 @@ use super::{Exit, collect, print};
 pub(super) fn prune(args: &Args, command: &PruneArgs) -> anyhow::Result<Exit> {
     let clock = Clock::system();
     let keep = config::parse_duration(&command.keep)?;
-    let today = clock.now().date_naive();
-    // Whole days are kept, and today among them whatever was typed.
-    let first_kept = TimeDelta::from_std(keep).ok().and_then(|keep| today.checked_sub_signed(keep));
-    let first_kept = first_kept.ok_or_else(|| ConfigError::Duration(command.keep.clone()))?.min(today);
+    let now = clock.now();
+    // The day that the stretch begins in is kept as a whole, and today whatever was typed.
+    let first_kept = TimeDelta::from_std(keep).ok().and_then(|keep| now.checked_sub_signed(keep));
+    let first_kept = first_kept.ok_or_else(|| ConfigError::Duration(command.keep.clone()))?.date_naive();
+    let first_kept = first_kept.min(now.date_naive());
     let archive = args.open_archive()?;
     let _locks = collect::lock_all(&archive, &clock, "prune")?;
     let erased = erase::prune(&archive, first_kept, command.dry_run)?;
@@ -30,12 +33,7 @@ pub(super) fn prune(args: &Args, command: &PruneArgs) -> anyhow::Result<Exit> {
 pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> {
     let (_, file) = args.config()?;
     let policy = file.policy()?;
-    let is_person = command.device.is_empty();
-    let (kind, named) =
-        if is_person { (SubjectKind::Person, &command.email) } else { (SubjectKind::Device, &command.device) };
-    let pseudonyms = named.iter().filter_map(|value| policy.pseudonym(value));
-    let lower = named.iter().filter_map(|value| policy.pseudonym(&value.to_lowercase()));
-    let subject = Subject::new(kind, named.iter().cloned().chain(pseudonyms).chain(lower));
+    let subject = subject(command, &policy)?;
     let clock = Clock::system();
     let archive: Archive = args.open_archive()?;
     let (ingest, recovered) =
@@ -47,12 +45,34 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     let erased = erase::forget(ingest.archive(), ingest.lock(), &subject, command.dry_run)?;
     tell(&erased, command.dry_run, args.quiet)?;
     for path in &erased.left {
-        print::note(&format!("left: {} mentions it, and was put there by somebody else", path.display()));
+        print::note(&format!(
+            "left: {} mentions it, or cannot be searched, and is not ours to remove: look at it, and remove it yourself",
+            path.display()
+        ));
     }
-    if !command.dry_run && !args.quiet {
+    if erased.left.is_empty() && !command.dry_run && !args.quiet {
         print::note("every part and the quarantine were read again: nothing about it is left");
     }
     Ok(if erased.left.is_empty() { Exit::Done } else { Exit::Partly })
+}
+
+/// Whom the command names, by the values themselves and by the pseudonyms that the rules make of them.
+fn subject(command: &ForgetArgs, policy: &Policy) -> Result<Subject, ConfigError> {
+    let is_whole = |email: &&String| {
+        let (name, domain) = email.split_once('@').unwrap_or_default();
+        is_pseudonym(email) || !(name.is_empty() || domain.is_empty() || email.contains(char::is_whitespace))
+    };
+    if let Some(email) = command.email.iter().find(|email| !is_whole(email)) {
+        return Err(ConfigError::Email(email.clone()));
+    }
+    for device in command.device.iter().filter(|device| !is_pseudonym(device)) {
+        DeviceId::parse(device)?;
+    }
+    let is_person = command.device.is_empty();
+    let (kind, named) =
+        if is_person { (SubjectKind::Person, &command.email) } else { (SubjectKind::Device, &command.device) };
+    let pseudonyms = named.iter().filter_map(|value| policy.pseudonym(value));
+    Ok(Subject::new(kind, named.iter().cloned().chain(pseudonyms)))
 }
 
 /// Days, rows and bytes.

@@ -6,6 +6,7 @@ use comfy_table::presets::NOTHING;
 use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::collect::Progress;
+use crate::privacy::{Action, Unknown};
 use crate::verify::{Report, Severity, VerifyOptions, count_parts, repair, verify};
 
 use super::args::{Args, VerifyArgs, VerifyFormat};
@@ -16,16 +17,21 @@ use super::{Exit, collect, print};
 pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
     let (_, file) = args.config()?;
     let policy = file.policy()?;
-    let treated = policy.treated_columns().map(|(name, action)| (name.to_owned(), action)).collect();
+    let unknown = (policy.unknown() == Unknown::Drop).then_some(("unmapped", Action::Drop));
+    let treated = policy.treated_columns().chain(unknown);
+    let treated = treated.map(|(name, action)| (name.to_owned(), action)).collect();
     let options = VerifyOptions { deep: command.deep, treated };
     let archive = args.open_archive()?;
+    let mut exit = Exit::Done;
     if command.repair {
         let (ingest, recovered) =
             collect::open(archive.root(), &Clock::system(), "verify", file.archive.readable_by, policy.clone())?;
-        collect::note_recovered(&recovered);
+        exit = collect::note_recovered(&recovered);
         let report = look(args, ingest.archive(), &options)?;
-        for sentence in repair(ingest.archive(), ingest.lock(), &report)? {
-            print::note(&sentence);
+        let repaired = repair(ingest.archive(), ingest.lock(), &report)?;
+        repaired.sentences.iter().for_each(|sentence| print::note(sentence));
+        if repaired.loses_rows {
+            exit = collect::worse(exit, Exit::Partly);
         }
     }
     let report = look(args, &archive, &options)?;
@@ -36,7 +42,7 @@ pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
     if !args.quiet {
         print::note(&summary(&report));
     }
-    Ok(if report.has_findings() { Exit::Partly } else { Exit::Done })
+    Ok(if report.has_findings() { collect::worse(exit, Exit::Partly) } else { exit })
 }
 
 fn look(args: &Args, archive: &Archive, options: &VerifyOptions) -> anyhow::Result<Report> {

@@ -67,12 +67,16 @@ pub(super) struct End {
 /// Requests that are under way when a sweep has to end get this long.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// A publish gets this long of a sweep's time, where nobody knows how long it takes.
+const PUBLISH: Duration = Duration::from_secs(5);
+
 impl End {
-    /// The end of a sweep that begins now and may take so long.
-    pub(super) fn new(stop: Stop, deadline: Option<Duration>) -> Self {
+    /// The end of a sweep that begins now and may take so long, of which its publish needs some.
+    pub(super) fn new(stop: Stop, deadline: Option<Duration>, publish: Duration) -> Self {
         let (halt, halted) = stop_pair();
         let deadline = deadline.map(|time| {
             let now = Instant::now();
+            let time = time.saturating_sub(publish.max((time / 10).min(PUBLISH)).min(time / 2));
             (now + time.saturating_sub(DRAIN.min(time / 5)), now + time)
         });
         Self { stop, deadline, halt, halted }
@@ -158,13 +162,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_sweep_ends_by_its_deadline_or_when_there_is_no_use_in_it() {
         let (_switch, stop) = stop_pair();
-        let (end, start) = (End::new(stop.clone(), Some(Duration::from_mins(1))), Instant::now());
+        let (end, start) = (End::new(stop.clone(), Some(Duration::from_mins(1)), Duration::ZERO), Instant::now());
         assert!(!end.is_reached());
         end.reached().await;
-        assert_eq!((start.elapsed(), end.is_reached()), (Duration::from_secs(50), true));
+        assert_eq!((start.elapsed(), end.is_reached()), (Duration::from_secs(45), true));
         end.drained().await;
-        assert_eq!(start.elapsed(), Duration::from_mins(1));
-        let (end, start) = (End::new(stop, None), Instant::now());
+        assert_eq!(start.elapsed(), Duration::from_secs(55));
+        let slow = (End::new(stop.clone(), Some(Duration::from_mins(1)), Duration::from_secs(20)), Instant::now());
+        slow.0.drained().await;
+        assert_eq!(slow.1.elapsed(), Duration::from_secs(40), "what the last publish took is left for the next");
+        let (end, start) = (End::new(stop, None, Duration::ZERO), Instant::now());
         end.halt();
         end.reached().await;
         assert!(end.is_reached());

@@ -46,6 +46,10 @@ pub struct Collector<'a> {
     progress: &'a dyn Progress,
     stop: Stop,
     carried: Carried,
+    /// How long the last publish took.
+    publish: Duration,
+    /// Answers that are in memory alone: nothing more is asked while they cannot be written.
+    unwritten: u64,
 }
 
 /// What a sweep had no time for: the next one begins with it.
@@ -100,7 +104,8 @@ impl<'a> Collector<'a> {
     ) -> Self {
         let policy = ingest.policy().clone();
         let (writer, carried) = (Writer::start(ingest), Carried::default());
-        Self { client, clock, options, policy, writer, progress, stop, carried }
+        let publish = Duration::ZERO;
+        Self { client, clock, options, policy, writer, progress, stop, carried, publish, unwritten: 0 }
     }
 
     /// Waits for the next tick of the schedule; false where the end was asked for.
@@ -116,11 +121,14 @@ impl<'a> Collector<'a> {
     pub async fn sweep(&mut self, random: u16) -> (CollectStats, Option<CollectError>) {
         let start = Instant::now();
         let before = (self.client.pacer().sent(), self.client.pacer().paused());
-        let end = End::new(self.stop.clone(), self.options.deadline);
+        let end = End::new(self.stop.clone(), self.options.deadline, self.publish);
         let mut sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
-        let asked = self.ask(&mut sweep).await;
+        let asked = if self.has_room().await { self.ask(&mut sweep).await } else { Err(Halt::Journal) };
         self.progress.finish();
+        let publishing = Instant::now();
         let published = self.publish().await;
+        self.publish = publishing.elapsed();
+        self.unwritten = published.as_ref().map_or(self.unwritten, |published| published.unwritten);
         let mut stats = sweep.stats;
         stats.devices = sweep.seen.len() as u64;
         stats.devices_unasked = self.carried.devices.len() as u64;
@@ -147,14 +155,25 @@ impl<'a> Collector<'a> {
         Ok(self.writer.publish().await.map_err(|WriterGone| CollectError::Ended)??)
     }
 
+    /// Whether there is any use in asking: what was received in an earlier sweep has been written.
+    async fn has_room(&mut self) -> bool {
+        if self.unwritten > 0 {
+            self.unwritten = self.publish().await.map_or(self.unwritten, |published| published.unwritten);
+        }
+        self.unwritten == 0
+    }
+
     async fn ask(&mut self, sweep: &mut Sweep) -> Result<(), Halt> {
         let mut plan = Plan::new(&self.options, self.client.pacer().budget());
-        let carried = std::mem::take(&mut self.carried);
+        let mut carried = std::mem::take(&mut self.carried);
         let mut devices = self.options.devices.clone();
         self.progress.plan(&plan.to_string());
         if plan.list {
             self.progress.start("pages", None);
-            self.read_list(sweep, carried.page).await?;
+            if let Err(halt) = self.read_list(sweep, carried.page).await {
+                self.carried = carried;
+                return Err(halt);
+            }
             self.progress.finish();
             plan = plan.discovered(sweep.seen.len() as u64, u64::from(sweep.list.pages));
             self.progress.plan(&plan.to_string());
@@ -164,6 +183,10 @@ impl<'a> Collector<'a> {
         }
         if plan.live == Live::Always {
             self.progress.start("devices", Some(devices.len() as u64));
+            if self.carried.page.is_none() {
+                // The list was read to its end: who is not on it is gone.
+                carried.devices.retain(|device| sweep.seen.contains(device));
+            }
             self.ask_each(sweep, first(carried.devices, devices)).await?;
         }
         Ok(())
@@ -188,6 +211,10 @@ impl<'a> Collector<'a> {
             let id = &sweep.stats.sweep_id;
             let exchange = self.client.list(permit, id, &listing, page, sweep.end.drained()).await;
             self.progress.advance(1);
+            if exchange.failure == Some(Failure::CutOff) {
+                self.carried.page = Some(page);
+                return self.keep(sweep, exchange).await;
+            }
             let (devices, new) = sweep.see(&exchange.answer);
             let next = sweep.list.take(&exchange, devices, new);
             self.keep(sweep, exchange).await?;
@@ -215,7 +242,10 @@ impl<'a> Collector<'a> {
             let mut answers = std::pin::pin!(self.answers(&id, devices.clone(), &end));
             while let Some(exchange) = answers.next().await {
                 self.progress.advance(1);
-                if let Some(id) = exchange.answer.poll.as_ref().and_then(|poll| poll.device_id.as_deref()) {
+                let cut_off = exchange.failure == Some(Failure::CutOff);
+                if let Some(id) = exchange.answer.poll.as_ref().and_then(|poll| poll.device_id.as_deref())
+                    && !cut_off
+                {
                     DeviceId::parse(id).map(|id| unasked.remove(&id)).ok();
                 }
                 if let Err(halt) = self.keep(sweep, exchange).await {
@@ -318,13 +348,11 @@ impl ListState {
     }
 }
 
-/// Devices, and before them those of them that come first.
-fn first(carried: Vec<DeviceId>, devices: Vec<DeviceId>) -> Vec<DeviceId> {
-    let known: HashSet<DeviceId> = devices.iter().cloned().collect();
-    let mut ordered: Vec<DeviceId> = carried.into_iter().filter(|device| known.contains(device)).collect();
-    let early: HashSet<DeviceId> = ordered.iter().cloned().collect();
-    ordered.extend(devices.into_iter().filter(|device| !early.contains(device)));
-    ordered
+/// Devices, and before them those that come first.
+fn first(mut carried: Vec<DeviceId>, devices: Vec<DeviceId>) -> Vec<DeviceId> {
+    let early: HashSet<DeviceId> = carried.iter().cloned().collect();
+    carried.extend(devices.into_iter().filter(|device| !early.contains(device)));
+    carried
 }
 
 fn sorted(devices: &HashSet<DeviceId>) -> Vec<DeviceId> {

@@ -52,13 +52,20 @@ impl Key {
     pub(super) fn pseudonym(&self, value: &str) -> String {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(DOMAIN);
-        context.update(value.as_bytes());
+        // Addresses and ids are the same in capitals.
+        context.update(value.to_lowercase().as_bytes());
         let mut pseudonym = "p-".to_owned();
         for byte in &context.sign().as_ref()[..SHOWN_BYTES] {
             let _ = write!(pseudonym, "{byte:02x}");
         }
         pseudonym
     }
+}
+
+/// Whether a text is a pseudonym as the privacy rules make them: `p-` and 32 hexadecimal digits.
+#[must_use]
+pub fn is_pseudonym(text: &str) -> bool {
+    text.strip_prefix("p-").is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 impl fmt::Debug for Key {

@@ -527,3 +527,9 @@ impl Bodies<'_> {
         self.policy.unknown() == Unknown::Drop
     }
 }
+
+#[test]
+fn only_what_looks_like_one_is_a_pseudonym() {
+    assert!(is_pseudonym("p-0123456789abcdef0123456789abcdef"));
+    assert!(!is_pseudonym("p-mueller@example.com"));
+}

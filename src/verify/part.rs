@@ -1,49 +1,57 @@
 //! One part: its checksum, its columns, its rows.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 
-use crate::archive::{ArchiveError, Checksum, Part, PartName, Partition, Scan, misplaced};
-use crate::privacy::Action;
+use crate::archive::{Archive, ArchiveError, Checksum, Part, PartName, Partition, Scan, misplaced};
+use crate::privacy::{Action, is_pseudonym};
 use crate::schema::Schema;
 
 use super::{Findings, Repair, Report, Severity, VerifyOptions};
-
-/// How a pseudonym begins.
-const PSEUDONYM: &str = "p-";
 
 /// A part that is looked at.
 pub(super) struct Look<'a> {
     pub(super) schema: &'a Arc<Schema>,
     pub(super) partition: &'a Partition,
     pub(super) name: PartName,
-    pub(super) path: &'a Path,
+    pub(super) path: PathBuf,
     pub(super) options: &'a VerifyOptions,
 }
 
 impl Look<'_> {
-    pub(super) fn look(&self, report: &mut Report, findings: &mut Findings) {
+    pub(super) fn look(mut self, archive: &Archive, report: &mut Report, findings: &mut Findings) {
+        let mut looked = self.rows(report, findings);
+        // A day that is published meanwhile has its rows in a part of another name.
+        while looked.is_err() && !self.path.exists() {
+            let newest = archive.parts(self.partition).unwrap_or_default();
+            let Some((name, path)) = newest.into_iter().find(|(name, _)| name.shard == self.name.shard) else { break };
+            if name == self.name {
+                break;
+            }
+            (self.name, self.path) = (name, path);
+            looked = self.rows(report, findings);
+        }
         report.parts += 1;
         report.bytes += self.path.metadata().map_or(0, |metadata| metadata.len());
-        let looked = self.rows(report, findings);
         if let Err(error) = looked {
+            let sealed = matches!(Part::checksum(&self.path), Ok(Checksum::Right));
             let (remedy, repair) = match &error {
                 ArchiveError::Io { .. } => ("make it readable to this user, or restore it from a copy", None),
-                ArchiveError::Schema { .. } => ("use the newer dex-archive", None),
+                ArchiveError::Schema { .. } if sealed => ("use the newer dex-archive", None),
                 _ => (REWRITE, Some(self.rewrite())),
             };
-            findings.add(Severity::Error, self.path, &error.to_string(), remedy, repair);
+            findings.add(Severity::Error, &self.path, &error.to_string(), remedy, repair);
         }
     }
 
     /// Reads the part; an error where that comes to an end early.
     fn rows(&self, report: &mut Report, findings: &mut Findings) -> Result<(), ArchiveError> {
-        let checksum = Part::checksum(self.path)?;
-        let part = Part::open(self.path, self.schema)?;
+        let checksum = Part::checksum(&self.path)?;
+        let part = Part::open(&self.path, self.schema)?;
         match checksum {
             Checksum::Right => (),
             Checksum::Wrong => self.add(Severity::Error, "its checksum is wrong: some value has changed", findings),
@@ -56,12 +64,10 @@ impl Look<'_> {
         let (mut rows, mut treated) = (0, BTreeSet::new());
         for batch in part.batches(self.scan().as_ref())? {
             let batch = self.whole(&batch?);
-            if let Some(problem) = misplaced(self.schema, last.as_ref(), &batch, self.partition.date) {
-                // In one that is read by its keys alone, rows without a time may differ in the rest.
-                if self.options.deep || problem != "it has a key twice" {
-                    self.add(Severity::Error, problem, findings);
-                    return Ok(());
-                }
+            if let Some(problem) = misplaced(self.schema, last.as_ref(), &batch, self.partition.date, self.options.deep)
+            {
+                self.add(Severity::Error, problem, findings);
+                return Ok(());
             }
             rows += batch.num_rows() as u64;
             self.treatment(&batch, &mut treated);
@@ -74,7 +80,7 @@ impl Look<'_> {
         for column in treated {
             let problem = format!("column {column} holds values that the privacy rules would not let in now");
             let remedy = "they were written before the rules: `forget` removes a person's rows";
-            findings.add(Severity::Warning, self.path, &problem, remedy, None);
+            findings.add(Severity::Warning, &self.path, &problem, remedy, None);
         }
         Ok(())
     }
@@ -88,7 +94,7 @@ impl Look<'_> {
         if same_version && entry("dex_archive.schema_fingerprint") != Some(&fingerprint) {
             let problem = "it was written by another table of the same version";
             let remedy = "check which dex-archive wrote it: the columns' meanings may differ";
-            findings.add(Severity::Warning, self.path, problem, remedy, None);
+            findings.add(Severity::Warning, &self.path, problem, remedy, None);
         }
         if entry("dex_archive.dataset") != Some(&self.schema.dataset) {
             self.add(Severity::Warning, "it does not say that it is of this dataset", findings);
@@ -116,9 +122,7 @@ impl Look<'_> {
         for (name, action) in self.options.treated.iter().filter(|_| self.options.deep) {
             let Some(column) = batch.column_by_name(name) else { continue };
             let is_plain = |row: usize| match (action, column.as_string_opt::<i32>()) {
-                (Action::Pseudonym, Some(texts)) => {
-                    !texts.value(row).is_empty() && !texts.value(row).starts_with(PSEUDONYM)
-                }
+                (Action::Pseudonym, Some(texts)) => !texts.value(row).is_empty() && !is_pseudonym(texts.value(row)),
                 _ => true,
             };
             if *action != Action::Keep && (0..column.len()).any(|row| column.is_valid(row) && is_plain(row)) {
@@ -128,7 +132,7 @@ impl Look<'_> {
     }
 
     fn add(&self, severity: Severity, problem: &str, findings: &mut Findings) {
-        findings.add(severity, self.path, problem, REWRITE, Some(self.rewrite()));
+        findings.add(severity, &self.path, problem, REWRITE, Some(self.rewrite()));
     }
 
     fn rewrite(&self) -> Repair {

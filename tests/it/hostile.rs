@@ -12,9 +12,9 @@ use dex_archive::sim::{FaultKind, HostileOptions, RateLimit, ServerOptions};
 use crate::collect::{archived, delivered};
 use crate::program::{Api, figure, place};
 
-/// Seconds that a sweep may take, and how much later its publish may end on a busy machine.
+/// Seconds that a sweep and its publish may take, and how much later that may be on a busy machine.
 const DEADLINE: f64 = 4.0;
-const PUBLISH: f64 = 4.0;
+const BUSY: f64 = 2.0;
 
 #[test]
 fn on_a_bad_day_every_sweep_ends_in_time_within_its_budget_and_keeps_what_it_got() {
@@ -73,7 +73,7 @@ fn bad_day(seed: u64, how: &[&str], count: usize) -> Day {
     let sweeps = sweeps(&said);
     assert_eq!(sweeps.len(), count, "{said}");
     for (requests, elapsed) in &sweeps {
-        assert!(*elapsed < DEADLINE + PUBLISH, "a sweep of {elapsed} s: {said}");
+        assert!(*elapsed < DEADLINE + BUSY, "a sweep of {elapsed} s: {said}");
         // Late requests may catch up a hundredth of the window; the line rounds.
         assert!(*requests <= 96.0 * elapsed + 12.0, "{requests} requests in {elapsed} s: {said}");
     }

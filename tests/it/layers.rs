@@ -20,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sim", &["clock"]),
     ("ingest", &["archive", "clock", "flatten", "journal", "privacy", "schema", "snapshot"]),
     ("verify", &["archive", "journal", "privacy", "schema"]),
-    ("erase", &["archive", "journal", "schema"]),
+    ("erase", &["archive", "journal", "privacy", "schema"]),
     ("query", &["archive", "clock", "schema", "snapshot"]),
     ("collect", &["api", "clock", "envelope", "ingest", "privacy", "snapshot"]),
     ("import", &["clock", "envelope", "ingest", "snapshot"]),

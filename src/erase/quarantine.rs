@@ -1,0 +1,170 @@
+//! What lies beside the parts: the quarantine, and what stands in the datasets without being a part.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, NaiveDate};
+
+use crate::archive::{Archive, ArchiveError, Part, ShardLock};
+use crate::schema::Schema;
+
+use super::subject::{Found, Subject};
+use super::{EraseError, Erased};
+
+/// Takes what mentions a subject out of the quarantine, as far as the files are ours and can be read; the
+/// others are named.
+pub(super) fn forget(
+    archive: &Archive,
+    lock: &ShardLock,
+    subject: &Subject,
+    dry_run: bool,
+    erased: &mut Erased,
+) -> Result<(), EraseError> {
+    for path in files(&archive.quarantine_dir())? {
+        // A report goes with its file.
+        if !path.exists() {
+            continue;
+        }
+        let ours = path.parent() == Some(&archive.quarantine_dir());
+        match (look(&path, subject)?, ours) {
+            (Mention::None, _) => (),
+            (Mention::Lines(kept, gone), true) => {
+                erased.quarantined += gone;
+                if !dry_run {
+                    archive.rewrite_quarantined(lock, &path, kept.as_bytes())?;
+                }
+            }
+            (Mention::All, true) => {
+                erased.quarantined += 1;
+                if !dry_run {
+                    remove(archive, &path)?;
+                }
+            }
+            // What cannot be searched may be the last copy of somebody else's rows.
+            (Mention::Hidden, _) | (_, false) => erased.left.push(path),
+        }
+    }
+    for path in strays(archive)? {
+        if !matches!(look(&path, subject)?, Mention::None) {
+            erased.left.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Files that mention the subject, or may do so.
+pub(super) fn mentions(archive: &Archive, subject: &Subject) -> Result<Vec<PathBuf>, EraseError> {
+    let mut found = Vec::new();
+    for path in files(&archive.quarantine_dir())?.into_iter().chain(strays(archive)?) {
+        if !matches!(look(&path, subject)?, Mention::None) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what came into the quarantine before a day.
+pub(super) fn prune(
+    archive: &Archive,
+    first_kept: NaiveDate,
+    dry_run: bool,
+    erased: &mut Erased,
+) -> Result<(), EraseError> {
+    for path in files(&archive.quarantine_dir())? {
+        // When it came there; when it was written is somebody else's story.
+        let came = path.metadata().ok().and_then(|metadata| DateTime::from_timestamp(metadata.ctime(), 0));
+        if came.is_some_and(|came| came.date_naive() < first_kept) {
+            erased.quarantined += 1;
+            erased.bytes += super::size(&path);
+            if !dry_run {
+                archive.disk().remove(&path).map_err(ArchiveError::from)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a file says of a subject.
+enum Mention {
+    None,
+    /// Some lines do: what is left without them, and how many they are.
+    Lines(String, u64),
+    All,
+    /// Nobody can tell.
+    Hidden,
+}
+
+fn look(path: &Path, subject: &Subject) -> Result<Mention, EraseError> {
+    let bytes = fs::read(path).map_err(unreadable(path))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if bytes.starts_with(b"PAR1") || name.contains(".parquet") && !name.ends_with(".report.json") {
+        return Ok(look_into_part(path, subject));
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    if !subject.is_in(&text) && !text.lines().any(|line| subject.is_in(line)) && !subject.is_in(&name) {
+        return Ok(Mention::None);
+    }
+    if path.extension().is_none_or(|kind| kind != "ndjson") {
+        return Ok(Mention::All);
+    }
+    let kept: Vec<&str> = text.split_inclusive('\n').filter(|line| !subject.is_in(line)).collect();
+    Ok(Mention::Lines(kept.concat(), (text.lines().count() - kept.len()) as u64))
+}
+
+/// A part in the quarantine was replaced by one with the rows of it that can be read.
+fn look_into_part(path: &Path, subject: &Subject) -> Mention {
+    let schemas = Schema::all();
+    let schema = schemas.iter().find(|schema| Part::open(path, schema).is_ok());
+    match schema.map(|schema| subject.count_in(path, schema)) {
+        Some(Ok(Found { about: 0, hidden: 0 })) => Mention::None,
+        Some(Ok(Found { about: 1.., .. })) => Mention::All,
+        _ => Mention::Hidden,
+    }
+}
+
+/// Removes a file of the quarantine, and its report.
+fn remove(archive: &Archive, path: &Path) -> Result<(), EraseError> {
+    archive.disk().remove(path).map_err(ArchiveError::from)?;
+    let report = PathBuf::from(format!("{}.report.json", path.display()));
+    if report.exists() {
+        archive.disk().remove(&report).map_err(ArchiveError::from)?;
+    }
+    Ok(())
+}
+
+/// Files in the datasets' folders that are no current part: readers may find rows in them.
+fn strays(archive: &Archive) -> Result<Vec<PathBuf>, EraseError> {
+    let (mut found, mut parts) = (Vec::new(), Vec::new());
+    for schema in Schema::all() {
+        for partition in archive.partitions(&schema)? {
+            parts.extend(archive.parts(&partition)?.into_iter().map(|(_, path)| path));
+        }
+        found.extend(files(&archive.dataset_dir(&schema))?);
+    }
+    found.retain(|path| !parts.contains(path));
+    Ok(found)
+}
+
+/// Every file below a folder.
+fn files(dir: &Path) -> Result<Vec<PathBuf>, EraseError> {
+    let (mut files, mut folders) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        if !folder.exists() {
+            continue;
+        }
+        let entries = fs::read_dir(&folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        for entry in entries.map_err(unreadable(&folder))? {
+            let path = entry.path();
+            if path.is_dir() && !path.is_symlink() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> EraseError {
+    let path = path.to_owned();
+    move |error| EraseError::Unreadable { path, error }
+}
