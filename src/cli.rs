@@ -114,7 +114,14 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 /// Whether it is what was typed that makes no sense.
 fn is_usage(error: &anyhow::Error) -> bool {
     let question = error.downcast_ref::<QueryError>().is_some_and(|error| {
-        matches!(error, QueryError::Metric { .. } | QueryError::EmptyWindow(_) | QueryError::Buckets { .. })
+        matches!(
+            error,
+            QueryError::Metric { .. }
+                | QueryError::Column { .. }
+                | QueryError::Label { .. }
+                | QueryError::EmptyWindow(_)
+                | QueryError::Buckets { .. }
+        )
     });
     let address = matches!(error.downcast_ref(), Some(ClientError::Url { .. }));
     question || address || error.is::<ConfigError>() || error.is::<BudgetError>() || error.is::<SimError>()

@@ -1,19 +1,30 @@
 //! Answers to everyday questions, from the files alone.
 //!
-//! [`trend()`] aggregates metrics of one device over time. It reads the days of the window, and of these
-//! only the row groups that can hold the device and the columns asked for. Nothing here prints.
+//! [`trend()`] aggregates metrics over time, of devices or of the fleet; [`latest()`] gives the newest states,
+//! [`changes()`] what became different from one to the next, [`apps()`] the applications that use most. Each
+//! reads the days of its window side by side, and of these only the row groups and the columns that it needs.
+//! Nothing here prints.
 
+mod answer;
+mod apps;
 mod device;
+mod latest;
+mod metric;
+mod scan;
+mod tally;
 mod trend;
 
-use arrow_array::RecordBatch;
-
-use crate::archive::{Archive, ArchiveError, Part, Scan};
+use crate::archive::ArchiveError;
 use crate::clock;
 use crate::schema::Schema;
 
-pub use device::resolve_device;
-pub use trend::{Agg, Metric, Point, Trend, TrendOptions, Window, metrics, trend};
+pub use answer::{Answer, AnswerColumn, Cell};
+pub use apps::{AppsOptions, apps};
+pub use device::resolve_devices;
+pub use latest::{StateOptions, changes, latest};
+pub use metric::{Metric, MetricKind, metrics};
+pub use tally::Agg;
+pub use trend::{TrendOptions, Who, Window, trend};
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -29,16 +40,36 @@ pub enum QueryError {
         /// What may have been meant.
         near: Vec<String>,
     },
+    /// There is no such column.
+    #[error("{name:?} is no column that can be shown: `dex-archive schema` lists them")]
+    Column {
+        /// What was asked for.
+        name: String,
+    },
+    /// Devices cannot be grouped by that.
+    #[error("the fleet cannot be grouped by {name:?}: name a column of text, as platform, version or colo")]
+    Label {
+        /// What was asked for.
+        name: String,
+    },
     /// No device of that name has a state in the window.
-    #[error("no device {device:?} between {} and {}", clock::format_timestamp(.window.since), clock::format_timestamp(.window.until))]
+    #[error("no device {device:?} between {}", window_words(.window))]
     NoDevice {
         /// What was asked for.
         device: String,
         /// Where it was looked for.
         window: Window,
     },
+    /// There is no state in the window.
+    #[error("no {} between {}", who_words(.who), window_words(.window))]
+    NoState {
+        /// Of whom.
+        who: Who,
+        /// Where it was looked for.
+        window: Window,
+    },
     /// Several devices have the name.
-    #[error("several devices are named {name:?}: {}", .ids.join(", "))]
+    #[error("several devices are meant by {name:?}: {}", .ids.join(", "))]
     Ambiguous {
         /// The name.
         name: String,
@@ -56,28 +87,6 @@ pub enum QueryError {
     },
 }
 
-/// Calls `batch` with the device states of the window's days, as far as `scan` asks for them.
-fn each_batch(
-    archive: &Archive,
-    window: Window,
-    scan: &Scan,
-    batch: &mut dyn FnMut(&RecordBatch),
-) -> Result<(), ArchiveError> {
-    let schema = Schema::device_state();
-    for partition in archive.partitions(&schema)?.into_iter().filter(|partition| window.touches(partition.date)) {
-        let parts = archive.parts(&partition)?;
-        if parts.is_empty() {
-            tracing::warn!("{partition} has no part: its rows are not in this answer; run `dex-archive verify`");
-        }
-        for (_, path) in parts {
-            for rows in Part::open(&path, &schema)?.batches(Some(scan))? {
-                batch(&rows?);
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The position of a column that every device state has.
 fn column(schema: &Schema, name: &str) -> usize {
     schema.index_of(name).expect("the table has the columns that devices are known by")
@@ -85,4 +94,15 @@ fn column(schema: &Schema, name: &str) -> usize {
 
 fn suggestion(near: &[String]) -> String {
     if near.is_empty() { String::new() } else { format!(", did you mean {}", near.join(", ")) }
+}
+
+fn who_words(who: &Who) -> String {
+    match who {
+        Who::Devices(ids) => format!("device {:?}", ids.join(", ")),
+        Who::Fleet { .. } => "states".to_owned(),
+    }
+}
+
+fn window_words(window: &Window) -> String {
+    format!("{} and {}", clock::format_timestamp(window.since), clock::format_timestamp(window.until))
 }

@@ -156,36 +156,126 @@ pub(super) struct QueryArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Question {
-    /// Metrics of one device over time
+    /// Metrics over time: of devices, or of the fleet
     Trend(TrendArgs),
+    /// The newest state of each device
+    Latest(LatestArgs),
+    /// What changed: versions, colos, networks …
+    Changes(ChangesArgs),
+    /// The applications that use most
+    Apps(AppsArgs),
 }
 
+/// A stretch of time.
 #[derive(Debug, ClapArgs)]
-#[command(
-    after_help = "Example:\n  dex-archive query trend --device alice-mbp000 --metric cpu_pct,rtt_rtt_us_downstream --since 7d --every 1h --agg mean,max"
-)]
-pub(super) struct TrendArgs {
-    /// The device: its id, or its name
-    #[arg(long, value_name = "ID|NAME")]
-    pub(super) device: String,
-    /// Columns, with commas between them
-    #[arg(long, value_delimiter = ',', default_value = "cpu_pct,rtt_rtt_us_downstream", value_name = "COLUMN")]
-    pub(super) metric: Vec<String>,
+pub(super) struct WindowArgs {
     /// From when on: a time, a date, or how long ago
     #[arg(long, default_value = "1d", value_name = "TIME")]
     pub(super) since: String,
     /// Up to when
     #[arg(long, default_value = "now", value_name = "TIME")]
     pub(super) until: String,
-    /// Length of a bucket
-    #[arg(long, default_value = "1h", value_name = "DURATION")]
-    pub(super) every: String,
-    /// What is computed: mean, min, max
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "mean")]
-    pub(super) agg: Vec<AggArg>,
+}
+
+/// Where an answer goes, and how it looks.
+#[derive(Debug, ClapArgs)]
+pub(super) struct OutputArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
+    /// Write it to a file
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    group = clap::ArgGroup::new("who").required(true).args(["device", "fleet"]).multiple(true),
+    after_help = "Examples:\n  dex-archive query trend --device alice-mbp000 --metric cpu_pct,rtt --since 7d --every 1h --agg mean,p95\n  dex-archive query trend --fleet --by version --metric status --since 30d --every 1d\n  dex-archive query trend --device 'alice-*' --metric 'tunnel_stats_bytes_*' --agg sum,rate"
+)]
+pub(super) struct TrendArgs {
+    /// A device: its id or the beginning of it, its name, a pattern of names, or its user's e-mail; may be repeated
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Vec<String>,
+    /// All devices together
+    #[arg(long, conflicts_with = "device")]
+    pub(super) fleet: bool,
+    /// All devices, together where they share the value of a column
+    #[arg(long, requires = "fleet", value_name = "COLUMN")]
+    pub(super) by: Option<String>,
+    /// Columns, groups (rtt, tunnel, cpu, disk, network, battery, wifi) or patterns, with commas between them; of a
+    /// column of text, the share of each value
+    #[arg(long, value_delimiter = ',', default_value = "cpu_pct,rtt_rtt_us_downstream", value_name = "METRIC")]
+    pub(super) metric: Vec<String>,
+    #[command(flatten)]
+    pub(super) window: WindowArgs,
+    /// Length of a bucket
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    pub(super) every: String,
+    /// What is computed
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "mean")]
+    pub(super) agg: Vec<AggArg>,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  dex-archive query latest --format csv\n  dex-archive query latest --device alice@example.com --at 2026-11-20T09:00:00Z"
+)]
+pub(super) struct LatestArgs {
+    /// A device, as for `query trend`; all without it
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Vec<String>,
+    /// Columns, with commas between them
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "device_name,platform,version,mode,status,colo",
+        value_name = "COLUMN"
+    )]
+    pub(super) column: Vec<String>,
+    /// As of when
+    #[arg(long, default_value = "now", value_name = "TIME")]
+    pub(super) at: String,
+    /// How far back a state may lie
+    #[arg(long, default_value = "7d", value_name = "DURATION")]
+    pub(super) back: String,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  dex-archive query changes --column version,colo --since 7d")]
+pub(super) struct ChangesArgs {
+    /// A device, as for `query trend`; all without it
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Vec<String>,
+    /// Columns, with commas between them
+    #[arg(long, value_delimiter = ',', default_value = "version,mode,status,colo,network_ssid", value_name = "COLUMN")]
+    pub(super) column: Vec<String>,
+    #[command(flatten)]
+    pub(super) window: WindowArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  dex-archive query apps --resource ram --since 7d --top 20")]
+pub(super) struct AppsArgs {
+    /// A device, as for `query trend`; all without it
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Vec<String>,
+    /// What is used: cpu or ram
+    #[arg(long, default_value = "cpu")]
+    pub(super) resource: String,
+    /// So many are shown
+    #[arg(long, default_value_t = 10)]
+    pub(super) top: usize,
+    #[command(flatten)]
+    pub(super) window: WindowArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -193,6 +283,16 @@ pub(super) enum AggArg {
     Mean,
     Min,
     Max,
+    Sum,
+    Count,
+    First,
+    Last,
+    P50,
+    P90,
+    P95,
+    P99,
+    /// Together, per second: of counts within a window, by the windows' lengths
+    Rate,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -200,6 +300,8 @@ pub(super) enum Format {
     Table,
     Csv,
     Json,
+    Ndjson,
+    Markdown,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -13,7 +13,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::collect::{CollectOptions, Collector, SourceChoice, stop_pair};
 use crate::disk::Access;
 use crate::privacy::Policy;
-use crate::query::{Agg, Trend, TrendOptions, Window, metrics, trend};
+use crate::query::{Agg, Answer, QueryError, TrendOptions, Who, Window, metrics, trend};
 use crate::sim::{Fleet, FleetOptions, RateLimit, Server, ServerOptions};
 use crate::snapshot::AccountId;
 
@@ -100,23 +100,26 @@ fn client_options(base_url: String, fleet: &Fleet) -> anyhow::Result<ClientOptio
 fn show(fleet: &Fleet, root: &Path, window: Window) -> anyhow::Result<Exit> {
     let archive = Archive::open(root)?;
     let mut options = TrendOptions {
-        device_id: String::new(),
+        who: Who::Devices(Vec::new()),
         metrics: metrics(&["cpu_pct".to_owned(), "rtt_rtt_us_downstream".to_owned()])?,
         window,
         every: Duration::from_mins(30),
         aggs: vec![Agg::Mean, Agg::Max],
     };
-    let mut best: Option<(usize, Trend)> = None;
+    let mut best: Option<(usize, String, Answer)> = None;
     // Phones and laptops that are off have little to show: the fullest of the first devices is shown.
-    for device in 0..fleet.options().devices.min(DEVICES_TRIED) {
-        options.device_id = fleet.device_id(device);
-        let answer = trend(&archive, &options)?;
-        let values = answer.points.iter().flat_map(|point| &point.values).flatten().count();
-        if best.as_ref().is_none_or(|(most, _)| values > *most) {
-            best = Some((values, answer));
+    for device in (0..fleet.options().devices.min(DEVICES_TRIED)).map(|device| fleet.device_id(device)) {
+        options.who = Who::Devices(vec![device.clone()]);
+        let answer = match trend(&archive, &options) {
+            Err(QueryError::NoState { .. }) => continue,
+            answer => answer?,
+        };
+        let values = answer.rows.iter().map(|row| answer.values(row).count()).sum();
+        if best.as_ref().is_none_or(|(most, ..)| values > *most) {
+            best = Some((values, device, answer));
         }
     }
-    let (_, best) = best.context("the fleet has no devices")?;
+    let (_, device, best) = best.context("none of the first devices has a state: use more devices, or more hours")?;
     let root = root.display();
     // A newcomer has the program where cargo put it.
     let program = std::env::args().next().unwrap_or_else(|| "dex-archive".to_owned());
@@ -124,7 +127,7 @@ fn show(fleet: &Fleet, root: &Path, window: Window) -> anyhow::Result<Exit> {
         "\n{}\nfiles:  {root}/device_state/date=*/*.parquet\nagain:  {program} --archive {root} query trend --device {} --since 1d --every 30m\n\
          SQL:    duckdb -c \"SELECT platform, status, count(*) FROM '{root}/device_state/*/*.parquet' GROUP BY ALL ORDER BY ALL\"\n",
         query::table(&best),
-        best.device_id,
+        device,
     ))?;
     Ok(Exit::Done)
 }

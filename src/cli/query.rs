@@ -1,141 +1,138 @@
 //! `query`.
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table};
-use serde_json::{Map, Value, json};
+mod format;
+
+use std::path::Path;
+use std::time::Duration;
 
 use crate::archive::Archive;
-use crate::clock::{self, Clock};
-use crate::config;
+use crate::clock::Clock;
+use crate::config::{self, ConfigError};
 use crate::privacy::{Action, Policy};
-use crate::query::{Agg, Point, QueryError, Trend, TrendOptions, Window, metrics, resolve_device, trend};
+use crate::query::{
+    Agg, Answer, AppsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps, changes, latest, metrics,
+    resolve_devices, trend,
+};
 use crate::snapshot::DeviceId;
 
-use super::args::{AggArg, Args, Format, QueryArgs, Question, TrendArgs};
+use super::args::{AggArg, Args, OutputArgs, QueryArgs, Question, TrendArgs, WindowArgs};
 use super::{Exit, print};
+
+pub(super) use format::table;
 
 /// Answers a question.
 pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
-    let Question::Trend(question) = &command.question;
-    let now = Clock::system().now();
-    let point = |text: &str| config::parse_time(text, now);
-    let window = Window { since: point(&question.since)?, until: point(&question.until)? };
-    let archive = args.open_archive()?;
-    let policy = args.config()?.1.policy()?;
-    let metrics = metrics(&question.metric)?;
-    let options = TrendOptions {
-        metrics,
-        device_id: device_id(&archive, &policy, &question.device, window)?,
-        window,
-        every: config::parse_duration(&question.every)?,
-        aggs: aggs(question),
+    let asker = Asker { archive: args.open_archive()?, policy: args.config()?.1.policy()? };
+    let (answer, output) = match &command.question {
+        Question::Trend(question) => (asker.trend(question)?, &question.output),
+        Question::Latest(question) => {
+            let until = config::parse_time(&question.at, Clock::system().now())?;
+            // The state of that very moment counts.
+            let until = until + chrono::TimeDelta::microseconds(1);
+            let since = until - span(&question.back)?;
+            let columns = question.column.clone();
+            let options = asker.states(&question.device, columns, Window { since, until })?;
+            (latest(&asker.archive, &options)?, &question.output)
+        }
+        Question::Changes(question) => {
+            let window = window(&question.window)?;
+            let options = asker.states(&question.device, question.column.clone(), window)?;
+            (changes(&asker.archive, &options)?, &question.output)
+        }
+        Question::Apps(question) => {
+            let window = window(&question.window)?;
+            let devices = asker.devices(&question.device, window)?;
+            let options = AppsOptions { devices, resource: question.resource.clone(), window, top: question.top };
+            (apps(&asker.archive, &options)?, &question.output)
+        }
     };
-    let answer = trend(&archive, &options)?;
-    print::data(&match question.format {
-        Format::Table => table(&answer),
-        Format::Csv => csv(&answer),
-        Format::Json => json_text(&answer),
-    })?;
+    put(&answer, output)?;
     Ok(Exit::Done)
 }
 
-/// The id of a device in the archive. Where ids or names are pseudonyms there, what was typed is made one.
-fn device_id(archive: &Archive, policy: &Policy, device: &str, window: Window) -> Result<String, QueryError> {
-    let is_treated = |column| policy.treated_columns().any(|treated| treated == (column, Action::Pseudonym));
-    let id = DeviceId::parse(device).ok().filter(|_| is_treated("device_id"));
-    if let Some(pseudonym) = id.and_then(|id| policy.pseudonym(id.as_str())) {
-        return Ok(pseudonym);
-    }
-    let name = policy.pseudonym(device).filter(|_| is_treated("device_name"));
-    resolve_device(archive, name.as_deref().unwrap_or(device), window)
+/// Who asks, and what.
+struct Asker {
+    archive: Archive,
+    policy: Policy,
 }
 
-/// A trend for people: a line a bucket, a dash where there is nothing, a bar of the first value.
-pub(super) fn table(trend: &Trend) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    let titles = columns(trend)
-        .into_iter()
-        .map(|(title, unit)| if unit.is_empty() { title } else { format!("{title}\n{unit}") });
-    table.set_header(["start (UTC)".to_owned(), "states".to_owned()].into_iter().chain(titles).chain([String::new()]));
-    let highest = first_values(trend).fold(0.0, f64::max);
-    for point in &trend.points {
-        let start = point.start.format("%Y-%m-%d %H:%M").to_string();
-        let values = point.values.iter().map(|value| value.map_or("-".to_owned(), digits));
-        let bar = point.values.first().copied().flatten().map_or(String::new(), |value| bar(value, highest));
-        table.add_row([start, point.states.to_string()].into_iter().chain(values).chain([bar]));
+impl Asker {
+    fn trend(&self, question: &TrendArgs) -> anyhow::Result<Answer> {
+        let window = window(&question.window)?;
+        let metrics = metrics(&question.metric)?;
+        let who = match self.devices(&question.device, window)? {
+            Some(devices) => Who::Devices(devices),
+            None => Who::Fleet { by: question.by.clone() },
+        };
+        let every = config::parse_duration(&question.every)?;
+        let aggs = question.agg.iter().map(|agg| agg_of(*agg)).collect();
+        Ok(trend(&self.archive, &TrendOptions { who, metrics, window, every, aggs })?)
     }
-    for column in 1..=trend.metrics.len() * trend.aggs.len() + 1 {
-        table.column_mut(column).into_iter().for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-    }
-    let name = trend.device_name.as_deref().unwrap_or("(no name)");
-    format!("{} ({})\n{table}\n", print::safe_word(name), print::safe_word(&trend.device_id))
-}
 
-/// The columns' names and units.
-fn columns(trend: &Trend) -> Vec<(String, String)> {
-    let of = |agg: Agg| {
-        move |metric: &crate::query::Metric| {
-            (format!("{}_{}", metric.name, agg.name()), metric.unit.map_or("", |unit| unit.name()).to_owned())
+    fn states(&self, devices: &[String], columns: Vec<String>, window: Window) -> Result<StateOptions, QueryError> {
+        Ok(StateOptions { devices: self.devices(devices, window)?, columns, window })
+    }
+
+    /// The ids of devices as they are in the archive; none where none was named.
+    fn devices(&self, named: &[String], window: Window) -> Result<Option<Vec<String>>, QueryError> {
+        let mut ids = Vec::new();
+        for device in named {
+            for id in self.device(device, window)? {
+                if !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
         }
-    };
-    trend.metrics.iter().flat_map(|metric| trend.aggs.iter().map(move |agg| of(*agg)(metric))).collect()
-}
+        Ok((!named.is_empty()).then_some(ids))
+    }
 
-fn csv(trend: &Trend) -> String {
-    let titles = columns(trend).into_iter().map(|(title, _)| format!(",{title}"));
-    let head = format!("start,device_id,states{}\n", titles.collect::<String>());
-    let line = |point: &Point| {
-        let values = point.values.iter().map(|value| value.map_or(",".to_owned(), |value| format!(",{value}")));
-        let start = clock::format_timestamp(point.start);
-        format!("{start},{},{}{}\n", trend.device_id, point.states, values.collect::<String>())
-    };
-    head + &trend.points.iter().map(line).collect::<String>()
-}
-
-fn json_text(trend: &Trend) -> String {
-    let columns = columns(trend);
-    let points = trend.points.iter().map(|point| {
-        let mut object = Map::new();
-        object.insert("start".to_owned(), clock::format_timestamp(point.start).into());
-        object.insert("states".to_owned(), point.states.into());
-        for ((title, _), value) in columns.iter().zip(&point.values) {
-            object.insert(title.clone(), value.map_or(Value::Null, Value::from));
+    /// Where ids, names or addresses are pseudonyms in the archive, what was typed is made one.
+    fn device(&self, device: &str, window: Window) -> Result<Vec<String>, QueryError> {
+        let is_treated = |column| self.policy.treated_columns().any(|treated| treated == (column, Action::Pseudonym));
+        let column = match DeviceId::parse(device) {
+            Ok(_) => "device_id",
+            Err(_) if device.contains('@') => "person_email",
+            Err(_) => "device_name",
+        };
+        match self.policy.pseudonym(device).filter(|_| is_treated(column)) {
+            Some(pseudonym) if column == "device_id" => Ok(vec![pseudonym]),
+            Some(pseudonym) => resolve_devices(&self.archive, &pseudonym, window),
+            None => resolve_devices(&self.archive, device, window),
         }
-        Value::Object(object)
-    });
-    let answer =
-        json!({"device_id": trend.device_id, "device_name": trend.device_name, "points": points.collect::<Vec<_>>()});
-    format!("{answer:#}\n")
-}
-
-fn first_values(trend: &Trend) -> impl Iterator<Item = f64> {
-    trend.points.iter().filter_map(|point| point.values.first().copied().flatten())
-}
-
-/// A bar of up to 20 blocks.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of 20")]
-fn bar(value: f64, highest: f64) -> String {
-    let share = if highest > 0.0 { (value / highest).clamp(0.0, 1.0) } else { 0.0 };
-    "█".repeat((share * 20.0).round() as usize)
-}
-
-/// Four digits that count.
-fn digits(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        1_000.0.. => format!("{value:.0}"),
-        100.0.. => format!("{value:.1}"),
-        1.0.. => format!("{value:.2}"),
-        _ => format!("{value:.4}"),
     }
 }
 
-fn aggs(question: &TrendArgs) -> Vec<Agg> {
-    let agg = |agg: &AggArg| match agg {
+fn window(args: &WindowArgs) -> Result<Window, ConfigError> {
+    let now = Clock::system().now();
+    Ok(Window { since: config::parse_time(&args.since, now)?, until: config::parse_time(&args.until, now)? })
+}
+
+fn span(text: &str) -> Result<chrono::TimeDelta, ConfigError> {
+    let span: Duration = config::parse_duration(text)?;
+    chrono::TimeDelta::from_std(span).map_err(|_out_of_range| ConfigError::Duration(text.to_owned()))
+}
+
+fn put(answer: &Answer, output: &OutputArgs) -> anyhow::Result<()> {
+    let text = format::write(answer, output.format);
+    match &output.output {
+        Some(path) if path != Path::new("-") => print::file(path, &text),
+        _ => Ok(print::data(&text)?),
+    }
+}
+
+fn agg_of(agg: AggArg) -> Agg {
+    match agg {
         AggArg::Mean => Agg::Mean,
         AggArg::Min => Agg::Min,
         AggArg::Max => Agg::Max,
-    };
-    question.agg.iter().map(agg).collect()
+        AggArg::Sum => Agg::Sum,
+        AggArg::Count => Agg::Count,
+        AggArg::First => Agg::First,
+        AggArg::Last => Agg::Last,
+        AggArg::P50 => Agg::P50,
+        AggArg::P90 => Agg::P90,
+        AggArg::P95 => Agg::P95,
+        AggArg::P99 => Agg::P99,
+        AggArg::Rate => Agg::Rate,
+    }
 }

@@ -1,45 +1,91 @@
-//! Which device is meant.
+//! Which devices are meant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use arrow_array::Array;
 use arrow_array::cast::AsArray;
+use arrow_array::{Array, RecordBatch};
 
 use crate::archive::{Archive, Scan};
-use crate::schema::Schema;
+use crate::schema::{Personal, Schema};
 use crate::snapshot::DeviceId;
 
-use super::{QueryError, Window, column, each_batch};
+use super::metric::{is_pattern, matches};
+use super::{QueryError, Window, column, scan};
 
-/// The id of the device that `text` names: an id, or a name as it stood in the window, in upper or
-/// lower case.
+/// So many letters of an id are enough to look for it.
+const SHORTEST_PREFIX: usize = 4;
+
+/// So many candidates are named.
+const CANDIDATES: usize = 10;
+
+/// A device by what it is called: its id, names and people in the window.
+type Devices = BTreeMap<String, BTreeSet<String>>;
+
+/// The ids of the devices that `text` names: an id, or the beginning of one; a name as it stood in the window,
+/// or a pattern of names; or the e-mail address of whoever uses them. Upper and lower case are one.
 ///
 /// # Errors
-/// Where no device has the name, or several have.
-pub fn resolve_device(archive: &Archive, text: &str, window: Window) -> Result<String, QueryError> {
+/// Where no device is called so, or several have the name or the beginning of the id.
+pub fn resolve_devices(archive: &Archive, text: &str, window: Window) -> Result<Vec<String>, QueryError> {
+    window.check()?;
     if let Ok(id) = DeviceId::parse(text) {
-        return Ok(id.as_str().to_owned());
+        return Ok(vec![id.as_str().to_owned()]);
     }
-    let ids = named(archive, text, window)?;
-    match ids.len() {
+    let wanted = text.to_lowercase();
+    let devices = called(archive, window, &|id, word| is_meant(&wanted, id, word))?;
+    let by_word: Vec<String> =
+        devices.iter().filter(|(_, words)| !words.is_empty()).map(|(id, _)| id.clone()).collect();
+    let several = is_pattern(text) || text.contains('@');
+    let found = if by_word.is_empty() { devices.into_keys().collect() } else { by_word };
+    match found.len() {
         0 => Err(QueryError::NoDevice { device: text.to_owned(), window }),
-        1 => Ok(ids.into_iter().collect()),
-        _ => Err(QueryError::Ambiguous { name: text.to_owned(), ids: ids.into_iter().collect() }),
+        1 => Ok(found),
+        _ if several => Ok(found),
+        _ => Err(QueryError::Ambiguous { name: text.to_owned(), ids: found.into_iter().take(CANDIDATES).collect() }),
     }
 }
 
-fn named(archive: &Archive, name: &str, window: Window) -> Result<BTreeSet<String>, QueryError> {
-    let schema = Schema::device_state();
-    let scan = Scan { columns: [column(&schema, "device_id"), column(&schema, "device_name")].into(), any_of: None };
-    let mut ids = BTreeSet::new();
-    each_batch(archive, window, &scan, &mut |batch| {
-        let (devices, names) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
-        let rows = (0..batch.num_rows()).filter(|&row| names.is_valid(row) && is_same(names.value(row), name));
-        ids.extend(rows.map(|row| devices.value(row).to_owned()));
-    })?;
-    Ok(ids)
+/// Whether a device is meant by its id (no word), or by a name or an address.
+fn is_meant(wanted: &str, id: &str, word: Option<&str>) -> bool {
+    match word {
+        None => wanted.len() >= SHORTEST_PREFIX && id.to_lowercase().starts_with(wanted),
+        Some(word) if is_pattern(wanted) => matches(wanted, &word.to_lowercase()),
+        Some(word) => word.to_lowercase() == wanted,
+    }
 }
 
-fn is_same(a: &str, b: &str) -> bool {
-    a == b || a.to_lowercase() == b.to_lowercase()
+/// The devices of which the id or a word is meant, and those words.
+fn called(
+    archive: &Archive,
+    window: Window,
+    is_meant: &(dyn Fn(&str, Option<&str>) -> bool + Sync),
+) -> Result<Devices, QueryError> {
+    let schema = Schema::device_state();
+    let person = schema.columns.iter().position(|column| column.personal == Some(Personal::Person));
+    let columns = [column(&schema, "device_id"), column(&schema, "device_name")].into_iter().chain(person);
+    let scan = Scan { columns: columns.collect(), any_of: None };
+    let add = |found: &mut Devices, batch: &RecordBatch| {
+        let ids = batch.column_by_name("device_id").expect("the scan has it").as_string::<i32>();
+        let words = batch.columns().iter().zip(batch.schema_ref().fields());
+        let words = words
+            .filter(|(_, field)| field.name() != "device_id")
+            .filter_map(|(column, _)| column.as_string_opt::<i32>());
+        let words: Vec<_> = words.collect();
+        for row in 0..batch.num_rows() {
+            let id = ids.value(row);
+            if is_meant(id, None) && !found.contains_key(id) {
+                found.insert(id.to_owned(), BTreeSet::new());
+            }
+            for word in words.iter().filter(|words| words.is_valid(row)).map(|words| words.value(row)) {
+                if is_meant(id, Some(word)) && !found.get(id).is_some_and(|known| known.contains(word)) {
+                    found.entry(id.to_owned()).or_default().insert(word.to_owned());
+                }
+            }
+        }
+    };
+    let mut devices = Devices::new();
+    scan::fold(archive, &schema, window, &scan, Devices::new, add, |found| {
+        found.into_iter().for_each(|(id, words)| devices.entry(id).or_default().extend(words));
+    })?;
+    Ok(devices)
 }

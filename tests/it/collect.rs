@@ -8,7 +8,7 @@ use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use dex_archive::archive::{Archive, Part};
 use dex_archive::schema::Schema;
-use dex_archive::sim::{Faults, RateLimit, Served, ServerOptions};
+use dex_archive::sim::{FaultKind, Faults, RateLimit, Served, ServerOptions};
 
 use crate::program::{Api, place, run};
 use crate::walker::assert_cell_by_cell;
@@ -217,6 +217,16 @@ fn what_there_was_no_time_for_comes_first_in_the_next_sweep() {
     let first: BTreeSet<&String> = asked.iter().take(everybody.len()).collect();
     assert_eq!(first, everybody, "nobody is asked twice before everybody was asked once");
     assert!(everybody.len() > 50 && asked.len() > everybody.len(), "{} requests: {said}", asked.len());
+}
+
+#[test]
+fn a_list_that_repeats_itself_is_not_read_for_ever() {
+    let (_dir, archive) = place();
+    let faults = Faults::none().with(FaultKind::RepeatedPage, 1.0);
+    let api = Api::start(180, Duration::from_secs(2), |options| ServerOptions { faults, ..options });
+    let (code, said) = run(api.collect(&archive).args(["--source", "list"]));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(api.handle.requests() <= 4, "{} requests: {said}", api.handle.requests());
 }
 
 #[test]

@@ -142,28 +142,6 @@ def test_duckdb_views(archive):
     assert apps == listed > 0
 
 
-def test_trend_equals_duckdb(archive):
-    root, _ = archive
-    device, = ask(
-        f"SELECT device_id FROM '{glob(root)}' GROUP BY ALL ORDER BY count(cpu_pct) DESC, device_id LIMIT 1"
-    )[0]
-    answer = json.loads(run(
-        "--archive", root, "query", "trend", "--device", device, "--metric", "cpu_pct", "--agg", "mean,min,max",
-        "--since", "2026-10-01", "--until", "2026-10-02T06:00:00Z", "--every", "1h", "--format", "json",
-    ))
-    expected = ask(
-        f"""SELECT epoch_us(time_bucket(INTERVAL '1 hour', timestamp)) AS start, count(*), avg(cpu_pct), min(cpu_pct), max(cpu_pct)
-            FROM '{glob(root)}' WHERE device_id = '{device}' AND timestamp < TIMESTAMPTZ '2026-10-02 06:00:00+00'
-            GROUP BY 1 ORDER BY 1"""
-    )
-    points = [point for point in answer["points"] if point["states"] > 0]
-    assert len(answer["points"]) == 30 and len(points) == len(expected)
-    for point, (start, states, mean, low, high) in zip(points, expected):
-        assert (pandas.Timestamp(point["start"]).value // 1000, point["states"]) == (start, states)
-        got = (point["cpu_pct_mean"], point["cpu_pct_min"], point["cpu_pct_max"])
-        assert got == pytest.approx((mean, low, high), rel=1e-9) if mean is not None else got == (None,) * 3
-
-
 def test_importing_again_changes_nothing(archive):
     root, dump = archive
     before = ask(f"SELECT count(*) FROM '{glob(root)}'")[0]

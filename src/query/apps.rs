@@ -1,0 +1,112 @@
+//! The applications that use most.
+
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, TimestampMicrosecondType};
+use arrow_array::{Array, RecordBatch};
+
+use crate::archive::{Archive, Scan};
+use crate::schema::{Role, Schema};
+
+use super::answer::{Answer, AnswerColumn, Cell};
+use super::trend::Window;
+use super::{QueryError, column, scan};
+
+/// What is asked of applications.
+#[derive(Debug, Clone)]
+pub struct AppsOptions {
+    /// The devices' ids; none for all.
+    pub devices: Option<Vec<String>>,
+    /// What they use: the beginning of a column's name, as `cpu` or `ram`.
+    pub resource: String,
+    /// Over which time.
+    pub window: Window,
+    /// So many are shown.
+    pub top: usize,
+}
+
+/// The applications with the most of a resource: the mean and the maximum over the states that name them, and
+/// how many these are. The order is that of the sum, so that a short peak counts for less than a steady load.
+///
+/// # Errors
+/// Where the window has no length, there is no such resource, or the archive cannot be read.
+pub fn apps(archive: &Archive, options: &AppsOptions) -> Result<Answer, QueryError> {
+    options.window.check()?;
+    let schema = Schema::device_state();
+    let lists = || schema.columns.iter().enumerate().filter(|(_, column)| column.role == Role::Apps);
+    let list = lists().find(|(_, column)| column.name.starts_with(&options.resource));
+    let (list, entry) = list.ok_or_else(|| QueryError::Column { name: options.resource.clone() })?;
+    let (device, time) = (column(&schema, "device_id"), column(&schema, "timestamp"));
+    let any_of = options.devices.clone().map(|ids| (device, ids));
+    let scan = Scan { columns: [device, time, list].into(), any_of };
+    let add = |found: &mut Apps, batch: &RecordBatch| take(batch, options, &entry.name, found);
+    let mut all = Apps::new();
+    scan::fold(archive, &schema, options.window, &scan, Apps::new, add, |found| {
+        found.into_iter().for_each(|(name, usage)| all.entry(name).or_default().merge(&usage));
+    })?;
+    let mut sorted: Vec<(String, Usage)> = all.into_iter().collect();
+    sorted.sort_by(|(a, first), (b, second)| second.sum.total_cmp(&first.sum).then_with(|| a.cmp(b)));
+    let rows = sorted.into_iter().take(options.top).map(|(name, usage)| usage.row(name));
+    let value = entry.fields.last().map_or("value", |member| &member.name);
+    let unit = entry.fields.last().and_then(|member| member.unit).map_or("", |unit| unit.name());
+    let columns = vec![
+        AnswerColumn::key("app"),
+        AnswerColumn::key("states"),
+        AnswerColumn::value(format!("{value}_mean"), unit),
+        AnswerColumn::value(format!("{value}_max"), unit),
+    ];
+    Ok(Answer { title: format!("applications by {value}"), columns, rows: rows.collect() })
+}
+
+type Apps = BTreeMap<String, Usage>;
+
+/// What an application used.
+#[derive(Default)]
+struct Usage {
+    states: i64,
+    sum: f64,
+    max: f64,
+}
+
+impl Usage {
+    fn add(&mut self, value: f64) {
+        self.max = if self.states == 0 { value } else { self.max.max(value) };
+        self.states += 1;
+        self.sum += value;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.max = if self.states == 0 { other.max } else { self.max.max(other.max) };
+        self.states += other.states;
+        self.sum += other.sum;
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 states")]
+    fn row(&self, name: String) -> Vec<Cell> {
+        vec![name.into(), self.states.into(), (self.sum / self.states as f64).into(), self.max.into()]
+    }
+}
+
+fn take(batch: &RecordBatch, options: &AppsOptions, list: &str, found: &mut Apps) {
+    let column = |name: &str| batch.column_by_name(name).expect("the scan has it");
+    let (ids, times) =
+        (column("device_id").as_string::<i32>(), column("timestamp").as_primitive::<TimestampMicrosecondType>());
+    let lists = column(list).as_list::<i32>();
+    for row in 0..batch.num_rows() {
+        let is_meant = options.devices.as_ref().is_none_or(|wanted| wanted.iter().any(|id| id == ids.value(row)));
+        if !is_meant || lists.is_null(row) || times.is_null(row) || !options.window.holds(times.value(row)) {
+            continue;
+        }
+        let apps = lists.value(row);
+        let apps = apps.as_struct();
+        let names = apps.column(0).as_string::<i32>();
+        let values = apps.column(apps.num_columns() - 1).as_primitive::<Float64Type>();
+        for app in (0..apps.len()).filter(|&app| apps.is_valid(app) && names.is_valid(app) && values.is_valid(app)) {
+            match found.get_mut(names.value(app)) {
+                Some(usage) => usage.add(values.value(app)),
+                None => found.entry(names.value(app).to_owned()).or_default().add(values.value(app)),
+            }
+        }
+    }
+}

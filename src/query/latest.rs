@@ -1,0 +1,192 @@
+//! The newest state of each device, and what changed from state to state.
+
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, ArrayRef, RecordBatch};
+
+use crate::archive::{Archive, Scan};
+use crate::clock;
+use crate::schema::{Kind, Schema};
+
+use super::answer::{Answer, AnswerColumn, Cell};
+use super::trend::Window;
+use super::{QueryError, column, scan};
+
+/// What is asked of states as they are.
+#[derive(Debug, Clone)]
+pub struct StateOptions {
+    /// The devices' ids; none for all.
+    pub devices: Option<Vec<String>>,
+    /// The columns that are shown, or watched.
+    pub columns: Vec<String>,
+    /// Over which time.
+    pub window: Window,
+}
+
+/// The newest state of each device in a window.
+///
+/// # Errors
+/// Where the window has no length, there is no such column, or the archive cannot be read.
+pub fn latest(archive: &Archive, options: &StateOptions) -> Result<Answer, QueryError> {
+    let reading = Reading::new(options)?;
+    let mut newest: BTreeMap<String, (i64, Vec<Cell>)> = BTreeMap::new();
+    let add = |found: &mut BTreeMap<String, (i64, Vec<Cell>)>, batch: &RecordBatch| {
+        each_state(batch, options, &mut |id, micros, row| {
+            if found.get(id).is_none_or(|(at, _)| *at <= micros) {
+                found.insert(id.to_owned(), (micros, reading.cells(batch, row)));
+            }
+        });
+    };
+    scan::fold(archive, &reading.schema, options.window, &reading.scan, BTreeMap::new, add, |found| {
+        for (id, (micros, cells)) in found {
+            if newest.get(&id).is_none_or(|(at, _)| *at <= micros) {
+                newest.insert(id, (micros, cells));
+            }
+        }
+    })?;
+    let rows = newest.into_iter().map(|(id, (micros, cells))| {
+        [Cell::Text(id), Cell::from(clock::from_micros(micros))].into_iter().chain(cells).collect()
+    });
+    let keys = ["device_id", "timestamp"].map(AnswerColumn::key);
+    let columns = keys.into_iter().chain(reading.answer_columns()).collect();
+    let title = format!("newest states before {}", clock::format_timestamp(options.window.until));
+    Ok(Answer { title, columns, rows: rows.collect() })
+}
+
+/// When the values of columns changed: from what to what, and after how long. A state without a value
+/// changes nothing.
+///
+/// # Errors
+/// Where the window has no length, there is no such column, or the archive cannot be read.
+pub fn changes(archive: &Archive, options: &StateOptions) -> Result<Answer, QueryError> {
+    let reading = Reading::new(options)?;
+    let mut all = Histories::new();
+    let add = |found: &mut Histories, batch: &RecordBatch| {
+        each_state(batch, options, &mut |id, micros, row| {
+            for (at, cell) in reading.cells(batch, row).into_iter().enumerate().filter(|(_, cell)| *cell != Cell::Null)
+            {
+                found.entry((id.to_owned(), at)).or_default().see(micros, cell);
+            }
+        });
+    };
+    scan::fold(archive, &reading.schema, options.window, &reading.scan, Histories::new, add, |found| {
+        for (key, later) in found {
+            all.entry(key).or_default().follow(later);
+        }
+    })?;
+    let mut rows: Vec<(i64, Vec<Cell>)> = Vec::new();
+    for ((id, column), history) in all {
+        rows.extend(history.rows(&id, &options.columns[column]));
+    }
+    rows.sort_by_key(|(at, _)| *at);
+    let keys = ["at", "device_id", "column"].map(AnswerColumn::key);
+    let values =
+        [("from", ""), ("to", ""), ("after_s", "s")].map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
+    let columns = keys.into_iter().chain(values).collect();
+    Ok(Answer { title: "changes".to_owned(), columns, rows: rows.into_iter().map(|(_, row)| row).collect() })
+}
+
+/// By device and watched column.
+type Histories = BTreeMap<(String, usize), History>;
+
+/// The values that a column had, each with its first and its last moment.
+#[derive(Default)]
+struct History(Vec<(i64, i64, Cell)>);
+
+impl History {
+    fn see(&mut self, micros: i64, value: Cell) {
+        match self.0.last_mut() {
+            Some((_, last, known)) if *known == value => *last = micros,
+            _ => self.0.push((micros, micros, value)),
+        }
+    }
+
+    /// Takes in what came later.
+    fn follow(&mut self, later: Self) {
+        for (first, last, value) in later.0 {
+            self.see(first, value.clone());
+            self.see(last, value);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    fn rows(self, id: &str, column: &str) -> Vec<(i64, Vec<Cell>)> {
+        let pairs = self.0.windows(2).map(|pair| {
+            let ((began, _, from), (at, _, to)) = (&pair[0], &pair[1]);
+            let after = Cell::Number((at - began) as f64 / 1e6);
+            let keys = [Cell::from(clock::from_micros(*at)), Cell::Text(id.to_owned()), Cell::Text(column.to_owned())];
+            (*at, keys.into_iter().chain([from.clone(), to.clone(), after]).collect())
+        });
+        pairs.collect()
+    }
+}
+
+/// Where the wanted columns stand in the batches of a scan.
+struct Reading {
+    schema: std::sync::Arc<Schema>,
+    scan: Scan,
+    wanted: Vec<usize>,
+}
+
+impl Reading {
+    fn new(options: &StateOptions) -> Result<Self, QueryError> {
+        options.window.check()?;
+        let schema = Schema::device_state();
+        let find = |name: &String| {
+            let found = schema.index_of(name).filter(|&at| schema.columns[at].kind != Kind::List);
+            found.ok_or_else(|| QueryError::Column { name: name.clone() })
+        };
+        let wanted = options.columns.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        let device = column(&schema, "device_id");
+        let columns = wanted.iter().copied().chain([device, column(&schema, "timestamp")]).collect();
+        let scan = Scan { columns, any_of: options.devices.clone().map(|ids| (device, ids)) };
+        Ok(Self { schema, scan, wanted })
+    }
+
+    fn cells(&self, batch: &RecordBatch, row: usize) -> Vec<Cell> {
+        let columns = self.wanted.iter().map(|&at| batch.column_by_name(&self.schema.columns[at].name));
+        columns.map(|column| column.map_or(Cell::Null, |column| cell(column, row))).collect()
+    }
+
+    fn answer_columns(&self) -> impl Iterator<Item = AnswerColumn> {
+        self.wanted.iter().map(|&at| {
+            let column = &self.schema.columns[at];
+            AnswerColumn::value(column.name.clone(), column.unit.map_or("", |unit| unit.name()))
+        })
+    }
+}
+
+/// Calls `state` for each state that is asked about: its device, its time, its row.
+fn each_state(batch: &RecordBatch, options: &StateOptions, state: &mut dyn FnMut(&str, i64, usize)) {
+    let ids = batch.column_by_name("device_id").expect("the scan has it").as_string::<i32>();
+    let times = batch.column_by_name("timestamp").expect("the scan has it");
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    for row in 0..batch.num_rows() {
+        let id = ids.value(row);
+        let is_meant = options.devices.as_ref().is_none_or(|wanted| wanted.iter().any(|wanted| wanted == id));
+        if is_meant && times.is_valid(row) && options.window.holds(times.value(row)) {
+            state(id, times.value(row), row);
+        }
+    }
+}
+
+fn cell(column: &ArrayRef, row: usize) -> Cell {
+    if column.is_null(row) {
+        return Cell::Null;
+    }
+    if let Some(texts) = column.as_string_opt::<i32>() {
+        return Cell::Text(texts.value(row).to_owned());
+    }
+    if let Some(numbers) = column.as_primitive_opt::<Int64Type>() {
+        return Cell::Count(numbers.value(row));
+    }
+    if let Some(numbers) = column.as_primitive_opt::<Float64Type>() {
+        return Cell::Number(numbers.value(row));
+    }
+    if let Some(times) = column.as_primitive_opt::<TimestampMicrosecondType>() {
+        return Cell::from(clock::from_micros(times.value(row)));
+    }
+    column.as_boolean_opt().map_or(Cell::Null, |flags| Cell::Text(flags.value(row).to_string()))
+}

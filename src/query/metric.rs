@@ -1,0 +1,192 @@
+//! Which columns are meant: by name, by the word of their group, or by a pattern.
+
+use crate::schema::{Column, Kind, Role, Schema, Unit};
+
+use super::QueryError;
+
+/// A column that a trend can be made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metric {
+    /// Name of the column.
+    pub name: String,
+    /// Its unit.
+    pub unit: Option<Unit>,
+    /// The value that stands for none.
+    pub missing: Option<f64>,
+    /// What is trended.
+    pub kind: MetricKind,
+    /// Position in the schema.
+    pub(super) column: usize,
+}
+
+/// What is trended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Numbers.
+    Number,
+    /// Counts within a window of the state's own, of which the length stands in another column.
+    PerWindow {
+        /// That column's position in the schema.
+        window: usize,
+    },
+    /// Texts: the share of each.
+    Share,
+}
+
+/// The metrics of these names: each a column, the word of a group, or a pattern with `*` and `?`.
+///
+/// # Errors
+/// Says which is none, and which may have been meant.
+pub fn metrics(names: &[String]) -> Result<Vec<Metric>, QueryError> {
+    let schema = Schema::device_state();
+    let mut metrics: Vec<Metric> = Vec::new();
+    for name in names {
+        let found = select(&schema, name);
+        if found.is_empty() {
+            return Err(QueryError::Metric { name: name.clone(), near: near(&schema, name) });
+        }
+        for metric in found.into_iter().map(|at| metric(&schema, at)) {
+            if !metrics.contains(&metric) {
+                metrics.push(metric);
+            }
+        }
+    }
+    Ok(metrics)
+}
+
+/// Whether a name is of a pattern: `*` stands for any letters, `?` for one.
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut at, mut in_name, mut star) = (0, 0, None);
+    while in_name < name.len() {
+        match pattern.get(at) {
+            Some('*') => {
+                star = Some((at, in_name));
+                at += 1;
+            }
+            Some(letter) if *letter == '?' || *letter == name[in_name] => (at, in_name) = (at + 1, in_name + 1),
+            _ => match star {
+                Some((star_at, from)) => {
+                    star = Some((star_at, from + 1));
+                    (at, in_name) = (star_at + 1, from + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[at..].iter().all(|letter| *letter == '*')
+}
+
+/// Whether a text is a pattern.
+pub(super) fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '?'])
+}
+
+fn select(schema: &Schema, name: &str) -> Vec<usize> {
+    if let Some(at) = schema.index_of(name).filter(|at| is_trendable(&schema.columns[*at])) {
+        return vec![at];
+    }
+    let of_group = |column: &Column| column.group.as_deref() == Some(name) && is_number(column);
+    let of_pattern = |column: &Column| is_pattern(name) && matches(name, &column.name) && is_number(column);
+    let columns = schema.columns.iter().enumerate();
+    columns.filter(|(_, column)| of_group(column) || of_pattern(column)).map(|(at, _)| at).collect()
+}
+
+fn metric(schema: &Schema, at: usize) -> Metric {
+    let column = &schema.columns[at];
+    let window = schema.columns.iter().position(|column| column.role == Role::Window);
+    let kind = match (column.role, window) {
+        _ if !is_number(column) => MetricKind::Share,
+        (Role::WindowCounter, Some(window)) => MetricKind::PerWindow { window },
+        _ => MetricKind::Number,
+    };
+    Metric { name: column.name.clone(), unit: column.unit, missing: column.missing, kind, column: at }
+}
+
+fn is_number(column: &Column) -> bool {
+    matches!(column.kind, Kind::Int64 | Kind::Float64) && column.role != Role::Provenance
+}
+
+fn is_trendable(column: &Column) -> bool {
+    let is_text = matches!(column.kind, Kind::String | Kind::Boolean) && column.role == Role::Label;
+    is_number(column) || is_text
+}
+
+/// Columns whose name holds the text or is held by it; else those that are spelled nearly so.
+fn near(schema: &Schema, text: &str) -> Vec<String> {
+    let text = text.to_lowercase().replace('-', "_");
+    let names = || schema.columns.iter().filter(|column| is_trendable(column)).map(|column| &column.name);
+    let holds = |name: &&String| text.len() > 1 && (name.contains(&text) || text.contains(name.as_str()));
+    let mut near: Vec<&String> = names().filter(holds).take(5).collect();
+    if near.is_empty() {
+        let mut close: Vec<_> = names().map(|name| (distance(name, &text), name)).collect();
+        close.sort_unstable();
+        near = close
+            .into_iter()
+            .take_while(|(letters, _)| *letters <= 2 + text.len() / 4)
+            .take(3)
+            .map(|(_, name)| name)
+            .collect();
+    }
+    near.into_iter().cloned().collect()
+}
+
+/// Letters to put in, take out or change to make one word of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, other) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(asked: &[&str]) -> Vec<String> {
+        let asked: Vec<String> = asked.iter().map(ToString::to_string).collect();
+        metrics(&asked).expect("metrics").into_iter().map(|metric| metric.name).collect()
+    }
+
+    #[test]
+    fn a_metric_is_named_by_column_group_or_pattern() {
+        assert_eq!(names(&["cpu_pct"]), ["cpu_pct"]);
+        assert_eq!(names(&["disk"]).len(), 3);
+        assert!(names(&["rtt"]).iter().all(|name| name.starts_with("rtt_")));
+        assert_eq!(names(&["disk_*_bps", "disk_read_bps"]), ["disk_read_bps", "disk_write_bps"]);
+        assert_eq!(metrics(&["status".to_owned()]).expect("a metric")[0].kind, MetricKind::Share);
+        let bytes = metrics(&["tunnel_stats_bytes_sent_upstream".to_owned()]).expect("a metric");
+        assert!(matches!(bytes[0].kind, MetricKind::PerWindow { .. }));
+    }
+
+    #[test]
+    fn a_wrong_name_is_told_with_the_nearest() {
+        let said = |name: &str| metrics(&[name.to_owned()]).expect_err("none").to_string();
+        assert!(said("cpu_pkt").contains("did you mean cpu_pct"), "{}", said("cpu_pkt"));
+        assert!(said("handshake").contains("did you mean handshake_latency_ms"), "{}", said("handshake"));
+        assert!(said("xyzzyxyzzy").starts_with("\"xyzzyxyzzy\" is no metric: "), "{}", said("xyzzyxyzzy"));
+    }
+
+    #[test]
+    fn patterns_are_matched_from_end_to_end() {
+        for (pattern, name, expect) in [
+            ("*", "", true),
+            ("a*c", "abbc", true),
+            ("a*c", "abcd", false),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("*b*b*", "abcb", true),
+            ("a", "ab", false),
+            ("", "", true),
+        ] {
+            assert_eq!(matches(pattern, name), expect, "{pattern} {name}");
+        }
+    }
+}

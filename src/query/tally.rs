@@ -1,0 +1,197 @@
+//! What is computed of the values in a bucket.
+
+/// What is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agg {
+    /// The arithmetic mean.
+    Mean,
+    /// The smallest.
+    Min,
+    /// The largest.
+    Max,
+    /// All of them together.
+    Sum,
+    /// How many there are.
+    Count,
+    /// The earliest.
+    First,
+    /// The latest.
+    Last,
+    /// Half of them are no larger: exact, between two values by linear interpolation.
+    P50,
+    /// Nine in ten are no larger.
+    P90,
+    /// Nineteen in twenty are no larger.
+    P95,
+    /// Ninety-nine in a hundred are no larger.
+    P99,
+    /// Together, per second: of counts within a window, by the windows' lengths.
+    Rate,
+}
+
+/// What is known of the values of one metric in one bucket.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tally {
+    count: u64,
+    sum: f64,
+    min: f64,
+    max: f64,
+    first: Option<(i64, f64)>,
+    last: Option<(i64, f64)>,
+    /// Length of the windows that the values count in, in seconds.
+    seconds: f64,
+    /// All of them, where they are needed.
+    values: Vec<f64>,
+}
+
+impl Agg {
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::Sum => "sum",
+            Self::Count => "count",
+            Self::First => "first",
+            Self::Last => "last",
+            Self::P50 => "p50",
+            Self::P90 => "p90",
+            Self::P95 => "p95",
+            Self::P99 => "p99",
+            Self::Rate => "rate",
+        }
+    }
+
+    /// Whether it needs every value.
+    pub(super) fn needs_values(self) -> bool {
+        self.quantile().is_some()
+    }
+
+    fn quantile(self) -> Option<f64> {
+        match self {
+            Self::P50 => Some(0.5),
+            Self::P90 => Some(0.9),
+            Self::P95 => Some(0.95),
+            Self::P99 => Some(0.99),
+            _ => None,
+        }
+    }
+}
+
+impl Tally {
+    /// Takes in a value of a time, and the length of the window that it counts in.
+    pub(super) fn add(&mut self, micros: i64, value: f64, seconds: Option<f64>, keep: bool) {
+        (self.min, self.max) = match self.count {
+            0 => (value, value),
+            _ => (self.min.min(value), self.max.max(value)),
+        };
+        self.count += 1;
+        self.sum += value;
+        self.seconds += seconds.unwrap_or(0.0);
+        if self.first.is_none_or(|(at, _)| micros < at) {
+            self.first = Some((micros, value));
+        }
+        if self.last.is_none_or(|(at, _)| micros >= at) {
+            self.last = Some((micros, value));
+        }
+        if keep {
+            self.values.push(value);
+        }
+    }
+
+    /// Takes in what another knows of the same bucket.
+    pub(super) fn merge(&mut self, other: Self) {
+        if other.count == 0 {
+            return;
+        }
+        if self.count == 0 {
+            *self = other;
+            return;
+        }
+        (self.min, self.max) = (self.min.min(other.min), self.max.max(other.max));
+        self.count += other.count;
+        self.sum += other.sum;
+        self.seconds += other.seconds;
+        self.first = self.first.into_iter().chain(other.first).min_by_key(|(at, _)| *at);
+        self.last = self.last.into_iter().chain(other.last).max_by_key(|(at, _)| *at);
+        self.values.extend(other.values);
+    }
+
+    /// None where no state has a value: a gap is no zero, but for a count.
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 values")]
+    pub(super) fn get(&mut self, agg: Agg) -> Option<f64> {
+        if self.count == 0 {
+            return None;
+        }
+        match agg {
+            Agg::Mean => Some(self.sum / self.count as f64),
+            Agg::Min => Some(self.min),
+            Agg::Max => Some(self.max),
+            Agg::Sum => Some(self.sum),
+            Agg::Count => Some(self.count as f64),
+            Agg::First => self.first.map(|(_, value)| value),
+            Agg::Last => self.last.map(|(_, value)| value),
+            Agg::Rate => (self.seconds > 0.0).then(|| self.sum / self.seconds),
+            Agg::P50 | Agg::P90 | Agg::P95 | Agg::P99 => agg.quantile().map(|share| self.quantile(share)),
+        }
+    }
+
+    /// The value below which a share of the values lies, between two of them by linear interpolation: what
+    /// DuckDB's `quantile_cont` and numpy's default give.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a position"
+    )]
+    fn quantile(&mut self, share: f64) -> f64 {
+        self.values.sort_unstable_by(f64::total_cmp);
+        let position = share * (self.values.len() - 1) as f64;
+        let (low, high) = (position.floor() as usize, position.ceil() as usize);
+        let (below, above) = (self.values[low], self.values[high]);
+        below + (above - below) * (position - position.floor())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Agg; 12] = [
+        Agg::Mean,
+        Agg::Min,
+        Agg::Max,
+        Agg::Sum,
+        Agg::Count,
+        Agg::First,
+        Agg::Last,
+        Agg::P50,
+        Agg::P90,
+        Agg::P95,
+        Agg::P99,
+        Agg::Rate,
+    ];
+
+    fn tally(values: &[(i64, f64)]) -> Tally {
+        let mut tally = Tally::default();
+        values.iter().for_each(|(at, value)| tally.add(*at, *value, Some(30.0), true));
+        tally
+    }
+
+    #[test]
+    fn values_in_parts_are_as_good_as_together() {
+        let values = [(5, 4.0), (1, 1.0), (9, 2.0), (7, 10.0), (3, 3.0)];
+        let expected = [4.0, 1.0, 10.0, 20.0, 5.0, 1.0, 2.0, 3.0, 7.6, 8.8, 9.76, 20.0 / 150.0];
+        for cut in 0..=values.len() {
+            let mut whole = tally(&values[..cut]);
+            whole.merge(tally(&values[cut..]));
+            for (agg, expected) in ALL.iter().zip(expected) {
+                let found = whole.get(*agg).expect("a value");
+                assert!((found - expected).abs() < 1e-12, "{} of parts at {cut}: {found}", agg.name());
+            }
+        }
+        assert!(ALL.iter().all(|agg| Tally::default().get(*agg).is_none()));
+    }
+}
