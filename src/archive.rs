@@ -33,7 +33,7 @@
 //!   in their key-value metadata which format, schema and tool they come from.
 //!
 //! This module does not know where rows come from: it is handed Arrow batches of a schema. It is the
-//! only user of Parquet, and the only place where anything is renamed.
+//! only user of Parquet. Every change on the disk goes through [`Disk`].
 
 mod checksum;
 mod lock;
@@ -280,23 +280,14 @@ impl Archive {
         self.shards
     }
 
-    /// The folder of a shard's journal; made where it is missing.
-    ///
-    /// # Errors
-    /// Where it cannot be made.
-    pub fn journal_dir(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
-        let dir = paths::journal(&self.root, shard);
-        self.disk.make_dirs(&dir)?;
-        Ok(dir)
-    }
-
     /// Makes a shard ready for its writer, who has just taken its lock, and returns the journal's folder:
     /// clears away what an earlier one left in staging, and makes names durable that it may not have.
     ///
     /// # Errors
     /// Where the file system says no. That something cannot be cleared away is only told.
     pub fn settle(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
-        let journal = self.journal_dir(shard)?;
+        let journal = self.journal_path(shard);
+        self.disk.make_dirs(&journal)?;
         let above = self.root.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for folder in journal.ancestors().take_while(|folder| folder.starts_with(&self.root)) {
             self.disk.sync_dir(folder)?;

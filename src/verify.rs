@@ -248,8 +248,11 @@ fn look_at_journal(archive: &Archive, shard: u32, report: &mut Report, findings:
     for (_, path) in segments {
         match Segment::read(&path) {
             Ok(segment) => {
-                let gaps = segment.items().filter(|item| matches!(item, Item::Gap { .. })).count();
-                report.pending_answers += segment.items().count() as u64 - gaps as u64;
+                let (answers, gaps) = segment.items().fold((0, 0), |(answers, gaps), item| match item {
+                    Item::Answer(_) => (answers + 1, gaps),
+                    Item::Gap { .. } => (answers, gaps + 1),
+                });
+                report.pending_answers += answers;
                 if gaps > 0 {
                     let problem = format!("{gaps} stretches of it were written in part, or bent since");
                     let remedy = "the next collect or import publishes the rest, and keeps them in the quarantine";

@@ -3,11 +3,13 @@
 use std::io;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::Archive;
 use crate::config::{self, ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
+use crate::query::Agg;
 
 /// Keeps the history of a Cloudflare WARP fleet that Cloudflare itself forgets after 7 days.
 #[derive(Debug, Parser)]
@@ -212,9 +214,9 @@ pub(super) struct TrendArgs {
     /// Length of a bucket
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     pub(super) every: String,
-    /// What is computed
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "mean")]
-    pub(super) agg: Vec<AggArg>,
+    /// What is computed; `rate`, per second, is of counts within a window, by the windows' lengths
+    #[arg(long, value_parser = aggs(), value_delimiter = ',', default_value = "mean")]
+    pub(super) agg: Vec<Agg>,
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
@@ -276,23 +278,6 @@ pub(super) struct AppsArgs {
     pub(super) window: WindowArgs,
     #[command(flatten)]
     pub(super) output: OutputArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum AggArg {
-    Mean,
-    Min,
-    Max,
-    Sum,
-    Count,
-    First,
-    Last,
-    P50,
-    P90,
-    P95,
-    P99,
-    /// Together, per second: of counts within a window, by the windows' lengths
-    Rate,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -415,6 +400,12 @@ pub(super) struct DemoArgs {
     pub(super) hours: u32,
 }
 
+/// Reads an aggregate by its name.
+fn aggs() -> impl TypedValueParser<Value = Agg> {
+    let named = |name: String| Agg::ALL.into_iter().find(|agg| agg.name() == name);
+    PossibleValuesParser::new(Agg::ALL.map(Agg::name)).map(move |name| named(name).expect("only these names get here"))
+}
+
 impl Args {
     /// The archive's folder and the rest of the config file.
     pub(super) fn config(&self) -> Result<(PathBuf, ConfigFile), ConfigError> {
@@ -430,10 +421,10 @@ impl Args {
         self.archive.as_ref().filter(|typed| said.as_ref() != Some(typed))
     }
 
-    /// Opens the archive for reading.
-    pub(super) fn open_archive(&self) -> anyhow::Result<Archive> {
-        let (root, _) = self.config()?;
-        Archive::open(&root).map_err(|error: ArchiveError| error.into())
+    /// Opens the archive for reading; with it, the rest of the config file.
+    pub(super) fn open_archive(&self) -> anyhow::Result<(Archive, ConfigFile)> {
+        let (root, file) = self.config()?;
+        Ok((Archive::open(&root)?, file))
     }
 
     /// Starts the log on stderr.

@@ -67,15 +67,18 @@ pub(super) fn open(
     policy: Policy,
 ) -> anyhow::Result<(Ingest, Published)> {
     let archive = Archive::open_or_create(root, 1, clock.now(), Disk::new(access))?;
+    Ok(Ingest::open(archive, 0, &holder(clock, what), policy)?)
+}
+
+/// What another one who wants the lock is told.
+fn holder(clock: &Clock, what: &str) -> String {
     let since = clock::format_timestamp(clock.now());
-    let holder = format!("dex-archive {what}, process {}, since {since}", std::process::id());
-    Ok(Ingest::open(archive, 0, &holder, policy)?)
+    format!("dex-archive {what}, process {}, since {since}", std::process::id())
 }
 
 /// Takes every shard of an archive.
 pub(super) fn lock_all(archive: &Archive, clock: &Clock, what: &str) -> anyhow::Result<Vec<ShardLock>> {
-    let since = clock::format_timestamp(clock.now());
-    let holder = format!("dex-archive {what}, process {}, since {since}", std::process::id());
+    let holder = holder(clock, what);
     Ok((0..archive.shards()).map(|shard| archive.lock(shard, &holder)).collect::<Result<_, _>>()?)
 }
 
@@ -99,10 +102,14 @@ pub(super) fn note_recovered(recovered: &Published) -> Exit {
 
 /// What publishing means for the exit code.
 pub(super) fn exit_of(published: &Published) -> Exit {
-    match (published.held.is_empty(), published.has_findings()) {
-        (false, _) => Exit::Failed,
-        (true, true) => Exit::Partly,
-        (true, false) => Exit::Done,
+    exit_for(!published.held.is_empty(), published.has_findings())
+}
+
+fn exit_for(failed: bool, has_findings: bool) -> Exit {
+    match (failed, has_findings) {
+        (true, _) => Exit::Failed,
+        (false, true) => Exit::Partly,
+        (false, false) => Exit::Done,
     }
 }
 
@@ -245,11 +252,7 @@ fn report(
     command: &CollectArgs,
     quiet: bool,
 ) -> anyhow::Result<Exit> {
-    let exit = match (failed.is_none() && stats.held.is_empty(), stats.has_failures()) {
-        (false, _) => Exit::Failed,
-        (true, true) => Exit::Partly,
-        (true, false) => Exit::Done,
-    };
+    let exit = exit_for(failed.is_some() || !stats.held.is_empty(), stats.has_failures());
     if !quiet || exit != Exit::Done {
         print::note(&summary(stats));
         stats.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));

@@ -3,7 +3,6 @@
 use anyhow::bail;
 use chrono::TimeDelta;
 
-use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::config::{self, ConfigError};
 use crate::erase::{self, Erased, Subject, SubjectKind};
@@ -22,7 +21,7 @@ pub(super) fn prune(args: &Args, command: &PruneArgs) -> anyhow::Result<Exit> {
     let first_kept = TimeDelta::from_std(keep).ok().and_then(|keep| now.checked_sub_signed(keep));
     let first_kept = first_kept.ok_or_else(|| ConfigError::Duration(command.keep.clone()))?.date_naive();
     let first_kept = first_kept.min(now.date_naive());
-    let archive = args.open_archive()?;
+    let (archive, _) = args.open_archive()?;
     let _locks = collect::lock_all(&archive, &clock, "prune")?;
     let erased = erase::prune(&archive, first_kept, command.dry_run)?;
     tell(&erased, command.dry_run, args.quiet)?;
@@ -31,11 +30,10 @@ pub(super) fn prune(args: &Args, command: &PruneArgs) -> anyhow::Result<Exit> {
 
 /// Takes a device or a person out of the archive.
 pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> {
-    let (_, file) = args.config()?;
+    let (archive, file) = args.open_archive()?;
     let policy = file.policy()?;
     let subject = subject(command, &policy)?;
     let clock = Clock::system();
-    let archive: Archive = args.open_archive()?;
     let (ingest, recovered) =
         collect::open(archive.root(), &clock, "forget", file.archive.readable_by, policy.clone())?;
     collect::note_recovered(&recovered);

@@ -10,19 +10,20 @@ use crate::clock::Clock;
 use crate::config::{self, ConfigError};
 use crate::privacy::{Action, Policy};
 use crate::query::{
-    Agg, Answer, AppsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps, changes, latest, metrics,
+    Answer, AppsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps, changes, latest, metrics,
     resolve_devices, trend,
 };
 use crate::snapshot::DeviceId;
 
-use super::args::{AggArg, Args, OutputArgs, QueryArgs, Question, TrendArgs, WindowArgs};
+use super::args::{Args, OutputArgs, QueryArgs, Question, TrendArgs, WindowArgs};
 use super::{Exit, print};
 
 pub(super) use format::table;
 
 /// Answers a question.
 pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
-    let asker = Asker { archive: args.open_archive()?, policy: args.config()?.1.policy()? };
+    let (archive, file) = args.open_archive()?;
+    let asker = Asker { archive, policy: file.policy()? };
     let (answer, output) = match &command.question {
         Question::Trend(question) => (asker.trend(question)?, &question.output),
         Question::Latest(question) => {
@@ -65,7 +66,7 @@ impl Asker {
             None => Who::Fleet { by: question.by.clone() },
         };
         let every = config::parse_duration(&question.every)?;
-        let aggs = question.agg.iter().map(|agg| agg_of(*agg)).collect();
+        let aggs = question.agg.clone();
         Ok(trend(&self.archive, &TrendOptions { who, metrics, window, every, aggs })?)
     }
 
@@ -117,22 +118,5 @@ fn put(answer: &Answer, output: &OutputArgs) -> anyhow::Result<()> {
     match &output.output {
         Some(path) if path != Path::new("-") => print::file(path, &text),
         _ => Ok(print::data(&text)?),
-    }
-}
-
-fn agg_of(agg: AggArg) -> Agg {
-    match agg {
-        AggArg::Mean => Agg::Mean,
-        AggArg::Min => Agg::Min,
-        AggArg::Max => Agg::Max,
-        AggArg::Sum => Agg::Sum,
-        AggArg::Count => Agg::Count,
-        AggArg::First => Agg::First,
-        AggArg::Last => Agg::Last,
-        AggArg::P50 => Agg::P50,
-        AggArg::P90 => Agg::P90,
-        AggArg::P95 => Agg::P95,
-        AggArg::P99 => Agg::P99,
-        AggArg::Rate => Agg::Rate,
     }
 }

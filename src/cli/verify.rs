@@ -15,13 +15,12 @@ use super::{Exit, collect, print};
 
 /// Says whether the archive is what it should be, and mends what can safely be mended.
 pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
-    let (_, file) = args.config()?;
+    let (archive, file) = args.open_archive()?;
     let policy = file.policy()?;
     let unknown = (policy.unknown() == Unknown::Drop).then_some(("unmapped", Action::Drop));
     let treated = policy.treated_columns().chain(unknown);
     let treated = treated.map(|(name, action)| (name.to_owned(), action)).collect();
     let options = VerifyOptions { deep: command.deep, treated };
-    let archive = args.open_archive()?;
     let mut exit = Exit::Done;
     if command.repair {
         let (ingest, recovered) =

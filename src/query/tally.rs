@@ -45,6 +45,22 @@ pub(super) struct Tally {
 }
 
 impl Agg {
+    /// Every one.
+    pub const ALL: [Self; 12] = [
+        Self::Mean,
+        Self::Min,
+        Self::Max,
+        Self::Sum,
+        Self::Count,
+        Self::First,
+        Self::Last,
+        Self::P50,
+        Self::P90,
+        Self::P95,
+        Self::P99,
+        Self::Rate,
+    ];
+
     /// The word for it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -159,21 +175,6 @@ impl Tally {
 mod tests {
     use super::*;
 
-    const ALL: [Agg; 12] = [
-        Agg::Mean,
-        Agg::Min,
-        Agg::Max,
-        Agg::Sum,
-        Agg::Count,
-        Agg::First,
-        Agg::Last,
-        Agg::P50,
-        Agg::P90,
-        Agg::P95,
-        Agg::P99,
-        Agg::Rate,
-    ];
-
     fn tally(values: &[(i64, f64)]) -> Tally {
         let mut tally = Tally::default();
         values.iter().for_each(|(at, value)| tally.add(*at, *value, Some(30.0), true));
@@ -187,11 +188,11 @@ mod tests {
         for cut in 0..=values.len() {
             let mut whole = tally(&values[..cut]);
             whole.merge(tally(&values[cut..]));
-            for (agg, expected) in ALL.iter().zip(expected) {
+            for (agg, expected) in Agg::ALL.iter().zip(expected) {
                 let found = whole.get(*agg).expect("a value");
                 assert!((found - expected).abs() < 1e-12, "{} of parts at {cut}: {found}", agg.name());
             }
         }
-        assert!(ALL.iter().all(|agg| Tally::default().get(*agg).is_none()));
+        assert!(Agg::ALL.iter().all(|agg| Tally::default().get(*agg).is_none()));
     }
 }

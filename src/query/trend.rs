@@ -174,7 +174,7 @@ impl Reading {
                 continue;
             }
             let micros = times.value(row);
-            let series = found.series(key, options.metrics.len());
+            let series = found.series(key);
             if names.is_valid(row) {
                 series.see_name(micros, names.value(row));
             }
@@ -224,7 +224,7 @@ struct MetricTally {
 }
 
 impl Partial {
-    fn series(&mut self, key: String, _metrics: usize) -> &mut Series {
+    fn series(&mut self, key: String) -> &mut Series {
         let at = match self.by_key.get(&key) {
             Some(at) => *at,
             None => {
@@ -238,7 +238,7 @@ impl Partial {
 
     fn merge(&mut self, other: Self) {
         for theirs in other.series {
-            let ours = self.series(theirs.key, 0);
+            let ours = self.series(theirs.key);
             theirs.name.into_iter().for_each(|(at, name)| ours.see_name(at, &name));
             for (at, bucket) in theirs.buckets {
                 let same = ours.bucket(at, bucket.metrics.len());
