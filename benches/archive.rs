@@ -97,7 +97,7 @@ fn merge_and_read(criterion: &mut Criterion) {
             let partition = archive.partitions(&schema).expect("a folder").remove(0);
             let (_, path) = archive.parts(&partition).expect("a folder").remove(0);
             let part = Part::open(&path, &schema).expect("a part");
-            part.batches(None).expect("a part").map(|batch| batch.expect("a batch").num_rows()).sum::<usize>()
+            part.batches(None).map(|batch| batch.expect("a batch").num_rows()).sum::<usize>()
         });
     });
     group.finish();

@@ -29,19 +29,26 @@
 //! * Rows are sorted by the schema's key, which is unique in the archive; nulls come first. Of two
 //!   states with one key, the one collected last stays. States without a readable timestamp are told
 //!   apart by when they were collected.
-//! * Parts are zstd-compressed, carry statistics and a page index, name their sorting columns, and say
-//!   in their key-value metadata which format, schema and tool they come from.
+//! * Parts carry statistics, name their sorting columns, and say in their key-value metadata which format,
+//!   schema and tool they come from. Whole numbers and times are delta-encoded and not compressed, the rest is
+//!   zstd. The columns that rows are known by have bounds for each page.
+//! * In front of its footer, where readers of Parquet do not look, each part has an outline: which keys each
+//!   row group holds, and where in the footer it is described. `query` reads by it; it can be done without.
 //!
 //! This module does not know where rows come from: it is handed Arrow batches of a schema. It is the
 //! only user of Parquet. Every change on the disk goes through [`Disk`].
 
 mod checksum;
+mod export;
 mod lock;
 mod merge;
 mod order;
+mod outline;
+mod pages;
 mod paths;
 mod publish;
 mod read;
+mod source;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -61,6 +68,7 @@ use crate::disk::{Disk, DiskError};
 use crate::schema::Schema;
 
 pub use checksum::Checksum;
+pub use export::to_parquet;
 pub use lock::ShardLock;
 pub use merge::Incoming;
 pub use order::{misplaced, partitions_of};
@@ -320,6 +328,28 @@ impl Archive {
         names.sort_unstable();
         let newest = names.chunk_by(|a, b| a.shard == b.shard).filter_map(|shard| shard.last().copied());
         Ok(newest.map(|name| (name, dir.join(name.to_string()))).collect())
+    }
+
+    /// Opens a part by its outline; where it is gone because its day was published anew, the one in its place.
+    ///
+    /// # Errors
+    /// As for [`Part::open`].
+    pub fn look(&self, path: &Path, schema: &Schema) -> Result<Part, ArchiveError> {
+        let mut path = path.to_owned();
+        loop {
+            let error = match Part::look(&path, schema) {
+                Err(error @ ArchiveError::Io { .. }) => error,
+                other => return other,
+            };
+            let name = |path: &Path| PartName::parse(path.file_name()?.to_str()?);
+            let (Some(name), Some(dir)) = (name(&path), path.parent()) else { return Err(error) };
+            let names = paths::names(dir)?;
+            let later = names.iter().filter_map(|other| PartName::parse(other));
+            match later.filter(|other| other.shard == name.shard && other.publish > name.publish).max() {
+                Some(later) => path = dir.join(later.to_string()),
+                None => return Err(error),
+            }
+        }
     }
 
     fn new(root: &Path, shards: u32) -> Self {

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, NaiveDate, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeDelta, TimeZone, Utc};
+
+/// A time zone of the IANA database, which is compiled in.
+pub use chrono_tz::Tz as Zone;
 
 /// A point in time, in UTC. The archive keeps microseconds.
 pub type Timestamp = DateTime<Utc>;
@@ -117,10 +120,10 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
-/// Reads a point in time as people type it: RFC 3339 and its relatives, a date (its midnight in
-/// UTC), `now`, or how long ago (`7d`).
+/// Reads a point in time as people type it: RFC 3339 and its relatives, a date (its first moment), `now`, or how
+/// long ago (`7d`). What names no offset is the time zone's.
 #[must_use]
-pub fn parse_point(text: &str, now: Timestamp) -> Option<Timestamp> {
+pub fn parse_point(text: &str, zone: Zone, now: Timestamp) -> Option<Timestamp> {
     if text == "now" {
         return Some(now);
     }
@@ -128,9 +131,34 @@ pub fn parse_point(text: &str, now: Timestamp) -> Option<Timestamp> {
         return now.checked_sub_signed(TimeDelta::from_std(ago).ok()?).filter(has_four_digits);
     }
     if let Some(date) = parse_date(text) {
-        return Some(date.and_hms_opt(0, 0, 0)?.and_utc());
+        return midnight(date, zone);
     }
-    parse_timestamp(text)
+    let forms = ["%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"];
+    let local = forms.iter().find_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
+    match local {
+        Some(local) => zone.from_local_datetime(&local).earliest().map(|at| at.to_utc()).filter(has_four_digits),
+        None => parse_timestamp(text),
+    }
+}
+
+/// Reads the name of a time zone, as `UTC` or `Europe/Berlin`.
+#[must_use]
+pub fn parse_zone(text: &str) -> Option<Zone> {
+    chrono_tz::TZ_VARIANTS.into_iter().find(|zone| zone.name().eq_ignore_ascii_case(text))
+}
+
+/// When a day begins in a time zone. Where the clock is put forward at midnight, that is later than 00:00.
+#[must_use]
+pub fn midnight(date: NaiveDate, zone: Zone) -> Option<Timestamp> {
+    let quarters = (0..96).filter_map(|quarter| NaiveTime::from_num_seconds_from_midnight_opt(quarter * 900, 0));
+    let mut moments = quarters.filter_map(|time| zone.from_local_datetime(&date.and_time(time)).earliest());
+    moments.next().map(|moment| moment.to_utc())
+}
+
+/// A timestamp in a time zone, with its offset, to the microsecond; in UTC as [`format_timestamp`] has it.
+#[must_use]
+pub fn format_in(at: Timestamp, zone: Zone) -> String {
+    at.with_timezone(&zone).to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 /// A timestamp as the archive prints and journals it: RFC 3339 in UTC, to the microsecond.
@@ -291,10 +319,18 @@ mod tests {
     #[test]
     fn reads_points_in_time() {
         let now = parse_timestamp("2026-11-24T12:00:00Z").expect("a timestamp");
-        assert_eq!(parse_point("now", now), Some(now));
-        assert_eq!(parse_point("1d", now), parse_timestamp("2026-11-23T12:00:00Z"));
-        assert_eq!(parse_point("2026-11-01", now), parse_timestamp("2026-11-01T00:00:00Z"));
-        assert_eq!(parse_point("tomorrow", now), None);
+        let berlin = parse_zone("europe/berlin").expect("a zone");
+        let point = |text, zone| parse_point(text, zone, now);
+        assert_eq!(point("now", berlin), Some(now));
+        assert_eq!(point("1d", berlin), parse_timestamp("2026-11-23T12:00:00Z"));
+        assert_eq!(point("2026-11-01", Zone::UTC), parse_timestamp("2026-11-01T00:00:00Z"));
+        assert_eq!(point("2026-11-01", berlin), parse_timestamp("2026-10-31T23:00:00Z"));
+        assert_eq!(point("2026-11-01 09:30", berlin), parse_timestamp("2026-11-01T08:30:00Z"));
+        assert_eq!(point("2026-11-01T09:30:00.5", berlin), parse_timestamp("2026-11-01T08:30:00.5Z"));
+        assert_eq!(point("2026-11-01T09:30:00Z", berlin), parse_timestamp("2026-11-01T09:30:00Z"));
+        assert_eq!(point("tomorrow", berlin), None);
+        assert_eq!(format_in(now, berlin), "2026-11-24T13:00:00.000000+01:00");
+        assert_eq!(format_in(now, Zone::UTC), format_timestamp(now));
     }
 
     #[test]

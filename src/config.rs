@@ -245,8 +245,8 @@ pub fn has_credential() -> bool {
 ///
 /// # Errors
 /// Where it is none.
-pub fn parse_time(text: &str, now: clock::Timestamp) -> Result<clock::Timestamp, ConfigError> {
-    clock::parse_point(text, now).ok_or_else(|| ConfigError::Time(text.to_owned()))
+pub fn parse_time(text: &str, zone: clock::Zone, now: clock::Timestamp) -> Result<clock::Timestamp, ConfigError> {
+    clock::parse_point(text, zone, now).ok_or_else(|| ConfigError::Time(text.to_owned()))
 }
 
 /// Reads a duration that somebody typed.

@@ -99,7 +99,7 @@ pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<
             let mut rows = 0;
             for (_, path) in archive.parts(&partition)? {
                 // A part that cannot be read is pruned all the same: it is too old whatever it says.
-                rows += Part::open(&path, &schema).map_or(0, |part| part.footer().0);
+                rows += Part::open(&path, &schema).map_or(0, |part| part.rows());
                 erased.bytes += size(&path);
             }
             if !dry_run {

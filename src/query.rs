@@ -1,30 +1,43 @@
 //! Answers to everyday questions, from the files alone.
 //!
 //! [`trend()`] aggregates metrics over time, of devices or of the fleet; [`latest()`] gives the newest states,
-//! [`changes()`] what became different from one to the next, [`apps()`] the applications that use most. Each
+//! [`changes()`] what became different from one to the next, [`apps()`] the applications that use most, [`gaps()`]
+//! where there are no states, and why. Each
 //! reads the days of its window side by side, and of these only the row groups and the columns that it needs.
 //! Nothing here prints.
 
 mod answer;
 mod apps;
 mod device;
+mod gaps;
 mod latest;
 mod metric;
+mod newest;
 mod scan;
+mod series;
 mod tally;
+mod texts;
 mod trend;
+mod window;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, ArrayRef};
 
 use crate::archive::ArchiveError;
 use crate::clock;
 use crate::schema::Schema;
 
-pub use answer::{Answer, AnswerColumn, Cell};
+pub use answer::{Answer, AnswerColumn, Cell, ColumnRole};
 pub use apps::{AppsOptions, apps};
 pub use device::resolve_devices;
+pub use gaps::{Cause, GapsOptions, gaps};
 pub use latest::{StateOptions, changes, latest};
 pub use metric::{Metric, MetricKind, metrics};
+pub use scan::Days;
 pub use tally::Agg;
-pub use trend::{TrendOptions, Who, Window, trend};
+pub use trend::{TrendOptions, Who, trend};
+pub use window::Window;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +81,9 @@ pub enum QueryError {
         /// Where it was looked for.
         window: Window,
     },
+    /// There is neither a state nor a request in the window.
+    #[error("neither a state nor a request between {}", window_words(.0))]
+    NothingExpected(Window),
     /// Several devices have the name.
     #[error("several devices are meant by {name:?}: {}", .ids.join(", "))]
     Ambiguous {
@@ -79,8 +95,13 @@ pub enum QueryError {
     /// The window has no length.
     #[error("the window ends ({}) before it begins ({})", clock::format_timestamp(.0.until), clock::format_timestamp(.0.since))]
     EmptyWindow(Window),
+    /// Buckets of this length do not fit a time zone.
+    #[error(
+        "in a time zone a bucket must be whole days or an even part of a day, as 15m, 1h or 6h: change --every, or leave out --tz"
+    )]
+    ZoneBuckets,
     /// There would be more buckets than anybody reads.
-    #[error("{buckets} buckets are too many (at most {most}): use a longer --every or a shorter window", most = trend::MOST_BUCKETS)]
+    #[error("{buckets} buckets are too many (at most {most}): use a longer --every or a shorter window", most = window::MOST_BUCKETS)]
     Buckets {
         /// How many there would be.
         buckets: u64,
@@ -90,6 +111,26 @@ pub enum QueryError {
 /// The position of a column that every device state has.
 fn column(schema: &Schema, name: &str) -> usize {
     schema.index_of(name).expect("the table has the columns that devices are known by")
+}
+
+/// The value of a row.
+fn cell(column: &ArrayRef, row: usize) -> Cell {
+    if column.is_null(row) {
+        return Cell::Null;
+    }
+    if let Some(texts) = column.as_string_opt::<i32>() {
+        return Cell::Text(texts.value(row).to_owned());
+    }
+    if let Some(numbers) = column.as_primitive_opt::<Int64Type>() {
+        return Cell::Count(numbers.value(row));
+    }
+    if let Some(numbers) = column.as_primitive_opt::<Float64Type>() {
+        return Cell::Number(numbers.value(row));
+    }
+    if let Some(times) = column.as_primitive_opt::<TimestampMicrosecondType>() {
+        return Cell::from(clock::from_micros(times.value(row)));
+    }
+    column.as_boolean_opt().map_or(Cell::Null, |flags| Cell::Text(flags.value(row).to_string()))
 }
 
 fn suggestion(near: &[String]) -> String {

@@ -35,6 +35,7 @@ pub struct Schema {
     /// The timestamp by which the later of two rows with one key stays; without, the first does.
     pub newest_by: Option<usize>,
     by_name: HashMap<String, usize>,
+    fingerprint: String,
     arrow: SchemaRef,
 }
 
@@ -258,12 +259,8 @@ impl Schema {
 
     /// A hash over names, types and order: a version number can be forgotten, this cannot.
     #[must_use]
-    pub fn fingerprint(&self) -> String {
-        let mut hash = twox_hash::XxHash64::with_seed(0);
-        for field in self.arrow.fields() {
-            hash.write(format!("{}:{:?}\n", field.name(), plain(field.data_type())).as_bytes());
-        }
-        format!("{:016x}", hash.finish())
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     fn new(table: table::Checked) -> Self {
@@ -277,9 +274,18 @@ impl Schema {
             partition_by: table.partition_by,
             newest_by: table.newest_by,
             by_name,
+            fingerprint: fingerprint(&fields),
             arrow: Arc::new(arrow_schema::Schema::new(fields)),
         }
     }
+}
+
+fn fingerprint(fields: &[Field]) -> String {
+    let mut hash = twox_hash::XxHash64::with_seed(0);
+    for field in fields {
+        hash.write(format!("{}:{:?}\n", field.name(), plain(field.data_type())).as_bytes());
+    }
+    format!("{:016x}", hash.finish())
 }
 
 impl Column {
@@ -452,7 +458,8 @@ mod tests {
         let column = |name: &str, kind: &str, says: &str| {
             format!("[[column]]\nname = \"{name}\"\ntype = \"{kind}\"\nrole = \"time\"\ndescription = \"{says}\"\n")
         };
-        let print = |columns: &[String]| Schema::parse(&table(&columns.concat())).expect("a schema").fingerprint();
+        let print =
+            |columns: &[String]| Schema::parse(&table(&columns.concat())).expect("a schema").fingerprint().to_owned();
         let a = column("a", "timestamp", "one");
         let base = print(&[a.clone(), column("b", "int64", "two")]);
         assert_eq!(base, print(&[a.clone(), column("b", "int64", "other words")]));

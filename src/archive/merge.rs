@@ -95,13 +95,13 @@ impl Archive {
         let folder = Folder::make(self, &partition.staging_dir(&self.root, lock.shard))?;
         let mut writer = PartWriter::create(&self.disk, &folder.path().join(name.to_string()), schema)?;
         let mut rows_before = 0;
-        for batch in Part::open(&path, schema)?.batches(None)? {
+        for batch in Part::open(&path, schema)?.batches(None) {
             let batch = batch?;
             rows_before += batch.num_rows() as u64;
             let kept = filter_record_batch(&batch, &keep(&batch)).map_err(|error| writer.error(error))?;
             writer.write(&kept)?;
         }
-        let (rows, bytes) = writer.finish()?;
+        let (rows, bytes) = writer.finish(schema)?;
         let info = PartInfo { rows, rows_before, bytes };
         Ok((rows < rows_before).then(|| Staged { partition, folder, name, damage: None, info, fresh: Vec::new() }))
     }
@@ -157,7 +157,7 @@ impl Merge<'_> {
         if checksum != Checksum::Right || !trusting {
             return self.salvage(&part, checksum, date);
         }
-        for batch in part.batches(None)? {
+        for batch in part.batches(None) {
             self.pass(&batch?)?;
         }
         Ok(None)
@@ -168,7 +168,7 @@ impl Merge<'_> {
         let mut last: Option<RecordBatch> = None;
         let (mut kept, mut problem) = (0, None);
         for group in 0..part.groups() {
-            let batches = part.group(group).map(Iterator::collect::<Vec<_>>);
+            let batches = part.group(group, None).map(Iterator::collect::<Vec<_>>);
             for batch in batches.unwrap_or_else(|error| vec![Err(error)]) {
                 match batch.and_then(|batch| self.of_the_day(&batch, date, &mut problem)) {
                     Ok(batch) => match misplaced(self.schema, last.as_ref(), &batch, date, true) {
@@ -184,7 +184,7 @@ impl Merge<'_> {
                 }
             }
         }
-        let missing = part.footer().0.saturating_sub(kept);
+        let missing = part.rows().saturating_sub(kept);
         let problem = problem.or((checksum == Checksum::Wrong).then(|| "its checksum is wrong".to_owned()));
         Ok(problem.map(|problem| Damage::new(part.path(), problem, Some(missing))))
     }
@@ -224,7 +224,7 @@ impl Merge<'_> {
             self.writer.write(&self.incoming.batch.slice(self.next, length))?;
             self.next += length;
         }
-        let (rows, bytes) = self.writer.finish()?;
+        let (rows, bytes) = self.writer.finish(self.schema)?;
         Ok((self.incoming.fresh, PartInfo { rows, rows_before: self.rows_before, bytes }))
     }
 

@@ -1,23 +1,29 @@
-//! Reading parts: the columns asked for, and only the row groups that can hold what is looked for.
+//! Reading parts: the columns asked for, and only the row groups and the pages that can hold what is looked for.
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, StructArray, new_null_array};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, SchemaRef};
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::RowGroupMetaData;
-use parquet::file::statistics::Statistics;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
 
 use crate::schema::Schema;
 
 use super::ArchiveError;
 use super::checksum::{self, Checksum};
+use super::outline::{self, GroupOutline, Outline};
+use super::pages;
+use super::source::Source;
 
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 8 * 1024;
@@ -27,9 +33,19 @@ const BATCH_ROWS: usize = 8 * 1024;
 #[derive(Debug)]
 pub struct Part {
     path: PathBuf,
-    file: File,
-    metadata: ArrowReaderMetadata,
-    schema: arrow_schema::SchemaRef,
+    source: Source,
+    schema: SchemaRef,
+    groups: Vec<GroupOutline>,
+    footer: Footer,
+}
+
+/// How the row groups are described.
+#[derive(Debug)]
+enum Footer {
+    /// All of them, as far as it was read.
+    Whole(ArrowReaderMetadata),
+    /// Each where the outline says, behind the same head.
+    Outlined { start: u64, head: Bytes },
 }
 
 /// What is wanted of a part.
@@ -37,9 +53,12 @@ pub struct Part {
 pub struct Scan {
     /// Positions of the wanted columns in the schema.
     pub columns: BTreeSet<usize>,
-    /// A text column and the values of which a row group must be able to hold one. Rows are not
+    /// A text column and the values of which a row group or a page must be able to hold one. Rows are not
     /// filtered: the caller does that.
     pub any_of: Option<(usize, Vec<String>)>,
+    /// A timestamp and the microseconds of which a row group or a page must be able to hold one; here, too,
+    /// rows are not filtered.
+    pub within: Option<(usize, Range<i64>)>,
 }
 
 impl Part {
@@ -48,15 +67,30 @@ impl Part {
     /// # Errors
     /// Where it cannot be read, or has columns that the schema has not.
     pub fn open(path: &Path, schema: &Schema) -> Result<Self, ArchiveError> {
-        let file = File::open(path).map_err(ArchiveError::io("open", path))?;
-        let metadata = sheltered(path, || ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()))?;
+        let source = File::open(path).and_then(Source::new).map_err(ArchiveError::io("open", path))?;
+        let load = || ArrowReaderMetadata::load(&source, ArrowReaderOptions::new());
+        let metadata = sheltered(path, load)?;
         for field in metadata.schema().fields() {
             let known = schema.index_of(field.name()).map(|at| schema.arrow().field(at).data_type());
             if known.is_none_or(|known| !same_type(known, field.data_type())) {
                 return Err(ArchiveError::Schema { path: path.to_owned(), column: field.name().clone() });
             }
         }
-        Ok(Self { path: path.to_owned(), file, metadata, schema: Arc::clone(schema.arrow()) })
+        let groups = outline::groups(metadata.metadata(), schema);
+        let footer = Footer::Whole(metadata);
+        Ok(Self { path: path.to_owned(), source, schema: Arc::clone(schema.arrow()), groups, footer })
+    }
+
+    /// Opens a part by its outline, if it has one of this very schema: without reading all of its footer.
+    ///
+    /// # Errors
+    /// As for [`Part::open`].
+    pub fn look(path: &Path, schema: &Schema) -> Result<Self, ArchiveError> {
+        let source = File::open(path).and_then(Source::new).map_err(ArchiveError::io("open", path))?;
+        let outlined = outlined(&source, schema).map_err(ArchiveError::io("read", path))?;
+        let Some((outline, footer)) = outlined else { return Self::open(path, schema) };
+        let schema = Arc::clone(schema.arrow());
+        Ok(Self { path: path.to_owned(), source, schema, groups: outline.groups, footer })
     }
 
     /// Reads the whole file and says whether it is as it was written.
@@ -64,23 +98,28 @@ impl Part {
     /// # Errors
     /// Where it cannot be read.
     pub fn checksum(path: &Path) -> Result<Checksum, ArchiveError> {
-        let checked = File::open(path).and_then(|mut file| checksum::check(&mut file));
+        let checked = File::open(path).and_then(Source::new).and_then(|source| checksum::check(&source));
         checked.map_err(ArchiveError::io("read", path))
     }
 
     /// Row groups in the part.
     #[must_use]
     pub fn groups(&self) -> usize {
-        self.metadata.metadata().num_row_groups()
+        self.groups.len()
     }
 
-    /// What the footer says: rows, and the key-value metadata.
+    /// Rows in the part.
     #[must_use]
-    pub fn footer(&self) -> (u64, Vec<(String, String)>) {
-        let file = self.metadata.metadata().file_metadata();
-        let entries = file.key_value_metadata().into_iter().flatten();
-        let entries = entries.map(|entry| (entry.key.clone(), entry.value.clone().unwrap_or_default()));
-        (u64::try_from(file.num_rows()).unwrap_or(0), entries.collect())
+    pub fn rows(&self) -> u64 {
+        self.groups.iter().map(|group| group.rows).sum()
+    }
+
+    /// The key-value metadata of a part that was opened by its footer.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(String, String)> {
+        let Footer::Whole(metadata) = &self.footer else { return Vec::new() };
+        let entries = metadata.metadata().file_metadata().key_value_metadata().into_iter().flatten();
+        entries.map(|entry| (entry.key.clone(), entry.value.clone().unwrap_or_default())).collect()
     }
 
     /// The part's file.
@@ -93,41 +132,43 @@ impl Part {
     /// came after the part was written is null.
     ///
     /// # Errors
-    /// Where the file cannot be read; while it is read, in the batches.
-    pub fn batches(
+    /// While the file is read, in the batches.
+    pub fn batches(&self, scan: Option<&Scan>) -> impl Iterator<Item = Result<RecordBatch, ArchiveError>> {
+        let groups = scan.map_or_else(|| (0..self.groups.len()).collect(), |scan| self.groups_of(scan));
+        let mut failed = false;
+        let batches = groups.into_iter().flat_map(move |group| {
+            let (batches, error) = match self.group(group, scan) {
+                Ok(batches) => (Some(batches), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            batches.into_iter().flatten().chain(error)
+        });
+        // Behind what cannot be read, nothing is in its place.
+        batches.take_while(move |batch| !std::mem::replace(&mut failed, batch.is_err()))
+    }
+
+    /// The row groups that can hold what a scan asks for.
+    #[must_use]
+    pub fn groups_of(&self, scan: &Scan) -> Vec<usize> {
+        let may_hold = |group: &GroupOutline| pages::may_hold(&group.bounds, scan, &self.schema);
+        self.groups.iter().enumerate().filter(|(_, group)| may_hold(group)).map(|(at, _)| at).collect()
+    }
+
+    /// The rows of one row group: all columns and rows, or those of a scan.
+    ///
+    /// # Errors
+    /// Where its description cannot be read; while it is read, in the batches.
+    pub fn group(
         &self,
+        group: usize,
         scan: Option<&Scan>,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, ArchiveError>>, ArchiveError> {
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, ArchiveError>> + use<>, ArchiveError> {
         let wanted: Vec<usize> = match scan {
             Some(scan) => scan.columns.iter().copied().collect(),
             None => (0..self.schema.fields().len()).collect(),
         };
-        let groups = self.row_groups(scan);
-        self.batches_of(groups, &wanted)
-    }
-
-    /// The rows of one row group, all columns.
-    ///
-    /// # Errors
-    /// As for [`Part::batches`].
-    pub fn group(&self, group: usize) -> Result<impl Iterator<Item = Result<RecordBatch, ArchiveError>>, ArchiveError> {
-        self.batches_of(vec![group], &(0..self.schema.fields().len()).collect::<Vec<_>>())
-    }
-
-    fn batches_of(
-        &self,
-        groups: Vec<usize>,
-        wanted: &[usize],
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, ArchiveError>> + use<>, ArchiveError> {
-        let file = self.file.try_clone().map_err(ArchiveError::io("open", &self.path))?;
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
-        let names: Vec<&str> = wanted.iter().map(|&at| self.schema.field(at).name().as_str()).collect();
-        let roots = self.metadata.schema().fields().iter().enumerate();
-        let roots = roots.filter(|(_, field)| names.contains(&field.name().as_str())).map(|(at, _)| at);
-        let mask = ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>());
-        let builder = builder.with_batch_size(BATCH_ROWS).with_row_groups(groups).with_projection(mask);
-        let mut reader = sheltered(&self.path, || builder.build())?;
-        let target = Arc::new(self.schema.project(wanted).expect("the wanted columns are the schema's"));
+        let mut reader = sheltered(&self.path, || self.reader(group, &wanted, scan))?;
+        let target = Arc::new(self.schema.project(&wanted).expect("the wanted columns are the schema's"));
         let path = self.path.clone();
         let mut ended = false;
         Ok(std::iter::from_fn(move || {
@@ -137,29 +178,71 @@ impl Part {
         }))
     }
 
-    fn row_groups(&self, scan: Option<&Scan>) -> Vec<usize> {
-        let groups = self.metadata.metadata().row_groups();
-        let Some((column, values)) = scan.and_then(|scan| scan.any_of.as_ref()) else {
-            return (0..groups.len()).collect();
+    fn reader(
+        &self,
+        group: usize,
+        wanted: &[usize],
+        scan: Option<&Scan>,
+    ) -> Result<ParquetRecordBatchReader, ParquetError> {
+        let (metadata, schema) = self.described(group, wanted)?;
+        let names: Vec<&str> = wanted.iter().map(|&at| self.schema.field(at).name().as_str()).collect();
+        let roots = schema.fields().iter().enumerate();
+        let roots = roots.filter(|(_, field)| names.contains(&field.name().as_str())).map(|(at, _)| at);
+        let columns = metadata.file_metadata().schema_descr();
+        let mask = ProjectionMask::roots(columns, roots.collect::<Vec<_>>());
+        let leaves: Vec<usize> = (0..columns.num_columns()).filter(|&leaf| mask.leaf_included(leaf)).collect();
+        let (metadata, selection) = match scan {
+            Some(scan) => {
+                let scan = pages::narrowed(&self.groups[group].bounds, scan, &self.schema);
+                pages::select(&self.source, metadata, &scan, &self.schema, &leaves)?
+            }
+            None => (metadata, None),
         };
-        let name = self.schema.field(*column).name();
-        let mut leaves = self.metadata.parquet_schema().columns().iter();
-        let leaf = leaves.position(|leaf| leaf.path().parts() == [name.as_str()]);
-        let kept = groups.iter().enumerate().filter(|(_, group)| leaf.is_none_or(|leaf| may_hold(group, leaf, values)));
-        kept.map(|(at, _)| at).collect()
+        let source = match selection {
+            Some(_) => self.source.clone(),
+            None => self.source.holding(leaves.iter().map(|&leaf| metadata.row_group(0).column(leaf).byte_range()))?,
+        };
+        let options = ArrowReaderOptions::new().with_schema(schema);
+        let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), options)?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata).with_projection(mask);
+        match selection {
+            Some(selection) => {
+                let rows = BATCH_ROWS.min(selection.row_count());
+                builder.with_batch_size(rows).with_row_selection(selection).build()
+            }
+            None => builder.with_batch_size(BATCH_ROWS).build(),
+        }
+    }
+
+    /// The description of a row group alone, with these columns or more, and the schema of what is described.
+    fn described(&self, group: usize, wanted: &[usize]) -> Result<(ParquetMetaData, SchemaRef), ParquetError> {
+        match &self.footer {
+            Footer::Whole(whole) => {
+                let file = whole.metadata().file_metadata().clone();
+                let group = whole.metadata().row_group(group).clone();
+                let lone = ParquetMetaDataBuilder::new(file).set_row_groups(vec![group]).build();
+                Ok((lone, Arc::clone(whole.schema())))
+            }
+            Footer::Outlined { start, head } => {
+                let place = &self.groups[group];
+                let group = self.source.bytes(start + place.from as u64, place.to - place.from)?;
+                let is_wanted: Vec<bool> = (0..self.schema.fields().len()).map(|at| wanted.contains(&at)).collect();
+                let cut = outline::cut_footer(head, &group, &is_wanted);
+                let cut = cut.ok_or_else(|| ParquetError::General("its footer makes no sense".to_owned()))?;
+                let schema = self.schema.project(wanted).expect("the wanted columns are the schema's");
+                Ok((ParquetMetaDataReader::decode_metadata(&cut)?, Arc::new(schema)))
+            }
+        }
     }
 }
 
-/// Whether a row group's statistics leave room for one of the values.
-fn may_hold(group: &RowGroupMetaData, leaf: usize, values: &[String]) -> bool {
-    match group.column(leaf).statistics() {
-        Some(Statistics::ByteArray(statistics)) => match (statistics.min_opt(), statistics.max_opt()) {
-            (Some(min), Some(max)) => values.iter().any(|value| (min.data()..=max.data()).contains(&value.as_bytes())),
-            // Without bounds there are only nulls in it, or it was written without them.
-            _ => statistics.null_count_opt() != u64::try_from(group.num_rows()).ok(),
-        },
-        _ => true,
-    }
+/// The outline of a part and how its footer is read by it; none where it has none, or one of another schema.
+fn outlined(source: &Source, schema: &Schema) -> io::Result<Option<(Outline, Footer)>> {
+    let Some(footer) = source.footer()? else { return Ok(None) };
+    let outline = Outline::before(source, &footer)?.filter(|outline| outline.schema == schema.fingerprint());
+    let Some(outline) = outline else { return Ok(None) };
+    let head = source.bytes(footer.start, outline.head)?;
+    Ok(Some((outline, Footer::Outlined { start: footer.start, head })))
 }
 
 /// Reads something of a part. On bytes that are not as they were written, the decoder may panic where it

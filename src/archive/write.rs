@@ -2,8 +2,9 @@
 //!
 //! Row groups of 32 Ki rows: small enough that a query for one device skips most of a day, large
 //! enough that zstd and the dictionaries find what repeats. Numbers are not dictionary-encoded: an
-//! 8-byte column just below the dictionary's limit would cost two fifths of the file. Every part
-//! carries a checksum over all of it.
+//! 8-byte column just below the dictionary's limit would cost two fifths of the file. Only the columns
+//! that rows are known by have bounds for each page: in that order the rows stand, and of the other columns
+//! the bounds would say little. Every part carries a checksum over all of it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::sync::atomic::Ordering;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field};
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -22,11 +23,18 @@ use parquet::schema::types::ColumnPath;
 use crate::schema::Schema;
 
 use super::checksum::{self, Hashing, Refused};
+use super::outline::Outline;
 use super::{ARCHIVE_FORMAT, ArchiveError};
-use crate::disk::{Disk, DiskError, DiskFile};
+use crate::disk::{Disk, DiskError};
 
 /// Rows in a row group.
 pub(super) const GROUP_ROWS: usize = 32 * 1024;
+
+/// Rows in a page of a plain column: a device's day, and little more, is what a query has to decode.
+const PAGE_ROWS: usize = 2 * 1024;
+
+/// Rows in a page of a list, which is seldom asked for, and is half of a part: larger pages are smaller files.
+const LIST_PAGE_ROWS: usize = 20_000;
 
 /// A part that is being written.
 pub(super) struct PartWriter {
@@ -57,10 +65,18 @@ impl PartWriter {
     }
 
     /// Completes the file and makes its content durable. Returns its rows and bytes.
-    pub(super) fn finish(self) -> Result<(u64, u64), ArchiveError> {
-        let file = self.writer.into_inner().map_err(|error| failed(&self.path, &self.refused, error))?;
-        let bytes = file.length();
-        let file: DiskFile = file.seal()?;
+    pub(super) fn finish(mut self, schema: &Schema) -> Result<(u64, u64), ArchiveError> {
+        let ended = self.writer.flush().and_then(|()| {
+            self.writer.inner_mut().hold();
+            self.writer.into_inner()
+        });
+        let file = ended.map_err(|error| failed(&self.path, &self.refused, error))?;
+        let outline = match file.end() {
+            Some((_, footer)) => Outline::of(footer, schema),
+            None => Err(ParquetError::General("the footer is not where it should be".to_owned())),
+        };
+        let outline = outline.map_err(|error| ArchiveError::Parquet { path: self.path.clone(), error })?;
+        let (file, bytes) = file.seal(&outline.to_bytes())?;
         file.sync()?;
         Ok((self.rows, bytes))
     }
@@ -79,50 +95,53 @@ fn properties(schema: &Schema) -> WriterProperties {
     let mut builder = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_dictionary_enabled(false)
-        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_data_page_row_count_limit(PAGE_ROWS)
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_created_by(tool())
         .set_sorting_columns(Some(sorting_columns(schema)))
         .set_key_value_metadata(Some(metadata(schema)));
     for field in schema.arrow().fields() {
-        for path in text_leaves(field, &[field.name().clone()]) {
-            builder = builder.set_column_dictionary_enabled(ColumnPath::new(path), true);
+        for (path, data_type) in leaves(field, &[]) {
+            let is_in_list = path.len() > 1;
+            let path = ColumnPath::new(path);
+            builder = match data_type {
+                _ if is_in_list => builder.set_column_data_page_row_count_limit(path, LIST_PAGE_ROWS),
+                DataType::Utf8 => builder.set_column_dictionary_enabled(path, true),
+                DataType::Int64 | DataType::Timestamp(..) => builder
+                    .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
+                    .set_column_compression(path, Compression::UNCOMPRESSED),
+                _ => builder,
+            };
         }
+    }
+    for &at in &schema.key {
+        let path = ColumnPath::from(schema.columns[at].name.as_str());
+        builder = builder
+            .set_column_statistics_enabled(path.clone(), EnabledStatistics::Page)
+            .set_column_compression(path, Compression::UNCOMPRESSED);
     }
     builder.build()
 }
 
-/// The Parquet paths of a field's text: those repeat, and a dictionary pays.
-fn text_leaves(field: &Field, path: &[String]) -> Vec<Vec<String>> {
-    let below =
-        |path: &[String], names: &[&str]| [path, &names.iter().map(ToString::to_string).collect::<Vec<_>>()].concat();
+/// The Parquet columns of a field: their paths and types.
+fn leaves(field: &Field, above: &[String]) -> Vec<(Vec<String>, DataType)> {
+    let path = [above, &[field.name().clone()]].concat();
     match field.data_type() {
-        DataType::Utf8 => vec![path.to_vec()],
-        DataType::List(item) => text_leaves(item, &below(path, &["list", item.name()])),
-        DataType::Struct(members) => {
-            members.iter().flat_map(|member| text_leaves(member, &below(path, &[member.name()]))).collect()
-        }
-        _ => Vec::new(),
+        DataType::List(item) => leaves(item, &[path, vec!["list".to_owned()]].concat()),
+        DataType::Struct(members) => members.iter().flat_map(|member| leaves(member, &path)).collect(),
+        plain => vec![(path, plain.clone())],
     }
 }
 
 fn sorting_columns(schema: &Schema) -> Vec<SortingColumn> {
-    let leaves = |fields: &[Arc<Field>]| fields.iter().map(|field| leaves_of(field.data_type())).sum::<usize>();
+    let before = |at: usize| schema.arrow().fields()[..at].iter().flat_map(|field| leaves(field, &[])).count();
     let columns = schema.key.iter().map(|&at| SortingColumn {
-        column_idx: i32::try_from(leaves(&schema.arrow().fields()[..at])).expect("a schema has fewer columns than i32"),
+        column_idx: i32::try_from(before(at)).expect("a schema has fewer columns than i32"),
         descending: false,
         nulls_first: true,
     });
     columns.collect()
-}
-
-/// The number of Parquet columns that an Arrow type takes.
-fn leaves_of(data_type: &DataType) -> usize {
-    match data_type {
-        DataType::List(item) => leaves_of(item.data_type()),
-        DataType::Struct(members) => members.iter().map(|member| leaves_of(member.data_type())).sum(),
-        _ => 1,
-    }
 }
 
 fn metadata(schema: &Schema) -> Vec<KeyValue> {
@@ -131,7 +150,7 @@ fn metadata(schema: &Schema) -> Vec<KeyValue> {
         entry("format", ARCHIVE_FORMAT.to_string()),
         entry("dataset", schema.dataset.clone()),
         entry("schema_version", schema.version().to_string()),
-        entry("schema_fingerprint", schema.fingerprint()),
+        entry("schema_fingerprint", schema.fingerprint().to_owned()),
         entry("tool", tool()),
         KeyValue::new(checksum::KEY.to_owned(), checksum::BLANK.to_owned()),
     ]

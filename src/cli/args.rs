@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::archive::Archive;
+use crate::clock::{self, Zone};
 use crate::config::{self, ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
 use crate::query::Agg;
 
@@ -166,6 +167,8 @@ pub(super) enum Question {
     Changes(ChangesArgs),
     /// The applications that use most
     Apps(AppsArgs),
+    /// Where there are no states, and why
+    Gaps(GapsArgs),
 }
 
 /// A stretch of time.
@@ -185,9 +188,15 @@ pub(super) struct OutputArgs {
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
-    /// Write it to a file
+    /// Write it to a file; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
+    /// The time zone of what is typed and shown, as Europe/Berlin
+    #[arg(long, value_parser = zone, default_value = "UTC", value_name = "ZONE")]
+    pub(super) tz: Zone,
+    /// Pass over damaged files, name them, and exit with 3; without it, they are an error
+    #[arg(long)]
+    pub(super) skip_damaged: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -214,6 +223,9 @@ pub(super) struct TrendArgs {
     /// Length of a bucket
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     pub(super) every: String,
+    /// Draw charts instead of a table
+    #[arg(long, conflicts_with = "format")]
+    pub(super) plot: bool,
     /// What is computed; `rate`, per second, is of counts within a window, by the windows' lengths
     #[arg(long, value_parser = aggs(), value_delimiter = ',', default_value = "mean")]
     pub(super) agg: Vec<Agg>,
@@ -280,6 +292,26 @@ pub(super) struct AppsArgs {
     pub(super) output: OutputArgs,
 }
 
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Causes: not_asked, no request was made; failed, it was made and failed; absent, the API has no state of the\ndevice; silent, there was an answer with nothing of that time. days_left: until Cloudflare's history of 7 days\nno longer has the oldest interval that can still be asked for.\n\nExamples:\n  dex-archive query gaps --since 7d\n  dex-archive query gaps --since 7d --every 15m --device alice-mbp000 --each"
+)]
+pub(super) struct GapsArgs {
+    /// A device, as for `query trend`; all without it
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Vec<String>,
+    /// Length of an interval in which a state is expected
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    pub(super) every: String,
+    /// Each gap by itself, and not each device
+    #[arg(long)]
+    pub(super) each: bool,
+    #[command(flatten)]
+    pub(super) window: WindowArgs,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     Table,
@@ -287,6 +319,7 @@ pub(super) enum Format {
     Json,
     Ndjson,
     Markdown,
+    Parquet,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -398,6 +431,11 @@ pub(super) struct DemoArgs {
     /// Simulated hours
     #[arg(long, default_value_t = 8)]
     pub(super) hours: u32,
+}
+
+/// Reads the name of a time zone.
+fn zone(text: &str) -> Result<Zone, String> {
+    clock::parse_zone(text).ok_or_else(|| format!("{text:?} is no time zone: it is named as UTC or Europe/Berlin"))
 }
 
 /// Reads an aggregate by its name.

@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let client_options = command.api.over(file.api).client_options(seed(&clock))?;
     let options = collect_options(command, every.unwrap_or(INTERVAL))?;
     if command.dry_run {
-        print::data(&format!("plan: {}\n", Plan::new(&options, client_options.budget)))?;
+        print::data(format!("plan: {}\n", Plan::new(&options, client_options.budget)))?;
         return Ok(Exit::Done);
     }
     let runtime = runtime()?;

@@ -9,11 +9,11 @@ use chrono::TimeDelta;
 
 use crate::api::{Budget, Client, ClientOptions, Credential, Secret};
 use crate::archive::Archive;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Timestamp, Zone};
 use crate::collect::{CollectOptions, Collector, SourceChoice, stop_pair};
 use crate::disk::Access;
 use crate::privacy::Policy;
-use crate::query::{Agg, Answer, QueryError, TrendOptions, Who, Window, metrics, trend};
+use crate::query::{Agg, Answer, Days, QueryError, TrendOptions, Who, Window, metrics, trend};
 use crate::sim::{Fleet, FleetOptions, RateLimit, Server, ServerOptions};
 use crate::snapshot::AccountId;
 
@@ -99,18 +99,20 @@ fn client_options(base_url: String, fleet: &Fleet) -> anyhow::Result<ClientOptio
 /// Where the files are, a trend, and what to paste.
 fn show(fleet: &Fleet, root: &Path, window: Window) -> anyhow::Result<Exit> {
     let archive = Archive::open(root)?;
+    let days = Days::new(&archive, false);
     let mut options = TrendOptions {
         who: Who::Devices(Vec::new()),
         metrics: metrics(&["cpu_pct".to_owned(), "rtt_rtt_us_downstream".to_owned()])?,
         window,
         every: Duration::from_mins(30),
+        zone: Zone::UTC,
         aggs: vec![Agg::Mean, Agg::Max],
     };
     let mut best: Option<(usize, String, Answer)> = None;
     // Phones and laptops that are off have little to show: the fullest of the first devices is shown.
     for device in (0..fleet.options().devices.min(DEVICES_TRIED)).map(|device| fleet.device_id(device)) {
         options.who = Who::Devices(vec![device.clone()]);
-        let answer = match trend(&archive, &options) {
+        let answer = match trend(&days, &options) {
             Err(QueryError::NoState { .. }) => continue,
             answer => answer?,
         };
@@ -123,10 +125,10 @@ fn show(fleet: &Fleet, root: &Path, window: Window) -> anyhow::Result<Exit> {
     let root = root.display();
     // A newcomer has the program where cargo put it.
     let program = std::env::args().next().unwrap_or_else(|| "dex-archive".to_owned());
-    print::data(&format!(
+    print::data(format!(
         "\n{}\nfiles:  {root}/device_state/date=*/*.parquet\nagain:  {program} --archive {root} query trend --device {} --since 1d --every 30m\n\
          SQL:    duckdb -c \"SELECT platform, status, count(*) FROM '{root}/device_state/*/*.parquet' GROUP BY ALL ORDER BY ALL\"\n",
-        query::table(&best),
+        query::table(&best, Zone::UTC),
         device,
     ))?;
     Ok(Exit::Done)

@@ -77,7 +77,7 @@ fn subject(command: &ForgetArgs, policy: &Policy) -> Result<Subject, ConfigError
 fn tell(erased: &Erased, dry_run: bool, quiet: bool) -> anyhow::Result<()> {
     let rows = erased.days.iter().map(|(_, _, rows)| rows).sum::<u64>();
     let lines = erased.days.iter().map(|(dataset, date, rows)| format!("{dataset} {date}: {rows} rows\n"));
-    print::data(&lines.collect::<String>())?;
+    print::data(lines.collect::<String>())?;
     if !quiet {
         let verb = if dry_run { "would go" } else { "went" };
         print::note(&format!(

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
 use crate::import::{ImportOptions, ImportStats, read_file};
 use crate::snapshot::{AccountId, sweep_id};
@@ -23,7 +23,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     let account_id = AccountId::parse(&account).map_err(ConfigError::Id)?;
     let now = clock.now();
     let collected_at = match &command.collected_at {
-        Some(text) => config::parse_time(text, now)?,
+        Some(text) => config::parse_time(text, Zone::UTC, now)?,
         None => now,
     };
     // Every file is opened before anything is written, so that a wrong name leaves nothing behind.

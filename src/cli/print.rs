@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 /// Writes data to stdout.
-pub(super) fn data(text: &str) -> io::Result<()> {
+pub(super) fn data(data: impl AsRef<[u8]>) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(data.as_ref())?;
     out.flush()
 }
 
@@ -39,8 +39,14 @@ pub(super) fn safe_word(text: &str) -> String {
 
 /// Writes a small file for scripts.
 #[expect(clippy::disallowed_methods, reason = "not a file of the archive: a summary that the next run replaces")]
-pub(super) fn file(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))
+pub(super) fn file(path: &Path, data: impl AsRef<[u8]>) -> anyhow::Result<()> {
+    std::fs::write(path, data).map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))
+}
+
+/// Letters of a line of the terminal, or as many as `COLUMNS` says; none where stdout is something else.
+pub(super) fn width() -> Option<usize> {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    said.or_else(|| terminal_size::terminal_size().map(|(width, _)| usize::from(width.0)))
 }
 
 /// Whether colours are wanted on stderr.

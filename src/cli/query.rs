@@ -1,65 +1,71 @@
 //! `query`.
 
+mod course;
 mod format;
+mod table;
 
 use std::path::Path;
 use std::time::Duration;
 
-use crate::archive::Archive;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp, Zone};
 use crate::config::{self, ConfigError};
 use crate::privacy::{Action, Policy};
 use crate::query::{
-    Answer, AppsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps, changes, latest, metrics,
-    resolve_devices, trend,
+    Answer, AppsOptions, Days, GapsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps, changes, gaps,
+    latest, metrics, resolve_devices, trend,
 };
 use crate::snapshot::DeviceId;
 
-use super::args::{Args, OutputArgs, QueryArgs, Question, TrendArgs, WindowArgs};
+use super::args::{
+    AppsArgs, Args, ChangesArgs, GapsArgs, LatestArgs, OutputArgs, QueryArgs, Question, TrendArgs, WindowArgs,
+};
 use super::{Exit, print};
 
-pub(super) use format::table;
+pub(super) use table::table;
+
+/// Letters of a line where nobody says how many there are.
+const WIDTH: usize = 100;
 
 /// Answers a question.
 pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
     let (archive, file) = args.open_archive()?;
-    let asker = Asker { archive, policy: file.policy()? };
-    let (answer, output) = match &command.question {
-        Question::Trend(question) => (asker.trend(question)?, &question.output),
-        Question::Latest(question) => {
-            let until = config::parse_time(&question.at, Clock::system().now())?;
-            // The state of that very moment counts.
-            let until = until + chrono::TimeDelta::microseconds(1);
-            let since = until - span(&question.back)?;
-            let columns = question.column.clone();
-            let options = asker.states(&question.device, columns, Window { since, until })?;
-            (latest(&asker.archive, &options)?, &question.output)
-        }
-        Question::Changes(question) => {
-            let window = window(&question.window)?;
-            let options = asker.states(&question.device, question.column.clone(), window)?;
-            (changes(&asker.archive, &options)?, &question.output)
-        }
-        Question::Apps(question) => {
-            let window = window(&question.window)?;
-            let devices = asker.devices(&question.device, window)?;
-            let options = AppsOptions { devices, resource: question.resource.clone(), window, top: question.top };
-            (apps(&asker.archive, &options)?, &question.output)
-        }
+    let output = command.question.output();
+    let asker = Asker {
+        days: Days::new(&archive, output.skip_damaged),
+        policy: file.policy()?,
+        zone: output.tz,
+        now: Clock::system().now(),
     };
-    put(&answer, output)?;
-    Ok(Exit::Done)
+    let (answer, plot) = match &command.question {
+        Question::Trend(question) => (asker.trend(question)?, question.plot),
+        Question::Latest(question) => (asker.latest(question)?, false),
+        Question::Changes(question) => (asker.changes(question)?, false),
+        Question::Apps(question) => (asker.apps(question)?, false),
+        Question::Gaps(question) => (asker.gaps(question)?, false),
+    };
+    let text = if plot {
+        course::charts(&answer, output.tz, print::width().unwrap_or(WIDTH)).into_bytes()
+    } else {
+        format::write(&answer, output.format, output.tz)?
+    };
+    match &output.output {
+        Some(path) if path != Path::new("-") => print::file(path, &text)?,
+        _ => print::data(&text)?,
+    }
+    Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
 }
 
 /// Who asks, and what.
-struct Asker {
-    archive: Archive,
+struct Asker<'a> {
+    days: Days<'a>,
     policy: Policy,
+    zone: Zone,
+    now: Timestamp,
 }
 
-impl Asker {
+impl Asker<'_> {
     fn trend(&self, question: &TrendArgs) -> anyhow::Result<Answer> {
-        let window = window(&question.window)?;
+        let window = self.window(&question.window)?;
         let metrics = metrics(&question.metric)?;
         let who = match self.devices(&question.device, window)? {
             Some(devices) => Who::Devices(devices),
@@ -67,11 +73,43 @@ impl Asker {
         };
         let every = config::parse_duration(&question.every)?;
         let aggs = question.agg.clone();
-        Ok(trend(&self.archive, &TrendOptions { who, metrics, window, every, aggs })?)
+        Ok(trend(&self.days, &TrendOptions { who, metrics, window, every, zone: self.zone, aggs })?)
+    }
+
+    fn latest(&self, question: &LatestArgs) -> anyhow::Result<Answer> {
+        let until = config::parse_time(&question.at, self.zone, self.now)?;
+        // The state of that very moment counts.
+        let until = until + chrono::TimeDelta::microseconds(1);
+        let window = Window { since: until - span(&question.back)?, until };
+        Ok(latest(&self.days, &self.states(&question.device, question.column.clone(), window)?)?)
+    }
+
+    fn changes(&self, question: &ChangesArgs) -> anyhow::Result<Answer> {
+        let window = self.window(&question.window)?;
+        Ok(changes(&self.days, &self.states(&question.device, question.column.clone(), window)?)?)
+    }
+
+    fn apps(&self, question: &AppsArgs) -> anyhow::Result<Answer> {
+        let window = self.window(&question.window)?;
+        let devices = self.devices(&question.device, window)?;
+        Ok(apps(&self.days, &AppsOptions { devices, resource: question.resource.clone(), window, top: question.top })?)
+    }
+
+    fn gaps(&self, question: &GapsArgs) -> anyhow::Result<Answer> {
+        let window = self.window(&question.window)?;
+        let devices = self.devices(&question.device, window)?;
+        let every = config::parse_duration(&question.every)?;
+        let options = GapsOptions { devices, window, every, zone: self.zone, each: question.each, now: self.now };
+        Ok(gaps(&self.days, &options)?)
     }
 
     fn states(&self, devices: &[String], columns: Vec<String>, window: Window) -> Result<StateOptions, QueryError> {
         Ok(StateOptions { devices: self.devices(devices, window)?, columns, window })
+    }
+
+    fn window(&self, args: &WindowArgs) -> Result<Window, ConfigError> {
+        let time = |text| config::parse_time(text, self.zone, self.now);
+        Ok(Window { since: time(&args.since)?, until: time(&args.until)? })
     }
 
     /// The ids of devices as they are in the archive; none where none was named.
@@ -97,15 +135,10 @@ impl Asker {
         };
         match self.policy.pseudonym(device).filter(|_| is_treated(column)) {
             Some(pseudonym) if column == "device_id" => Ok(vec![pseudonym]),
-            Some(pseudonym) => resolve_devices(&self.archive, &pseudonym, window),
-            None => resolve_devices(&self.archive, device, window),
+            Some(pseudonym) => resolve_devices(&self.days, &pseudonym, window),
+            None => resolve_devices(&self.days, device, window),
         }
     }
-}
-
-fn window(args: &WindowArgs) -> Result<Window, ConfigError> {
-    let now = Clock::system().now();
-    Ok(Window { since: config::parse_time(&args.since, now)?, until: config::parse_time(&args.until, now)? })
 }
 
 fn span(text: &str) -> Result<chrono::TimeDelta, ConfigError> {
@@ -113,10 +146,14 @@ fn span(text: &str) -> Result<chrono::TimeDelta, ConfigError> {
     chrono::TimeDelta::from_std(span).map_err(|_out_of_range| ConfigError::Duration(text.to_owned()))
 }
 
-fn put(answer: &Answer, output: &OutputArgs) -> anyhow::Result<()> {
-    let text = format::write(answer, output.format);
-    match &output.output {
-        Some(path) if path != Path::new("-") => print::file(path, &text),
-        _ => Ok(print::data(&text)?),
+impl Question {
+    fn output(&self) -> &OutputArgs {
+        match self {
+            Self::Trend(question) => &question.output,
+            Self::Latest(question) => &question.output,
+            Self::Changes(question) => &question.output,
+            Self::Apps(question) => &question.output,
+            Self::Gaps(question) => &question.output,
+        }
     }
 }

@@ -47,7 +47,7 @@ fn serve(options: ServerOptions, port: u16, account: &str) -> anyhow::Result<Exi
     runtime.block_on(async {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let server = Server::bind(options, Clock::system(), address).await?;
-        print::data(&format!("CLOUDFLARE_BASE_URL=http://{}\nCLOUDFLARE_ACCOUNT_ID={account}\n", server.local_addr()))?;
+        print::data(format!("CLOUDFLARE_BASE_URL=http://{}\nCLOUDFLARE_ACCOUNT_ID={account}\n", server.local_addr()))?;
         print::note("any token will do; stop with Ctrl-C");
         server.run(async { drop(tokio::signal::ctrl_c().await) }).await?;
         Ok(Exit::Done)

@@ -61,9 +61,9 @@ impl Subject {
     /// Rows of a part that are about it.
     pub(super) fn count_in(&self, path: &Path, schema: &Schema) -> Result<Found, ArchiveError> {
         let columns = self.columns(schema).into_iter().chain(unmapped(schema));
-        let scan = Scan { columns: columns.collect(), any_of: None };
+        let scan = Scan { columns: columns.collect(), ..Scan::default() };
         let mut found = Found::default();
-        for batch in Part::open(path, schema)?.batches(Some(&scan))? {
+        for batch in Part::open(path, schema)?.batches(Some(&scan)) {
             let batch = batch?;
             found.about += (batch.num_rows() - self.spares(schema, &batch).true_count()) as u64;
             found.hidden += self.hidden_in(schema, &batch);

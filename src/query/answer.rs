@@ -2,7 +2,11 @@
 //!
 //! How it is shown is not decided here.
 
-use crate::clock::Timestamp;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+
+use crate::clock::{self, Timestamp};
 
 /// The answer to a question.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +26,21 @@ pub struct AnswerColumn {
     pub name: String,
     /// The unit of its values; empty where they have none.
     pub unit: String,
-    /// Whether it is one of the values that were asked for, and not what the row is known by.
-    pub is_value: bool,
+    /// What it is to the row.
+    pub role: ColumnRole,
+}
+
+/// What a column is to the rows of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnRole {
+    /// When a bucket begins: the rows of a series follow each other by it.
+    Start,
+    /// What a row is known by, or the series that it belongs to.
+    Key,
+    /// How many states there were.
+    States,
+    /// One of the values that were asked for.
+    Value,
 }
 
 /// One value.
@@ -42,10 +59,41 @@ pub enum Cell {
 }
 
 impl Answer {
+    /// Its columns as Arrow arrays: texts, whole numbers, doubles, times in microseconds (UTC). A column without
+    /// any value is of doubles if it was asked for, else of texts.
+    #[must_use]
+    pub fn to_batch(&self) -> RecordBatch {
+        let columns = self.columns.iter().enumerate().map(|(at, column)| {
+            let array = array(self.rows.iter().map(|row| &row[at]), column.role == ColumnRole::Value);
+            (column.name.as_str(), array, true)
+        });
+        RecordBatch::try_from_iter_with_nullable(columns).expect("each row has a cell for each column")
+    }
+
     /// The values of a row that were asked for and are there.
     pub fn values<'a>(&'a self, row: &'a [Cell]) -> impl Iterator<Item = &'a Cell> {
-        let wanted = self.columns.iter().zip(row).filter(|(column, cell)| column.is_value && **cell != Cell::Null);
+        let wanted = self
+            .columns
+            .iter()
+            .zip(row)
+            .filter(|(column, cell)| column.role == ColumnRole::Value && **cell != Cell::Null);
         wanted.map(|(_, cell)| cell)
+    }
+}
+
+fn array<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, is_value: bool) -> ArrayRef {
+    let all = |fits: fn(&Cell) -> bool| cells.clone().all(|cell| *cell == Cell::Null || fits(cell));
+    let is_empty = cells.clone().all(|cell| *cell == Cell::Null);
+    if !is_empty && all(|cell| matches!(cell, Cell::Time(_))) {
+        let times = cells.map(|cell| if let Cell::Time(at) = cell { Some(at.timestamp_micros()) } else { None });
+        Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+    } else if !is_empty && all(|cell| matches!(cell, Cell::Count(_))) {
+        let counts = cells.map(|cell| if let Cell::Count(count) = cell { Some(*count) } else { None });
+        Arc::new(counts.collect::<Int64Array>())
+    } else if all(|cell| cell.number().is_some()) && (is_value || !is_empty) {
+        Arc::new(cells.map(Cell::number).collect::<Float64Array>())
+    } else {
+        Arc::new(cells.map(Cell::text).collect::<StringArray>())
     }
 }
 
@@ -53,17 +101,41 @@ impl AnswerColumn {
     /// A column by which a row is known.
     #[must_use]
     pub fn key(name: &str) -> Self {
-        Self { name: name.to_owned(), unit: String::new(), is_value: false }
+        Self { name: name.to_owned(), unit: String::new(), role: ColumnRole::Key }
+    }
+
+    /// When each bucket begins.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { role: ColumnRole::Start, ..Self::key("start") }
+    }
+
+    /// How many states there were.
+    #[must_use]
+    pub fn states() -> Self {
+        Self { role: ColumnRole::States, ..Self::key("states") }
     }
 
     /// A column that was asked for.
     #[must_use]
     pub fn value(name: String, unit: &str) -> Self {
-        Self { name, unit: unit.to_owned(), is_value: true }
+        Self { name, unit: unit.to_owned(), role: ColumnRole::Value }
     }
 }
 
 impl Cell {
+    /// It as a text; none where there is none.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Self::Null => None,
+            Self::Text(text) => Some(text.clone()),
+            Self::Count(count) => Some(count.to_string()),
+            Self::Number(value) => Some(value.to_string()),
+            Self::Time(at) => Some(clock::format_timestamp(*at)),
+        }
+    }
+
     /// The number that it is, if it is one.
     #[must_use]
     pub fn number(&self) -> Option<f64> {

@@ -6,12 +6,13 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 
-use crate::archive::{Archive, Scan};
+use crate::archive::Scan;
 use crate::schema::{Role, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
-use super::trend::Window;
-use super::{QueryError, column, scan};
+use super::scan::Days;
+use super::window::Window;
+use super::{QueryError, column};
 
 /// What is asked of applications.
 #[derive(Debug, Clone)]
@@ -31,7 +32,7 @@ pub struct AppsOptions {
 ///
 /// # Errors
 /// Where the window has no length, there is no such resource, or the archive cannot be read.
-pub fn apps(archive: &Archive, options: &AppsOptions) -> Result<Answer, QueryError> {
+pub fn apps(days: &Days, options: &AppsOptions) -> Result<Answer, QueryError> {
     options.window.check()?;
     let schema = Schema::device_state();
     let lists = || schema.columns.iter().enumerate().filter(|(_, column)| column.role == Role::Apps);
@@ -39,10 +40,10 @@ pub fn apps(archive: &Archive, options: &AppsOptions) -> Result<Answer, QueryErr
     let (list, entry) = list.ok_or_else(|| QueryError::Column { name: options.resource.clone() })?;
     let (device, time) = (column(&schema, "device_id"), column(&schema, "timestamp"));
     let any_of = options.devices.clone().map(|ids| (device, ids));
-    let scan = Scan { columns: [device, time, list].into(), any_of };
+    let scan = Scan { columns: [device, time, list].into(), any_of, ..Scan::default() };
     let add = |found: &mut Apps, batch: &RecordBatch| take(batch, options, &entry.name, found);
     let mut all = Apps::new();
-    scan::fold(archive, &schema, options.window, &scan, Apps::new, add, |found| {
+    days.fold(&schema, options.window, &scan, Apps::new, add, |found| {
         found.into_iter().for_each(|(name, usage)| all.entry(name).or_default().merge(&usage));
     })?;
     let mut sorted: Vec<(String, Usage)> = all.into_iter().collect();
@@ -52,7 +53,7 @@ pub fn apps(archive: &Archive, options: &AppsOptions) -> Result<Answer, QueryErr
     let unit = entry.fields.last().and_then(|member| member.unit).map_or("", |unit| unit.name());
     let columns = vec![
         AnswerColumn::key("app"),
-        AnswerColumn::key("states"),
+        AnswerColumn::states(),
         AnswerColumn::value(format!("{value}_mean"), unit),
         AnswerColumn::value(format!("{value}_max"), unit),
     ];

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
 
-use crate::archive::{Archive, Scan};
+use crate::archive::Scan;
 use crate::schema::{Personal, Schema};
 use crate::snapshot::DeviceId;
 
 use super::metric::{is_pattern, matches};
-use super::{QueryError, Window, column, scan};
+use super::scan::Days;
+use super::{QueryError, Window, column};
 
 /// So many letters of an id are enough to look for it.
 const SHORTEST_PREFIX: usize = 4;
@@ -26,13 +27,13 @@ type Devices = BTreeMap<String, BTreeSet<String>>;
 ///
 /// # Errors
 /// Where no device is called so, or several have the name or the beginning of the id.
-pub fn resolve_devices(archive: &Archive, text: &str, window: Window) -> Result<Vec<String>, QueryError> {
+pub fn resolve_devices(days: &Days, text: &str, window: Window) -> Result<Vec<String>, QueryError> {
     window.check()?;
     if let Ok(id) = DeviceId::parse(text) {
         return Ok(vec![id.as_str().to_owned()]);
     }
     let wanted = text.to_lowercase();
-    let devices = called(archive, window, &|id, word| is_meant(&wanted, id, word))?;
+    let devices = called(days, window, &|id, word| is_meant(&wanted, id, word))?;
     let by_word: Vec<String> =
         devices.iter().filter(|(_, words)| !words.is_empty()).map(|(id, _)| id.clone()).collect();
     let several = is_pattern(text) || text.contains('@');
@@ -56,14 +57,14 @@ fn is_meant(wanted: &str, id: &str, word: Option<&str>) -> bool {
 
 /// The devices of which the id or a word is meant, and those words.
 fn called(
-    archive: &Archive,
+    days: &Days,
     window: Window,
     is_meant: &(dyn Fn(&str, Option<&str>) -> bool + Sync),
 ) -> Result<Devices, QueryError> {
     let schema = Schema::device_state();
     let person = schema.columns.iter().position(|column| column.personal == Some(Personal::Person));
     let columns = [column(&schema, "device_id"), column(&schema, "device_name")].into_iter().chain(person);
-    let scan = Scan { columns: columns.collect(), any_of: None };
+    let scan = Scan { columns: columns.collect(), ..Scan::default() };
     let add = |found: &mut Devices, batch: &RecordBatch| {
         let ids = batch.column_by_name("device_id").expect("the scan has it").as_string::<i32>();
         let words = batch.columns().iter().zip(batch.schema_ref().fields());
@@ -84,7 +85,7 @@ fn called(
         }
     };
     let mut devices = Devices::new();
-    scan::fold(archive, &schema, window, &scan, Devices::new, add, |found| {
+    days.fold(&schema, window, &scan, Devices::new, add, |found| {
         found.into_iter().for_each(|(id, words)| devices.entry(id).or_default().extend(words));
     })?;
     Ok(devices)

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, RecordBatch};
 
-use crate::archive::{Archive, Scan};
+use crate::archive::Scan;
 use crate::clock;
 use crate::schema::{Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
-use super::trend::Window;
-use super::{QueryError, column, scan};
+use super::newest::Newest;
+use super::scan::Days;
+use super::window::Window;
+use super::{QueryError, cell, column};
 
 /// What is asked of states as they are.
 #[derive(Debug, Clone)]
@@ -29,23 +31,12 @@ pub struct StateOptions {
 ///
 /// # Errors
 /// Where the window has no length, there is no such column, or the archive cannot be read.
-pub fn latest(archive: &Archive, options: &StateOptions) -> Result<Answer, QueryError> {
+pub fn latest(days: &Days, options: &StateOptions) -> Result<Answer, QueryError> {
     let reading = Reading::new(options)?;
-    let mut newest: BTreeMap<String, (i64, Vec<Cell>)> = BTreeMap::new();
-    let add = |found: &mut BTreeMap<String, (i64, Vec<Cell>)>, batch: &RecordBatch| {
-        each_state(batch, options, &mut |id, micros, row| {
-            if found.get(id).is_none_or(|(at, _)| *at <= micros) {
-                found.insert(id.to_owned(), (micros, reading.cells(batch, row)));
-            }
-        });
-    };
-    scan::fold(archive, &reading.schema, options.window, &reading.scan, BTreeMap::new, add, |found| {
-        for (id, (micros, cells)) in found {
-            if newest.get(&id).is_none_or(|(at, _)| *at <= micros) {
-                newest.insert(id, (micros, cells));
-            }
-        }
-    })?;
+    let devices = options.devices.as_deref();
+    let newest =
+        Newest { schema: &reading.schema, window: options.window, devices, columns: &reading.wanted, needed: None };
+    let newest = newest.find(days)?;
     let rows = newest.into_iter().map(|(id, (micros, cells))| {
         [Cell::Text(id), Cell::from(clock::from_micros(micros))].into_iter().chain(cells).collect()
     });
@@ -60,7 +51,7 @@ pub fn latest(archive: &Archive, options: &StateOptions) -> Result<Answer, Query
 ///
 /// # Errors
 /// Where the window has no length, there is no such column, or the archive cannot be read.
-pub fn changes(archive: &Archive, options: &StateOptions) -> Result<Answer, QueryError> {
+pub fn changes(days: &Days, options: &StateOptions) -> Result<Answer, QueryError> {
     let reading = Reading::new(options)?;
     let mut all = Histories::new();
     let add = |found: &mut Histories, batch: &RecordBatch| {
@@ -71,7 +62,7 @@ pub fn changes(archive: &Archive, options: &StateOptions) -> Result<Answer, Quer
             }
         });
     };
-    scan::fold(archive, &reading.schema, options.window, &reading.scan, Histories::new, add, |found| {
+    days.fold(&reading.schema, options.window, &reading.scan, Histories::new, add, |found| {
         for (key, later) in found {
             all.entry(key).or_default().follow(later);
         }
@@ -141,7 +132,7 @@ impl Reading {
         let wanted = options.columns.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         let device = column(&schema, "device_id");
         let columns = wanted.iter().copied().chain([device, column(&schema, "timestamp")]).collect();
-        let scan = Scan { columns, any_of: options.devices.clone().map(|ids| (device, ids)) };
+        let scan = Scan { columns, any_of: options.devices.clone().map(|ids| (device, ids)), ..Scan::default() };
         Ok(Self { schema, scan, wanted })
     }
 
@@ -170,23 +161,4 @@ fn each_state(batch: &RecordBatch, options: &StateOptions, state: &mut dyn FnMut
             state(id, times.value(row), row);
         }
     }
-}
-
-fn cell(column: &ArrayRef, row: usize) -> Cell {
-    if column.is_null(row) {
-        return Cell::Null;
-    }
-    if let Some(texts) = column.as_string_opt::<i32>() {
-        return Cell::Text(texts.value(row).to_owned());
-    }
-    if let Some(numbers) = column.as_primitive_opt::<Int64Type>() {
-        return Cell::Count(numbers.value(row));
-    }
-    if let Some(numbers) = column.as_primitive_opt::<Float64Type>() {
-        return Cell::Number(numbers.value(row));
-    }
-    if let Some(times) = column.as_primitive_opt::<TimestampMicrosecondType>() {
-        return Cell::from(clock::from_micros(times.value(row)));
-    }
-    column.as_boolean_opt().map_or(Cell::Null, |flags| Cell::Text(flags.value(row).to_string()))
 }

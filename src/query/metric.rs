@@ -33,6 +33,16 @@ pub enum MetricKind {
     Share,
 }
 
+impl Metric {
+    /// The position of the column that says how long each value counts, where there is one.
+    pub(super) fn window(&self) -> Option<usize> {
+        match self.kind {
+            MetricKind::PerWindow { window } => Some(window),
+            _ => None,
+        }
+    }
+}
+
 /// The metrics of these names: each a column, the word of a group, or a pattern with `*` and `?`.
 ///
 /// # Errors

@@ -1,12 +1,15 @@
-//! Reading the days of a window: side by side over the cores, each by its own partial answer.
+//! Reading the days of a window: row group by row group, side by side over the cores, each into a partial answer
+//! of its own.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 
 use arrow_array::RecordBatch;
 
-use crate::archive::{Archive, ArchiveError, Part, Scan};
+use crate::archive::{Archive, ArchiveError, Part, Partition, Scan};
 use crate::schema::Schema;
 
 use super::Window;
@@ -14,63 +17,165 @@ use super::Window;
 /// Threads that read at once at most.
 const MOST_THREADS: usize = 8;
 
-/// Folds the batches of every day of a window that hold what a scan asks for: each day into an accumulator
-/// of its own, and these, oldest first, by `merge`.
-pub(super) fn fold<T: Send>(
-    archive: &Archive,
-    schema: &Schema,
-    window: Window,
-    scan: &Scan,
-    start: impl Fn() -> T + Sync,
-    add: impl Fn(&mut T, &RecordBatch) + Sync,
-    mut merge: impl FnMut(T),
-) -> Result<(), ArchiveError> {
-    let parts = parts(archive, schema, window)?;
-    let read = |path: &PathBuf| -> Result<T, ArchiveError> {
-        let mut found = start();
-        for batch in Part::open(path, schema)?.batches(Some(scan))? {
-            add(&mut found, &batch?);
-        }
-        Ok(found)
-    };
-    for found in side_by_side(&parts, read) {
-        merge(found?);
-    }
-    Ok(())
+/// The days of an archive, as questions are asked of them.
+#[derive(Debug)]
+pub struct Days<'a> {
+    archive: &'a Archive,
+    skip_damaged: bool,
+    skipped: Mutex<Vec<PathBuf>>,
+    listed: Mutex<BTreeMap<Partition, Vec<PathBuf>>>,
 }
 
-/// The parts of the days that a window touches, oldest first.
-fn parts(archive: &Archive, schema: &Schema, window: Window) -> Result<Vec<PathBuf>, ArchiveError> {
-    let mut found = Vec::new();
-    for partition in archive.partitions(schema)?.into_iter().filter(|partition| window.touches(partition.date)) {
-        let parts = archive.parts(&partition)?;
+impl<'a> Days<'a> {
+    /// The days of an archive. What is damaged is passed over with a warning if it may be, else it is an error.
+    #[must_use]
+    pub fn new(archive: &'a Archive, skip_damaged: bool) -> Self {
+        Self { archive, skip_damaged, skipped: Mutex::default(), listed: Mutex::default() }
+    }
+
+    /// The damaged parts of which rows were passed over.
+    #[must_use]
+    pub fn skipped(&self) -> Vec<PathBuf> {
+        self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Folds the batches of every day of a window that hold what a scan asks for: each row group into an
+    /// accumulator of its own, and these, oldest day first and then by device, by `merge`.
+    pub(super) fn fold<T: Send>(
+        &self,
+        schema: &Schema,
+        window: Window,
+        scan: &Scan,
+        start: impl Fn() -> T + Sync,
+        add: impl Fn(&mut T, &RecordBatch) + Sync,
+        mut merge: impl FnMut(T),
+    ) -> Result<(), ArchiveError> {
+        let time = schema.partition_by[0];
+        let scan = Scan { within: Some((time, window.micros())), ..scan.clone() };
+        let read = |part: &Part, group| -> Result<T, ArchiveError> {
+            let mut found = start();
+            for batch in part.group(group, Some(&scan))? {
+                add(&mut found, &batch?);
+            }
+            Ok(found)
+        };
+        self.each_group(&self.by_day(schema, window)?.concat(), schema, &scan, read, &mut merge)
+    }
+
+    /// Reads those row groups of parts that can hold what a scan asks for, and hands over what was read, in the
+    /// order of the parts and the groups.
+    pub(super) fn each_group<T: Send>(
+        &self,
+        paths: &[PathBuf],
+        schema: &Schema,
+        scan: &Scan,
+        read: impl Fn(&Part, usize) -> Result<T, ArchiveError> + Sync,
+        mut take: impl FnMut(T),
+    ) -> Result<(), ArchiveError> {
+        let look = |path: &PathBuf| self.archive.look(path, schema);
+        if paths.len() >= 2 * threads() {
+            // Enough to do for everybody: each part is opened and read in one go.
+            let whole = |path: &PathBuf| {
+                let part = self.unless_damaged(look(path))?;
+                let groups =
+                    part.iter().flat_map(|part| part.groups_of(scan).into_iter().map(move |group| (part, group)));
+                groups.map(|(part, group)| self.unless_damaged(read(part, group))).collect::<Result<Vec<_>, _>>()
+            };
+            return side_by_side(paths, whole, |found| {
+                found?.into_iter().flatten().for_each(&mut take);
+                Ok(())
+            });
+        }
+        let parts = paths.iter().map(|path| self.unless_damaged(look(path))).collect::<Result<Vec<_>, _>>()?;
+        let parts = parts.into_iter().flatten();
+        let groups = parts.flat_map(|part| {
+            let part = Arc::new(part);
+            part.groups_of(scan).into_iter().map(move |group| (Arc::clone(&part), group))
+        });
+        let groups: Vec<(Arc<Part>, usize)> = groups.collect();
+        side_by_side(
+            &groups,
+            |(part, group)| read(part, *group),
+            |found| {
+                self.unless_damaged(found)?.into_iter().for_each(&mut take);
+                Ok(())
+            },
+        )
+    }
+
+    /// The parts of each day that a window touches, oldest first. Each day is listed once.
+    pub(super) fn by_day(&self, schema: &Schema, window: Window) -> Result<Vec<Vec<PathBuf>>, ArchiveError> {
+        let partitions = self.archive.partitions(schema)?;
+        let touched = partitions.into_iter().filter(|partition| window.touches(partition.date));
+        touched.map(|partition| self.parts(partition)).collect()
+    }
+
+    fn parts(&self, partition: Partition) -> Result<Vec<PathBuf>, ArchiveError> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(parts) = listed.get(&partition) {
+            return Ok(parts.clone());
+        }
+        let parts: Vec<PathBuf> = self.archive.parts(&partition)?.into_iter().map(|(_, path)| path).collect();
         if parts.is_empty() {
             tracing::warn!("{partition} has no part: its rows are not in this answer; run `dex-archive verify`");
         }
-        found.extend(parts.into_iter().map(|(_, path)| path));
+        listed.insert(partition, parts.clone());
+        Ok(parts)
     }
-    Ok(found)
+
+    fn unless_damaged<T>(&self, read: Result<T, ArchiveError>) -> Result<Option<T>, ArchiveError> {
+        match read {
+            Err(error @ ArchiveError::Damaged { .. }) if self.skip_damaged => {
+                tracing::warn!("{error}; rows of it are not in this answer");
+                if let ArchiveError::Damaged { path, .. } = error {
+                    self.skipped.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+                }
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
 }
 
-/// Does a piece of work for each of a list, on several threads; the results stand in the list's order.
-fn side_by_side<T: Sync, R: Send>(list: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS).min(list.len());
+/// How many can read at once.
+fn threads() -> usize {
+    static THREADS: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
+    *THREADS
+}
+
+/// Does a piece of work for each of a list, on several threads, and hands over the results in the list's order.
+/// The first error ends it.
+fn side_by_side<T: Sync, R: Send>(
+    list: &[T],
+    work: impl Fn(&T) -> R + Sync,
+    mut take: impl FnMut(R) -> Result<(), ArchiveError>,
+) -> Result<(), ArchiveError> {
+    let threads = threads().min(list.len());
     if threads < 2 {
-        return list.iter().map(work).collect();
+        return list.iter().try_for_each(|item| take(work(item)));
     }
-    let next = AtomicUsize::new(0);
-    let take = || {
-        let mut done = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(item) = list.get(at) else { return done };
-            done.push((at, work(item)));
-        }
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let work_at = |at: usize| {
+        let result = work(&list[at]);
+        done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, result);
     };
-    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().expect("the work returns its errors")).collect()
-    });
-    done.sort_unstable_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, result)| result).collect()
+    let claim = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&at| at < list.len());
+    let due = |at: usize| done.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| std::iter::from_fn(claim).for_each(work_at));
+        }
+        // This thread works too; in between it takes in what is due.
+        let mut taken = 0;
+        for at in std::iter::from_fn(claim) {
+            work_at(at);
+            while let Some(result) = due(taken) {
+                taken += 1;
+                take(result).inspect_err(|_| next.store(list.len(), Ordering::Relaxed))?;
+            }
+        }
+        Ok(taken)
+    })
+    .and_then(|taken| (taken..list.len()).filter_map(due).try_for_each(take))
 }

@@ -98,14 +98,14 @@ impl Agg {
 
 impl Tally {
     /// Takes in a value of a time, and the length of the window that it counts in.
-    pub(super) fn add(&mut self, micros: i64, value: f64, seconds: Option<f64>, keep: bool) {
+    pub(super) fn add(&mut self, micros: i64, value: f64, seconds: f64, keep: bool) {
         (self.min, self.max) = match self.count {
             0 => (value, value),
             _ => (self.min.min(value), self.max.max(value)),
         };
         self.count += 1;
         self.sum += value;
-        self.seconds += seconds.unwrap_or(0.0);
+        self.seconds += seconds;
         if self.first.is_none_or(|(at, _)| micros < at) {
             self.first = Some((micros, value));
         }
@@ -163,11 +163,10 @@ impl Tally {
         reason = "a position"
     )]
     fn quantile(&mut self, share: f64) -> f64 {
-        self.values.sort_unstable_by(f64::total_cmp);
         let position = share * (self.values.len() - 1) as f64;
-        let (low, high) = (position.floor() as usize, position.ceil() as usize);
-        let (below, above) = (self.values[low], self.values[high]);
-        below + (above - below) * (position - position.floor())
+        let (_, below, above) = self.values.select_nth_unstable_by(position.floor() as usize, f64::total_cmp);
+        let above = above.iter().copied().min_by(f64::total_cmp).unwrap_or(*below);
+        *below + (above - *below) * (position - position.floor())
     }
 }
 
@@ -177,7 +176,7 @@ mod tests {
 
     fn tally(values: &[(i64, f64)]) -> Tally {
         let mut tally = Tally::default();
-        values.iter().for_each(|(at, value)| tally.add(*at, *value, Some(30.0), true));
+        values.iter().for_each(|(at, value)| tally.add(*at, *value, 30.0, true));
         tally
     }
 

@@ -1,36 +1,30 @@
 //! Metrics over time: of devices, or of the fleet as one or by groups.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, ArrayRef, RecordBatch};
-use chrono::NaiveDate;
+use arrow_array::{
+    Array, ArrayRef, ArrowPrimitiveType, Int64Array, PrimitiveArray, RecordBatch, TimestampMicrosecondArray,
+};
 
-use crate::archive::{Archive, Scan};
-use crate::clock::{self, Timestamp};
+use crate::archive::Scan;
+use crate::clock::Zone;
 use crate::schema::{Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::metric::{Metric, MetricKind};
-use super::tally::{Agg, Tally};
-use super::{QueryError, column, scan};
-
-/// The most buckets that a trend has.
-pub(super) const MOST_BUCKETS: u64 = 100_000;
+use super::newest::Newest;
+use super::scan::Days;
+use super::series::{AllSeries, Series};
+use super::tally::Agg;
+use super::texts::Texts;
+use super::window::{Buckets, Window};
+use super::{QueryError, column};
 
 /// Stands for a group whose states have no value.
 const NO_VALUE: &str = "(none)";
-
-/// A stretch of time: from `since` on, up to and without `until`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    /// Its first moment.
-    pub since: Timestamp,
-    /// The first moment after it.
-    pub until: Timestamp,
-}
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -41,8 +35,10 @@ pub struct TrendOptions {
     pub metrics: Vec<Metric>,
     /// Over which time.
     pub window: Window,
-    /// Length of a bucket. Buckets begin at whole multiples of it since the Unix epoch.
+    /// Length of a bucket. Buckets begin at whole multiples of it since the Unix epoch, or since midnight.
     pub every: Duration,
+    /// Whose midnight that is.
+    pub zone: Zone,
     /// What is computed of the values in a bucket.
     pub aggs: Vec<Agg>,
 }
@@ -59,294 +55,223 @@ pub enum Who {
     },
 }
 
-impl Window {
-    /// Whether any of a day lies in it.
-    #[must_use]
-    pub fn touches(&self, date: NaiveDate) -> bool {
-        // The end is not part of it: a window that ends at midnight does not touch the day after.
-        let last = self.until - chrono::TimeDelta::microseconds(1);
-        (self.since.date_naive()..=last.date_naive()).contains(&date)
-    }
-
-    pub(super) fn holds(&self, micros: i64) -> bool {
-        (self.since.timestamp_micros()..self.until.timestamp_micros()).contains(&micros)
-    }
-
-    pub(super) fn check(&self) -> Result<(), QueryError> {
-        if self.until <= self.since { Err(QueryError::EmptyWindow(*self)) } else { Ok(()) }
-    }
-}
-
 /// Aggregates metrics over time: a row for each bucket of each device or group, also where there is no state.
 ///
 /// # Errors
 /// Where the window has no length or too many buckets, there is no such column or no state in the window, or
 /// the archive cannot be read.
-pub fn trend(archive: &Archive, options: &TrendOptions) -> Result<Answer, QueryError> {
+pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> {
     let schema = Schema::device_state();
-    let buckets = Buckets::new(options)?;
-    let reading = Reading::new(&schema, options)?;
-    let mut all = Partial::default();
-    let add = |found: &mut Partial, batch: &RecordBatch| reading.add(batch, options, &buckets, found);
-    scan::fold(archive, &schema, options.window, &reading.scan, Partial::default, add, |found| all.merge(found))?;
-    if all.series.is_empty() {
+    let buckets = Buckets::new(options.window, options.every, options.zone)?;
+    let reading = Reading::new(&schema, options, &buckets)?;
+    let mut all = AllSeries::default();
+    let add = |found: &mut AllSeries, batch: &RecordBatch| reading.add(batch, found);
+    days.fold(&schema, options.window, &reading.scan, AllSeries::default, add, |found| all.merge(found))?;
+    if all.is_empty() {
         return Err(QueryError::NoState { who: options.who.clone(), window: options.window });
     }
-    Ok(all.answer(options, &buckets))
+    let names = match &options.who {
+        Who::Devices(ids) => names(days, &schema, ids, options.window)?,
+        Who::Fleet { .. } => Names::new(),
+    };
+    Ok(reading.answer(all, &names))
 }
 
-/// Where the buckets of a window lie.
-struct Buckets {
-    first: i64,
-    count: i64,
-    every: i64,
-}
+/// By device, its newest name.
+type Names = BTreeMap<String, String>;
 
-impl Buckets {
-    fn new(options: &TrendOptions) -> Result<Self, QueryError> {
-        options.window.check()?;
-        let (since, until) = (options.window.since.timestamp_micros(), options.window.until.timestamp_micros());
-        let every = i64::try_from(options.every.as_micros()).unwrap_or(i64::MAX).max(1);
-        let first = since.div_euclid(every);
-        let count = (until - 1).div_euclid(every) - first + 1;
-        if count.unsigned_abs() > MOST_BUCKETS {
-            return Err(QueryError::Buckets { buckets: count.unsigned_abs() });
-        }
-        Ok(Self { first, count, every })
-    }
-
-    fn of(&self, micros: i64) -> i64 {
-        micros.div_euclid(self.every) - self.first
-    }
-
-    fn start(&self, bucket: i64) -> Cell {
-        Cell::from(clock::from_micros((self.first + bucket) * self.every))
-    }
+/// Read by themselves: a name seldom changes, and the newest day has most of them.
+fn names(days: &Days, schema: &Schema, ids: &[String], window: Window) -> Result<Names, QueryError> {
+    let name = column(schema, "device_name");
+    let newest = Newest { schema, window, devices: Some(ids), columns: &[name], needed: Some(name) };
+    let found = newest.find(days)?.into_iter();
+    Ok(found.filter_map(|(id, (_, cells))| Some((id, cells.first()?.text()?))).collect())
 }
 
 /// Where the wanted columns stand in the batches of a scan.
-struct Reading {
+struct Reading<'a> {
+    options: &'a TrendOptions,
+    buckets: &'a Buckets,
     scan: Scan,
-    series: Option<usize>,
-    name: usize,
     time: usize,
-    /// For each metric its values, and the lengths of their windows.
-    metrics: Vec<(usize, Option<usize>)>,
+    /// By what the series are told apart, if there are several.
+    key: Option<usize>,
+    metrics: Vec<Wanted>,
     keep: bool,
 }
 
-impl Reading {
-    fn new(schema: &Schema, options: &TrendOptions) -> Result<Self, QueryError> {
-        let at = |name| column(schema, name);
-        let (device, name, time) = (at("device_id"), at("device_name"), at("timestamp"));
-        let (series, any_of) = match &options.who {
+/// Where the values of a metric stand.
+pub(super) enum Wanted {
+    /// In a column of texts, of which the shares count.
+    Shares(usize),
+    /// In a column of numbers. One value may stand for none; another column may say how long each counts.
+    Numbers { values: usize, missing: Option<f64>, window: Option<usize> },
+}
+
+/// Rows one after the other that fall into one bucket of one series.
+struct Run {
+    rows: std::ops::Range<usize>,
+    slot: usize,
+}
+
+impl<'a> Reading<'a> {
+    fn new(schema: &Schema, options: &'a TrendOptions, buckets: &'a Buckets) -> Result<Self, QueryError> {
+        let time = column(schema, "timestamp");
+        let device = column(schema, "device_id");
+        let (key, any_of) = match &options.who {
             Who::Devices(ids) => (Some(device), Some((device, ids.clone()))),
             Who::Fleet { by: None } => (None, None),
             Who::Fleet { by: Some(by) } => (Some(label(schema, by)?), None),
         };
-        let window = |metric: &Metric| match metric.kind {
-            MetricKind::PerWindow { window } => Some(window),
-            _ => None,
-        };
-        let metrics = options.metrics.iter().flat_map(|metric| [Some(metric.column), window(metric)]).flatten();
-        let columns = metrics.chain([name, time]).chain(series).collect();
-        let scan = Scan { columns, any_of };
+        let metrics = options.metrics.iter().flat_map(|metric| [Some(metric.column), metric.window()]).flatten();
+        let columns = metrics.chain([time]).chain(key).collect();
+        let scan = Scan { columns, any_of, ..Scan::default() };
         let place = |column| scan.columns.iter().position(|&at| at == column).expect("the column is in the scan");
-        let metrics = options.metrics.iter().map(|metric| (place(metric.column), window(metric).map(place))).collect();
+        let wanted = |metric: &Metric| match metric.kind {
+            MetricKind::Share => Wanted::Shares(place(metric.column)),
+            _ => Wanted::Numbers {
+                values: place(metric.column),
+                missing: metric.missing,
+                window: metric.window().map(place),
+            },
+        };
+        let metrics = options.metrics.iter().map(wanted).collect();
         let keep = options.aggs.iter().any(|agg| agg.needs_values());
-        Ok(Self { series: series.map(place), name: place(name), time: place(time), metrics, keep, scan })
+        let (time, key) = (place(time), key.map(place));
+        Ok(Self { options, buckets, scan, time, key, metrics, keep })
     }
 
-    fn add(&self, batch: &RecordBatch, options: &TrendOptions, buckets: &Buckets, found: &mut Partial) {
+    fn add(&self, batch: &RecordBatch, found: &mut AllSeries) {
         let times = batch.column(self.time).as_primitive::<TimestampMicrosecondType>();
-        let names = batch.column(self.name).as_string::<i32>();
-        let series = self.series.map(|at| batch.column(at));
-        let wanted = match &options.who {
-            Who::Devices(ids) => Some(ids),
-            Who::Fleet { .. } => None,
-        };
-        for row in 0..batch.num_rows() {
-            if times.is_null(row) || !options.window.holds(times.value(row)) {
-                continue;
-            }
-            let key = series.map_or(String::new(), |column| text(column, row).unwrap_or_else(|| NO_VALUE.to_owned()));
-            if wanted.is_some_and(|ids| !ids.contains(&key)) {
-                continue;
-            }
-            let micros = times.value(row);
-            let series = found.series(key);
-            if names.is_valid(row) {
-                series.see_name(micros, names.value(row));
-            }
-            let bucket = series.bucket(buckets.of(micros), options.metrics.len());
-            bucket.states += 1;
-            for ((metric, tally), (values, window)) in
-                options.metrics.iter().zip(&mut bucket.metrics).zip(&self.metrics)
-            {
-                let values = batch.column(*values);
-                if metric.kind == MetricKind::Share {
-                    text(values, row).into_iter().for_each(|value| *tally.shares.entry(value).or_default() += 1);
-                } else if let Some(value) = number(values, row).filter(|value| Some(*value) != metric.missing) {
-                    let seconds = window.and_then(|window| number(batch.column(window), row)).map(|ms| ms / 1_000.0);
-                    tally.numbers.add(micros, value, seconds, self.keep);
-                }
-            }
+        let runs = self.runs(batch, times, found);
+        for run in &runs {
+            found.bucket(run.slot).states += i64::try_from(run.rows.len()).unwrap_or(i64::MAX);
         }
-    }
-}
-
-/// What some days say.
-#[derive(Default)]
-struct Partial {
-    series: Vec<Series>,
-    by_key: HashMap<String, usize>,
-}
-
-/// One device or group.
-struct Series {
-    key: String,
-    /// The latest name, and when it was seen.
-    name: Option<(i64, String)>,
-    buckets: BTreeMap<i64, Bucket>,
-}
-
-#[derive(Default)]
-struct Bucket {
-    states: i64,
-    metrics: Vec<MetricTally>,
-}
-
-/// What is known of one metric in one bucket.
-#[derive(Default, Clone)]
-struct MetricTally {
-    numbers: Tally,
-    shares: BTreeMap<String, u64>,
-}
-
-impl Partial {
-    fn series(&mut self, key: String) -> &mut Series {
-        let at = match self.by_key.get(&key) {
-            Some(at) => *at,
-            None => {
-                self.by_key.insert(key.clone(), self.series.len());
-                self.series.push(Series { key, name: None, buckets: BTreeMap::new() });
-                self.series.len() - 1
-            }
-        };
-        &mut self.series[at]
-    }
-
-    fn merge(&mut self, other: Self) {
-        for theirs in other.series {
-            let ours = self.series(theirs.key);
-            theirs.name.into_iter().for_each(|(at, name)| ours.see_name(at, &name));
-            for (at, bucket) in theirs.buckets {
-                let same = ours.bucket(at, bucket.metrics.len());
-                same.states += bucket.states;
-                for (ours, theirs) in same.metrics.iter_mut().zip(bucket.metrics) {
-                    ours.numbers.merge(theirs.numbers);
-                    theirs
-                        .shares
-                        .into_iter()
-                        .for_each(|(value, count)| *ours.shares.entry(value).or_default() += count);
+        for (at, metric) in self.metrics.iter().enumerate() {
+            match metric {
+                Wanted::Shares(texts) => add_texts(&Texts::of(batch.column(*texts)), &runs, at, found),
+                Wanted::Numbers { values, missing, window } => {
+                    let windows = window.map(|at| batch.column(at).as_primitive::<Int64Type>());
+                    let add = AddNumbers { times, windows, missing: *missing, keep: self.keep };
+                    add.column(batch.column(*values), &runs, at, found);
                 }
             }
         }
     }
 
-    fn answer(mut self, options: &TrendOptions, buckets: &Buckets) -> Answer {
-        let shares: Vec<Vec<String>> = (0..options.metrics.len()).map(|metric| self.values_of(metric)).collect();
-        let mut columns = vec![AnswerColumn::key("start")];
+    /// Cuts the rows that are asked about into runs. In a part the rows of a device follow each other by time, so
+    /// that a run is seldom short, and series and bucket are looked up once for each.
+    fn runs(&self, batch: &RecordBatch, times: &TimestampMicrosecondArray, found: &mut AllSeries) -> Vec<Run> {
+        let keys = self.key.map(|at| Texts::of(batch.column(at)));
+        let window = self.options.window.micros();
+        let (mut runs, mut bucket, mut row) = (Vec::new(), 0, 0);
+        while row < batch.num_rows() {
+            let start = row;
+            let key = keys.as_ref().map_or(Some(""), |keys| keys.get(row));
+            bucket = self.buckets.of(times.value(row), bucket);
+            let range = self.buckets.range(bucket);
+            let range = range.start.max(window.start)..range.end.min(window.end);
+            let belongs = |row: usize| {
+                times.is_valid(row)
+                    && range.contains(&times.value(row))
+                    && keys.as_ref().is_none_or(|keys| keys.get(row) == key)
+            };
+            if belongs(row) && self.is_asked(key) {
+                row = (row + 1..batch.num_rows()).find(|&row| !belongs(row)).unwrap_or(batch.num_rows());
+                let series = found.series(key.unwrap_or(NO_VALUE));
+                runs.push(Run { rows: start..row, slot: found.slot(series, bucket, self.metrics.len()) });
+            } else {
+                row += 1;
+            }
+        }
+        runs
+    }
+
+    fn is_asked(&self, key: Option<&str>) -> bool {
+        match &self.options.who {
+            Who::Devices(ids) => ids.iter().any(|id| Some(id.as_str()) == key),
+            Who::Fleet { .. } => true,
+        }
+    }
+
+    fn answer(&self, all: AllSeries, names: &Names) -> Answer {
+        let options = self.options;
+        let shares: Vec<Vec<String>> = (0..self.metrics.len()).map(|metric| all.values_of(metric)).collect();
+        let mut columns = vec![AnswerColumn::start()];
         columns.extend(options.who.key_columns().into_iter().map(|name| AnswerColumn::key(&name)));
-        columns.push(AnswerColumn::key("states"));
+        columns.push(AnswerColumn::states());
         for (metric, shares) in options.metrics.iter().zip(&shares) {
             columns.extend(value_columns(metric, &options.aggs, shares));
         }
-        match &options.who {
-            Who::Devices(ids) => self.series.sort_by_key(|series| ids.iter().position(|id| *id == series.key)),
-            Who::Fleet { .. } => self.series.sort_by(|a, b| a.key.cmp(&b.key)),
-        }
-        let title = self.title(options);
+        let series = match &options.who {
+            Who::Devices(ids) => all.sorted_by_key(|key| (ids.iter().position(|id| id == key), String::new())),
+            Who::Fleet { .. } => all.sorted_by_key(|key| (None::<usize>, key.to_owned())),
+        };
+        let title = options.who.title(&series, names);
         let mut rows = Vec::new();
-        for series in &mut self.series {
-            let keys = series.key_cells(&options.who);
-            let width = columns.len();
-            for bucket in 0..buckets.count {
-                let cells = series.buckets.get_mut(&bucket).map(|bucket| bucket.cells(options, &shares));
-                let start = [buckets.start(bucket)].into_iter().chain(keys.clone());
+        for (series, mut own) in series {
+            let keys = options.who.key_cells(&series.key, names);
+            for bucket in 0..self.buckets.count() {
+                let cells = own.get_mut(&bucket).map(|bucket| bucket.cells(&self.metrics, &options.aggs, &shares));
+                let start = [Cell::from(self.buckets.start(bucket))].into_iter().chain(keys.clone());
                 let row = start.chain(cells.unwrap_or_else(|| vec![Cell::Count(0)]));
-                rows.push(row.chain(std::iter::repeat(Cell::Null)).take(width).collect());
+                rows.push(row.chain(std::iter::repeat(Cell::Null)).take(columns.len()).collect());
             }
         }
         Answer { title, columns, rows }
     }
-
-    fn title(&self, options: &TrendOptions) -> String {
-        match (&options.who, &self.series[..]) {
-            (Who::Devices(_), [one]) => {
-                let name = one.name.as_ref().map_or("(no name)", |(_, name)| name);
-                format!("{name} ({})", one.key)
-            }
-            (Who::Devices(_), many) => format!("{} devices", many.len()),
-            (Who::Fleet { by: None }, _) => "the fleet".to_owned(),
-            (Who::Fleet { by: Some(by) }, _) => format!("the fleet by {by}"),
-        }
-    }
-
-    /// The texts that a metric has in any bucket.
-    fn values_of(&self, metric: usize) -> Vec<String> {
-        let buckets = self.series.iter().flat_map(|series| series.buckets.values());
-        let mut values: Vec<String> =
-            buckets.flat_map(|bucket| bucket.metrics[metric].shares.keys().cloned()).collect();
-        values.sort_unstable();
-        values.dedup();
-        values
-    }
 }
 
-impl Series {
-    fn see_name(&mut self, micros: i64, name: &str) {
-        match &mut self.name {
-            Some((at, _)) if *at > micros => (),
-            Some((at, known)) if known == name => *at = micros,
-            _ => self.name = Some((micros, name.to_owned())),
-        }
-    }
-
-    fn bucket(&mut self, at: i64, metrics: usize) -> &mut Bucket {
-        let new = || Bucket { states: 0, metrics: vec![MetricTally::default(); metrics] };
-        self.buckets.entry(at).or_insert_with(new)
-    }
-
-    fn key_cells(&self, who: &Who) -> Vec<Cell> {
-        let name = || Cell::from(self.name.as_ref().map(|(_, name)| name.clone()));
-        match who {
-            Who::Devices(_) => vec![Cell::Text(self.key.clone()), name()],
-            Who::Fleet { by: None } => Vec::new(),
-            Who::Fleet { by: Some(_) } => vec![Cell::Text(self.key.clone())],
+fn add_texts(texts: &Texts, runs: &[Run], metric: usize, found: &mut AllSeries) {
+    for run in runs {
+        let tally = &mut found.bucket(run.slot).metrics[metric];
+        for (text, states) in texts.runs(run.rows.clone()) {
+            text.into_iter().for_each(|text| tally.add_text(text, states));
         }
     }
 }
 
-impl Bucket {
-    fn cells(&mut self, options: &TrendOptions, shares: &[Vec<String>]) -> Vec<Cell> {
-        let mut cells = vec![Cell::Count(self.states)];
-        for ((metric, tally), shares) in options.metrics.iter().zip(&mut self.metrics).zip(shares) {
-            match metric.kind {
-                MetricKind::Share => cells.extend(tally.share_cells(shares)),
-                _ => cells.extend(options.aggs.iter().map(|agg| tally.numbers.get(*agg).into())),
+/// How the numbers of a metric are taken in.
+struct AddNumbers<'a> {
+    times: &'a TimestampMicrosecondArray,
+    /// How long each counts, in milliseconds.
+    windows: Option<&'a Int64Array>,
+    missing: Option<f64>,
+    keep: bool,
+}
+
+impl AddNumbers<'_> {
+    #[expect(clippy::cast_precision_loss, reason = "an aggregate is a double; beyond 2^53 it is rounded")]
+    fn column(&self, values: &ArrayRef, runs: &[Run], metric: usize, found: &mut AllSeries) {
+        match values.as_primitive_opt::<Int64Type>() {
+            Some(values) => self.values(values, |value| value as f64, runs, metric, found),
+            None => self.values(values.as_primitive::<Float64Type>(), |value| value, runs, metric, found),
+        }
+    }
+
+    fn values<T: ArrowPrimitiveType>(
+        &self,
+        values: &PrimitiveArray<T>,
+        number: impl Fn(T::Native) -> f64,
+        runs: &[Run],
+        metric: usize,
+        found: &mut AllSeries,
+    ) {
+        for run in runs {
+            let tally = &mut found.bucket(run.slot).metrics[metric].numbers;
+            for row in run.rows.clone().filter(|&row| values.is_valid(row)) {
+                let value = number(values.value(row));
+                if Some(value) != self.missing {
+                    tally.add(self.times.value(row), value, self.seconds(row), self.keep);
+                }
             }
         }
-        cells
     }
-}
 
-impl MetricTally {
-    #[expect(clippy::cast_precision_loss, reason = "a share of fewer than 2^53 states")]
-    fn share_cells(&self, values: &[String]) -> Vec<Cell> {
-        let all = self.shares.values().sum::<u64>();
-        let share = |value: &String| self.shares.get(value).copied().unwrap_or(0) as f64 / all as f64;
-        values.iter().map(|value| if all == 0 { Cell::Null } else { Cell::Number(share(value)) }).collect()
+    #[expect(clippy::cast_precision_loss, reason = "a window is shorter than 2^53 ms")]
+    fn seconds(&self, row: usize) -> f64 {
+        let windows = self.windows.filter(|windows| windows.is_valid(row));
+        windows.map_or(0.0, |windows| windows.value(row) as f64 / 1_000.0)
     }
 }
 
@@ -357,51 +282,47 @@ impl Who {
             Self::Fleet { by } => by.iter().cloned().collect(),
         }
     }
+
+    fn key_cells(&self, key: &str, names: &Names) -> Vec<Cell> {
+        let key_cell = || Cell::Text(key.to_owned());
+        match self {
+            Self::Devices(_) => vec![key_cell(), names.get(key).cloned().into()],
+            Self::Fleet { by: None } => Vec::new(),
+            Self::Fleet { by: Some(_) } => vec![key_cell()],
+        }
+    }
+
+    fn title<T>(&self, series: &[(Series, T)], names: &Names) -> String {
+        match (self, series) {
+            (Self::Devices(_), [(one, _)]) => {
+                format!("{} ({})", names.get(&one.key).map_or("(no name)", String::as_str), one.key)
+            }
+            (Self::Devices(_), many) => format!("{} devices", many.len()),
+            (Self::Fleet { by: None }, _) => "the fleet".to_owned(),
+            (Self::Fleet { by: Some(by) }, _) => format!("the fleet by {by}"),
+        }
+    }
 }
 
 fn value_columns(metric: &Metric, aggs: &[Agg], shares: &[String]) -> Vec<AnswerColumn> {
     let unit = metric.unit.map_or("", |unit| unit.name());
-    match metric.kind {
-        MetricKind::Share => {
-            shares.iter().map(|value| AnswerColumn::value(format!("{}={value}", metric.name), "share")).collect()
-        }
-        _ => {
-            let of = |agg: &Agg| {
-                let unit = match agg {
-                    Agg::Rate => format!("{unit}/s"),
-                    Agg::Count => "count".to_owned(),
-                    _ => unit.to_owned(),
-                };
-                AnswerColumn::value(format!("{}_{}", metric.name, agg.name()), &unit)
-            };
-            aggs.iter().map(of).collect()
-        }
+    if metric.kind == MetricKind::Share {
+        let column = |value| AnswerColumn::value(format!("{}={value}", metric.name), "share");
+        return shares.iter().map(column).collect();
     }
+    let column = |agg: &Agg| {
+        let unit = match agg {
+            Agg::Rate => format!("{unit}/s"),
+            Agg::Count => "count".to_owned(),
+            _ => unit.to_owned(),
+        };
+        AnswerColumn::value(format!("{}_{}", metric.name, agg.name()), &unit)
+    };
+    aggs.iter().map(column).collect()
 }
 
 /// The position of a column that devices can be grouped by.
 fn label(schema: &Schema, name: &str) -> Result<usize, QueryError> {
     let found = schema.index_of(name).filter(|&at| matches!(schema.columns[at].kind, Kind::String | Kind::Boolean));
     found.ok_or_else(|| QueryError::Label { name: name.to_owned() })
-}
-
-fn text(column: &ArrayRef, row: usize) -> Option<String> {
-    if column.is_null(row) {
-        return None;
-    }
-    match column.as_string_opt::<i32>() {
-        Some(texts) => Some(texts.value(row).to_owned()),
-        None => column.as_boolean_opt().map(|flags| flags.value(row).to_string()),
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "an aggregate is a double; beyond 2^53 it is rounded")]
-fn number(column: &ArrayRef, row: usize) -> Option<f64> {
-    if column.is_null(row) {
-        return None;
-    }
-    match column.as_primitive_opt::<Int64Type>() {
-        Some(numbers) => Some(numbers.value(row) as f64),
-        None => Some(column.as_primitive::<Float64Type>().value(row)),
-    }
 }

@@ -18,11 +18,11 @@ pub(super) struct Checked {
 
 /// Reads a table and holds it against its rules.
 pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
-    let format: Format = toml::from_str(text).map_err(|error| SchemaError::Toml(Box::new(error)))?;
-    if format.format != TABLE_FORMAT {
-        return Err(SchemaError::Format { found: format.format });
-    }
-    let table: Table = toml::from_str(text).map_err(|error| SchemaError::Toml(Box::new(error)))?;
+    let table = match toml::from_str::<Table>(text) {
+        Ok(table) if table.format == TABLE_FORMAT => table,
+        Ok(table) => return Err(SchemaError::Format { found: table.format }),
+        Err(error) => return Err(refused(text, error)),
+    };
     let columns: Vec<Column> = table.column.into_iter().map(Entry::into_column).collect();
     check_columns(&columns)?;
     let key = positions(&columns, &table.key)?;
@@ -34,6 +34,14 @@ pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
     Ok(Schema::new(Checked { dataset, description, columns, key, partition_by, newest_by }))
 }
 
+/// Why a text is no table of this format.
+fn refused(text: &str, error: toml::de::Error) -> SchemaError {
+    match toml::from_str::<Format>(text) {
+        Ok(Format { format }) if format != TABLE_FORMAT => SchemaError::Format { found: format },
+        _ => SchemaError::Toml(Box::new(error)),
+    }
+}
+
 /// Only the format, so that a table of another one is refused for that and not for a strange key.
 #[derive(Deserialize)]
 struct Format {
@@ -43,7 +51,6 @@ struct Format {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    #[expect(dead_code, reason = "read by `Format`; named here because other keys are refused")]
     format: u32,
     dataset: String,
     description: String,

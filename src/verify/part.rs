@@ -62,7 +62,7 @@ impl Look<'_> {
         self.footer(&part, findings);
         let mut last: Option<RecordBatch> = None;
         let (mut rows, mut treated) = (0, BTreeSet::new());
-        for batch in part.batches(self.scan().as_ref())? {
+        for batch in part.batches(self.scan().as_ref()) {
             let batch = self.whole(&batch?);
             if let Some(problem) = misplaced(self.schema, last.as_ref(), &batch, self.partition.date, self.options.deep)
             {
@@ -74,8 +74,8 @@ impl Look<'_> {
             last = Some(batch);
         }
         report.rows += rows;
-        if rows != part.footer().0 {
-            self.add(Severity::Error, &format!("it has {rows} rows, and says {}", part.footer().0), findings);
+        if rows != part.rows() {
+            self.add(Severity::Error, &format!("it has {rows} rows, and says {}", part.rows()), findings);
         }
         for column in treated {
             let problem = format!("column {column} holds values that the privacy rules would not let in now");
@@ -87,11 +87,11 @@ impl Look<'_> {
 
     /// What the footer says of the part's origin.
     fn footer(&self, part: &Part, findings: &mut Findings) {
-        let (_, entries) = part.footer();
+        let entries = part.entries();
         let entry = |key: &str| entries.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
         let (version, fingerprint) = (self.schema.version().to_string(), self.schema.fingerprint());
         let same_version = entry("dex_archive.schema_version") == Some(&version);
-        if same_version && entry("dex_archive.schema_fingerprint") != Some(&fingerprint) {
+        if same_version && entry("dex_archive.schema_fingerprint") != Some(fingerprint) {
             let problem = "it was written by another table of the same version";
             let remedy = "check which dex-archive wrote it: the columns' meanings may differ";
             findings.add(Severity::Warning, &self.path, problem, remedy, None);
@@ -104,7 +104,7 @@ impl Look<'_> {
     /// The columns that rows are told apart by, unless all are read.
     fn scan(&self) -> Option<Scan> {
         let columns = self.schema.key.iter().chain(&self.schema.partition_by).copied();
-        (!self.options.deep).then(|| Scan { columns: columns.collect(), any_of: None })
+        (!self.options.deep).then(|| Scan { columns: columns.collect(), ..Scan::default() })
     }
 
     /// The batch with every column of the schema; those that were not read are null.

@@ -131,7 +131,7 @@ pub(crate) fn rows(root: &Path, schema: &Schema) -> Vec<(arrow_array::RecordBatc
     let mut rows = Vec::new();
     for day in archive.partitions(schema).expect("a folder") {
         for (_, path) in archive.parts(&day).expect("a folder") {
-            for batch in Part::open(&path, schema).expect("a part").batches(None).expect("a part") {
+            for batch in Part::open(&path, schema).expect("a part").batches(None) {
                 let batch = batch.expect("a batch");
                 rows.extend((0..batch.num_rows()).map(|row| (batch.clone(), row)));
             }

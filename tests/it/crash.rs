@@ -274,7 +274,7 @@ pub(crate) fn keys_of(root: &Path, schema: &Schema) -> BTreeMap<String, usize> {
     let mut keys = BTreeMap::new();
     for day in archive.partitions(schema).expect("a folder") {
         for (_, path) in archive.parts(&day).expect("a folder") {
-            for batch in Part::open(&path, schema).expect("a part").batches(None).expect("a part") {
+            for batch in Part::open(&path, schema).expect("a part").batches(None) {
                 let batch = batch.expect("a batch");
                 (0..batch.num_rows()).for_each(|row| *keys.entry(key_of(schema, &batch, row)).or_default() += 1);
             }

@@ -318,7 +318,7 @@ fn hours(root: &Path) -> Vec<u32> {
     use arrow_array::types::Float64Type;
     let part = Part::open(&part(root), &Schema::device_state()).expect("a part");
     let mut hours = Vec::new();
-    for batch in part.batches(None).expect("a part") {
+    for batch in part.batches(None) {
         let batch = batch.expect("a batch");
         let cpu = batch.column_by_name("cpu_pct").expect("a column").as_primitive::<Float64Type>();
         hours.extend(cpu.values().iter().map(|hour| format!("{hour}").parse::<u32>().expect("an hour")));

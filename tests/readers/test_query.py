@@ -4,11 +4,17 @@ Two accounts, two fleets with devices that are off at times, three days, a name 
 stands for none.
 """
 
+import datetime
+import glob
 import json
 import os
+import shutil
 import subprocess
+import time
+import zoneinfo
 
 import duckdb
+import pandas
 import pytest
 
 PROGRAM = os.path.abspath(os.environ["DEX_ARCHIVE"])
@@ -180,3 +186,137 @@ def test_forms(root):
     assert head.split(",")[:3] == ["start", "device_id", "device_name"] and len(lines) == len(rows) == 3
     assert run(*args, "--format", "markdown").splitlines()[0].startswith("| start (UTC)")
     assert device in run(*args)
+
+
+def test_parquet_as_a_form(root, tmp_path):
+    args = ("trend", "--fleet", "--by", "platform", "--since", SINCE, "--until", UNTIL, "--every", "6h")
+    path = str(tmp_path / "answer.parquet")
+    run("--archive", root, "query", *args, "--format", "parquet", "-o", path)
+    rows = query(root, *args)
+    frame = pandas.read_parquet(path)
+    assert list(frame.columns) == ["start", "platform", "states", "cpu_pct_mean", "rtt_rtt_us_downstream_mean"]
+    assert str(frame["start"].dtype) == "datetime64[us, UTC]"
+    assert frame["states"].tolist() == [row["states"] for row in rows]
+    assert frame["cpu_pct_mean"].dropna().tolist() == [row["cpu_pct_mean"] for row in rows if row["cpu_pct_mean"] is not None]
+
+
+def test_days_of_a_time_zone(root):
+    """On the last Sunday of October the clocks of Berlin go back: DuckDB's zone-aware arithmetic is Python's here."""
+    zone = zoneinfo.ZoneInfo("Europe/Berlin")
+    answer = query(root, "trend", "--fleet", "--metric", "cpu_pct", "--tz", "Europe/Berlin", "--since", "2026-10-01",
+                   "--until", "2026-10-03 12:00", "--every", "1d", "--agg", "mean,count")
+    days = [datetime.datetime(2026, 10, day, tzinfo=zone) for day in (1, 2, 3)] + [datetime.datetime(2026, 10, 3, 12, tzinfo=zone)]
+    assert [row["start"] for row in answer] == [f"2026-10-0{day}T00:00:00.000000+02:00" for day in (1, 2, 3)]
+    for row, since, until in zip(answer, days, days[1:]):
+        expected = sql(root, f"SELECT avg(cpu_pct) AS mean, count(cpu_pct) AS count, count(*) AS states FROM {{files}}"
+                       f" WHERE timestamp >= TIMESTAMPTZ '{since.isoformat()}' AND timestamp < TIMESTAMPTZ '{until.isoformat()}'")[0]
+        assert row["cpu_pct_mean"] == pytest.approx(expected["mean"], rel=1e-9)
+        assert (row["cpu_pct_count"], row["states"]) == (expected["count"], expected["states"])
+
+
+def test_charts(root):
+    args = ("trend", "--device", fullest(root), "--since", SINCE, "--until", UNTIL, "--every", "1h", "--plot")
+    drawn = subprocess.run([PROGRAM, "--archive", root, "query", *args], check=True, capture_output=True, text=True,
+                           env=os.environ | {"COLUMNS": "64"}).stdout
+    lines = drawn.splitlines()
+    assert [line for line in lines if line.endswith("]")] == ["cpu_pct_mean [pct]", "rtt_rtt_us_downstream_mean [us]"]
+    assert all(len(line) <= 64 for line in lines if "UTC" not in line)
+    dots = sum("\u2800" < letter <= "\u28ff" for letter in drawn)
+    assert dots > 60 and drawn.count("┤") == 6 and "10-01 03:00" in drawn, drawn
+
+
+def test_a_damaged_part_is_named_and_may_be_passed_over(root, tmp_path):
+    bent = str(tmp_path / "bent")
+    shutil.copytree(root, bent)
+    part = glob.glob(f"{bent}/device_state/date=2026-10-02/*.parquet")[0]
+    with open(part, "r+b") as file:
+        file.truncate(os.path.getsize(part) // 2)
+    args = (PROGRAM, "--archive", bent, "query", "trend", "--fleet", "--since", SINCE, "--until", UNTIL, "--every", "1d", "--format", "ndjson")
+    refused = subprocess.run(args, capture_output=True, text=True)
+    assert refused.returncode == 1 and part in refused.stderr and refused.stdout == ""
+    passed = subprocess.run([*args, "--skip-damaged"], capture_output=True, text=True)
+    assert passed.returncode == 3 and part in passed.stderr
+    whole = query(root, *args[4:-2])
+    assert [json.loads(line) for line in passed.stdout.splitlines()] == [
+        row if row["start"][:10] != "2026-10-02" else row | {"states": 0, "cpu_pct_mean": None, "rtt_rtt_us_downstream_mean": None}
+        for row in whole
+    ]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """Sweeps of a simulated fleet whose API fails at times: of all, of the list, of two devices, one of them unknown."""
+    root = str(tmp_path_factory.mktemp("gaps") / "archive")
+    server = subprocess.Popen([PROGRAM, "simulate", "--devices", "30", "--fault", "5xx=30", "--rate-limit", "none"],
+                              stdout=subprocess.PIPE, text=True)
+    try:
+        said = dict(server.stdout.readline().strip().split("=", 1) for _ in range(2))
+        env = os.environ | said | {"CLOUDFLARE_API_TOKEN": "x"}
+        collect = [PROGRAM, "--archive", root, "collect", "--attempts", "1", "--rate-limit", "none", "-q"]
+        known = None
+        for args in ([], ["--source", "list", "--attempts", "9", "--retry-delay", "1ms"], None, None):
+            time.sleep(2.1)
+            known = known or (fullest_of_all(root) if os.path.exists(root) else None)
+            args = args if args is not None else ["--device", known, "--device", "00000000-0000-4000-8000-000000000000"]
+            subprocess.run([*collect[:4], *args, *([] if "--attempts" in args else collect[4:6]), *collect[6:]], env=env)
+    finally:
+        server.kill()
+    return root
+
+
+def fullest_of_all(root):
+    found = sql(root, "SELECT device_id FROM {files} GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1")
+    return found[0]["device_id"] if found else None
+
+
+def test_gaps(swept):
+    now = datetime.datetime.now(datetime.timezone.utc)
+    since, until = now - datetime.timedelta(minutes=6), now
+    window = f"TIMESTAMPTZ '{since.isoformat()}' AND TIMESTAMPTZ '{until.isoformat()}'"
+    answer = query(swept, "gaps", "--every", "2s", "--since", since.isoformat(), "--until", until.isoformat())
+    expected = sql(swept, f"""
+        WITH polls AS (SELECT *, time_bucket(INTERVAL '2 seconds', requested_at) AS bucket
+                       FROM '{swept}/poll/*/*.parquet' WHERE requested_at BETWEEN {window}),
+             states AS (SELECT DISTINCT device_id, time_bucket(INTERVAL '2 seconds', timestamp) AS bucket
+                        FROM {{files}} WHERE timestamp BETWEEN {window}),
+             devices AS (SELECT device_id FROM states UNION SELECT device_id FROM polls WHERE device_id IS NOT NULL),
+             buckets AS (SELECT unnest(generate_series(time_bucket(INTERVAL '2 seconds', TIMESTAMPTZ '{since.isoformat()}'),
+                                                       TIMESTAMPTZ '{until.isoformat()}', INTERVAL '2 seconds')) AS bucket),
+             own AS (SELECT device_id, bucket, bool_or(outcome IN ('state', 'unchanged')) AS answered, bool_or(outcome = 'absent') AS absent,
+                            bool_or(outcome = 'failed') AS failed FROM polls WHERE device_id IS NOT NULL GROUP BY 1, 2),
+             list AS (SELECT bucket, bool_or(outcome != 'failed') AS answered, bool_or(outcome = 'failed') AS failed
+                      FROM polls WHERE device_id IS NULL GROUP BY 1),
+             seen AS (SELECT device_id, CASE WHEN states.bucket IS NOT NULL THEN 'present' WHEN own.answered THEN 'silent'
+                                             WHEN own.absent THEN 'absent' WHEN own.failed OR list.failed THEN 'failed'
+                                             WHEN list.answered THEN 'silent' ELSE 'not_asked' END AS cause
+                      FROM devices CROSS JOIN buckets LEFT JOIN states USING (device_id, bucket)
+                      LEFT JOIN own USING (device_id, bucket) LEFT JOIN list USING (bucket))
+        SELECT device_id, count(*) AS expected, count(*) FILTER (cause = 'present') AS present,
+               (count(*) FILTER (cause = 'present') / count(*))::DOUBLE AS coverage,
+               count(*) FILTER (cause = 'not_asked') AS not_asked, count(*) FILTER (cause = 'failed') AS failed,
+               count(*) FILTER (cause = 'absent') AS absent, count(*) FILTER (cause = 'silent') AS silent
+        FROM seen GROUP BY 1""")
+    assert_same(answer, expected, ["device_id"])
+    for cause in ("present", "not_asked", "failed", "absent", "silent"):
+        assert sum(row[cause] for row in answer) > 0, f"the fixture shows {cause}"
+    for row in answer:
+        assert row["recoverable"] == row["expected"] - row["present"]
+        assert 6.9 < row["days_left"] < 7
+    each = query(swept, "gaps", "--every", "2s", "--since", since.isoformat(), "--until", until.isoformat(), "--each")
+    for cause in ("not_asked", "failed", "absent", "silent"):
+        assert sum(row["length"] for row in each if row["cause"] == cause) == sum(row[cause] for row in answer)
+    first = {}
+    for row in each:
+        assert row["from"] == first.get(row["device_id"], row["from"]) or row["from"] > first[row["device_id"]], "gaps do not overlap"
+        first[row["device_id"]] = row["to"]
+    old = query(swept, "gaps", "--every", "1d", "--since", "20d", "--device", answer[0]["device_id"])[0]
+    assert old["recoverable"] in (7, 8) and old["expected"] == 21, "older days are gone from the history"
+
+
+def test_gaps_of_an_import_were_not_asked_for(root):
+    answer = query(root, "gaps", "--since", SINCE, "--until", UNTIL)
+    assert {row["account_id"] for row in answer} == set(ACCOUNTS), "devices of several accounts are told apart"
+    assert all(row["failed"] == row["absent"] == row["silent"] == 0 and row["days_left"] is None for row in answer)
+    expected = sql(root, "SELECT account_id, device_id, count(DISTINCT time_bucket(INTERVAL '1 hour', timestamp)) AS present"
+                   " FROM {files} WHERE {window} GROUP BY ALL")
+    assert_same(answer, expected, ["account_id", "device_id"])

@@ -1,0 +1,101 @@
+//! An answer for people: a table with units in the header, sensible digits and a dash where there is nothing; above
+//! it each value's course as a line of small bars.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table, TableStyle};
+
+use crate::clock::Zone;
+use crate::query::{Answer, AnswerColumn, Cell, ColumnRole};
+
+use super::super::print;
+use super::course::{self, Course};
+
+/// The most courses that are drawn above a table.
+const MOST_COURSES: usize = 24;
+
+/// Buckets that a course has at least: of two or three, the table says enough.
+const SHORTEST_COURSE: usize = 4;
+
+/// An answer as a table.
+pub(in crate::cli) fn table(answer: &Answer, zone: Zone) -> String {
+    let courses: Vec<Course> =
+        course::courses(answer).into_iter().filter(|course| course.values.len() >= SHORTEST_COURSE).collect();
+    let width = courses.iter().map(|course| course.name.chars().count()).max().unwrap_or(0);
+    let courses = if courses.len() > MOST_COURSES { &[] } else { &courses[..] };
+    let lines = courses.iter().map(|course| {
+        let (least, greatest) =
+            course.range().map_or(("-".to_owned(), "-".to_owned()), |(a, b)| (digits(a), digits(b)));
+        format!("{:width$}  {}  {least} … {greatest} {}\n", course.name, course.sparkline(), course.unit)
+    });
+    let lines: String = lines.collect();
+    let gap = if lines.is_empty() { "" } else { "\n" };
+    format!("{}\n{lines}{gap}{}\n", print::safe_word(&answer.title), cells(answer, NOTHING, zone, true))
+}
+
+/// The rows of an answer. With bars, what is the same in every row stands in the title alone, and each row shows how
+/// large its first value is.
+pub(super) fn cells(answer: &Answer, style: TableStyle, zone: Zone, with_bar: bool) -> Table {
+    let mut table = Table::new();
+    let shown: Vec<usize> = (0..answer.columns.len()).filter(|&at| !with_bar || !is_told(answer, at)).collect();
+    let is_value = |column: &AnswerColumn| column.role == ColumnRole::Value;
+    let bar_of = answer.columns.iter().position(is_value).filter(|_| with_bar);
+    let highest = bar_of.map(|at| answer.rows.iter().filter_map(|row| row[at].number()).fold(0.0, f64::max));
+    // Texts have no length to show.
+    let highest = highest.filter(|&highest| highest > 0.0);
+    let title = |at: &usize| title(&answer.columns[*at], zone);
+    table.load_style(style).set_header(shown.iter().map(title).chain(highest.map(|_| String::new())));
+    for row in &answer.rows {
+        let bar = bar_of.zip(highest);
+        let bar =
+            bar.map(|(at, highest)| row[at].number().map_or(String::new(), |value| bar_of_length(value / highest)));
+        table.add_row(shown.iter().map(|&at| word(&row[at], zone)).chain(bar));
+    }
+    for (place, &at) in shown.iter().enumerate() {
+        let is_number = answer.rows.iter().any(|row| row[at].number().is_some());
+        let column = table.column_mut(place).filter(|_| is_number);
+        column.into_iter().for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    }
+    table
+}
+
+/// Whether a column says the same in every row, and the title says it.
+fn is_told(answer: &Answer, at: usize) -> bool {
+    let told = |cell: &Cell| matches!(cell, Cell::Text(text) if answer.title.contains(text.as_str()));
+    let is_key = answer.columns[at].role == ColumnRole::Key;
+    is_key && answer.rows.len() > 1 && answer.rows.iter().all(|row| row[at] == answer.rows[0][at] && told(&row[at]))
+}
+
+fn title(column: &AnswerColumn, zone: Zone) -> String {
+    let name = match column.role {
+        ColumnRole::Start => format!("start ({zone})"),
+        _ => print::safe_word(&column.name),
+    };
+    if column.unit.is_empty() { name } else { format!("{name}\n{}", print::safe_word(&column.unit)) }
+}
+
+fn word(cell: &Cell, zone: Zone) -> String {
+    match cell {
+        Cell::Null => "-".to_owned(),
+        Cell::Text(text) => print::safe_word(text),
+        Cell::Count(count) => count.to_string(),
+        Cell::Number(value) => digits(*value),
+        Cell::Time(at) => at.with_timezone(&zone).format("%Y-%m-%d %H:%M").to_string(),
+    }
+}
+
+/// A bar of up to 20 blocks.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of 20")]
+fn bar_of_length(share: f64) -> String {
+    "█".repeat((share.clamp(0.0, 1.0) * 20.0).round() as usize)
+}
+
+/// Four digits that count.
+pub(super) fn digits(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        1_000.0.. => format!("{value:.0}"),
+        100.0.. => format!("{value:.1}"),
+        1.0.. => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}

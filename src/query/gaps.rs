@@ -1,0 +1,412 @@
+//! Where there are no states, and why: each interval of a window, for each device.
+//!
+//! An interval in which a device has a state is present. What the archive knows of the requests says of the others
+//! whether nobody asked, whether the asking failed, or whether the device had nothing to say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, RecordBatch, StringArray};
+use chrono::TimeDelta;
+
+use crate::archive::Scan;
+use crate::clock::{Timestamp, Zone};
+use crate::schema::Schema;
+
+use super::answer::{Answer, AnswerColumn, Cell};
+use super::scan::Days;
+use super::window::{Buckets, Window};
+use super::{QueryError, column};
+
+/// For so many days Cloudflare can be asked again (the API document).
+const HISTORY_DAYS: i64 = 7;
+
+/// What is asked of gaps.
+#[derive(Debug, Clone)]
+pub struct GapsOptions {
+    /// The devices' ids; none for all.
+    pub devices: Option<Vec<String>>,
+    /// Over which time.
+    pub window: Window,
+    /// Length of an interval in which a state is expected.
+    pub every: Duration,
+    /// Whose midnight the intervals are counted from.
+    pub zone: Zone,
+    /// Each gap by itself, and not each device.
+    pub each: bool,
+    /// What is asked of Cloudflare's history is asked now.
+    pub now: Timestamp,
+}
+
+/// Why there is no state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// No request that would have brought one was made.
+    NotAsked,
+    /// A request was made, and failed.
+    Failed,
+    /// The API said that it has no state of the device.
+    Absent,
+    /// There was an answer, with nothing of that time.
+    Silent,
+}
+
+impl Cause {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::NotAsked, Self::Failed, Self::Absent, Self::Silent];
+
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotAsked => "not_asked",
+            Self::Failed => "failed",
+            Self::Absent => "absent",
+            Self::Silent => "silent",
+        }
+    }
+}
+
+/// Expected and present intervals of each device, and why the others have no state; or each gap by itself.
+///
+/// Expected is every device that has a state or was asked for in the window, in every interval of it. A page of the
+/// list asks for every device of its account.
+///
+/// # Errors
+/// Where the window has no length or too many intervals, there is neither state nor request in it, or the archive
+/// cannot be read.
+pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
+    let buckets = Buckets::new(options.window, options.every, options.zone)?;
+    let mut seen = Seen::default();
+    let (states, polls) = (Schema::device_state(), Schema::poll());
+    let scan = scan(&states, options, &["account_id", "device_id", "timestamp", "device_name"]);
+    let add = |found: &mut Seen, batch: &RecordBatch| found.states(batch, options, &buckets);
+    days.fold(&states, options.window, &scan, Seen::default, add, |found| seen.merge(found))?;
+    let scan = self::scan(&polls, options, &["account_id", "device_id", "requested_at", "outcome"]);
+    let add = |found: &mut Seen, batch: &RecordBatch| found.polls(batch, options, &buckets);
+    days.fold(&polls, options.window, &scan, Seen::default, add, |found| seen.merge(found))?;
+    if seen.devices.is_empty() {
+        return Err(QueryError::NothingExpected(options.window));
+    }
+    let reading = Reading { options, buckets: &buckets, seen: &seen };
+    Ok(if options.each { reading.each() } else { reading.by_device() })
+}
+
+/// The pages of the list have no device: where polls are asked for by device, they must be read too.
+fn scan(schema: &Schema, options: &GapsOptions, columns: &[&str]) -> Scan {
+    let columns = columns.iter().map(|name| column(schema, name)).collect();
+    let device = column(schema, "device_id");
+    let any_of = options.devices.clone().filter(|_| schema.index_of("endpoint").is_none());
+    Scan { columns, any_of: any_of.map(|ids| (device, ids)), ..Scan::default() }
+}
+
+/// What was seen of a device, or of an account, in an interval: a bit for each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Seeing(u8);
+
+/// That of each interval, up to the last in which anything was seen.
+#[derive(Default)]
+struct Seeings(Vec<Seeing>);
+
+/// An account and a device.
+type Device = (String, String);
+
+/// What was seen in a window, by interval.
+#[derive(Default)]
+struct Seen {
+    devices: BTreeMap<Device, Seeings>,
+    /// What came of asking for all devices of an account.
+    lists: BTreeMap<String, Seeings>,
+    names: BTreeMap<String, (i64, String)>,
+}
+
+impl Seeing {
+    const PRESENT: Self = Self(1);
+    const ANSWERED: Self = Self(2);
+    const ABSENT: Self = Self(4);
+    const FAILED: Self = Self(8);
+
+    fn of_outcome(outcome: &str) -> Self {
+        match outcome {
+            "state" | "unchanged" => Self::ANSWERED,
+            "absent" => Self::ABSENT,
+            "failed" => Self::FAILED,
+            _ => Self::default(),
+        }
+    }
+
+    fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl Seeings {
+    fn at(&self, bucket: usize) -> Seeing {
+        self.0.get(bucket).copied().unwrap_or_default()
+    }
+
+    fn see(&mut self, bucket: usize, seeing: Seeing) {
+        if self.0.len() <= bucket {
+            self.0.resize(bucket + 1, Seeing::default());
+        }
+        self.0[bucket] = self.0[bucket].and(seeing);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        other.0.iter().enumerate().for_each(|(bucket, &seeing)| self.see(bucket, seeing));
+    }
+}
+
+impl Seen {
+    fn states(&mut self, batch: &RecordBatch, options: &GapsOptions, buckets: &Buckets) {
+        let rows = Rows::of(batch, "timestamp");
+        let names = text(batch, "device_name");
+        rows.each_run(options, buckets, |account, device, bucket, rows| {
+            let Some(device) = device else { return };
+            self.see(account, device, bucket, Seeing::PRESENT);
+            if let Some(row) = rows.rev().find(|&row| names.is_valid(row)) {
+                let at = self::times(batch, "timestamp").value(row);
+                self.name(device, at, names.value(row));
+            }
+        });
+    }
+
+    fn polls(&mut self, batch: &RecordBatch, options: &GapsOptions, buckets: &Buckets) {
+        let rows = Rows::of(batch, "requested_at");
+        let outcomes = text(batch, "outcome");
+        rows.each_run(options, buckets, |account, device, bucket, rows| {
+            let outcomes =
+                rows.filter(|&row| outcomes.is_valid(row)).map(|row| Seeing::of_outcome(outcomes.value(row)));
+            let seeing = outcomes.fold(Seeing::default(), Seeing::and);
+            match device {
+                Some(device) => self.see(account, device, bucket, seeing),
+                None => self.lists.entry(account.to_owned()).or_default().see(bucket, seeing),
+            }
+        });
+    }
+
+    fn see(&mut self, account: &str, device: &str, bucket: usize, seeing: Seeing) {
+        let key = (account.to_owned(), device.to_owned());
+        self.devices.entry(key).or_default().see(bucket, seeing);
+    }
+
+    fn name(&mut self, device: &str, at: i64, name: &str) {
+        match self.names.get_mut(device) {
+            Some((known, _)) if *known > at => (),
+            Some((known, same)) if same == name => *known = at,
+            _ => drop(self.names.insert(device.to_owned(), (at, name.to_owned()))),
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        for (key, seeings) in other.devices {
+            self.devices.entry(key).or_default().merge(&seeings);
+        }
+        for (account, seeings) in other.lists {
+            self.lists.entry(account).or_default().merge(&seeings);
+        }
+        other.names.into_iter().for_each(|(device, (at, name))| self.name(&device, at, &name));
+    }
+
+    /// Why a device has no state in an interval; none where it has one.
+    fn cause(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Option<Cause> {
+        let own = seeings.at(bucket);
+        let list = self.lists.get(&device.0).map_or_else(Seeing::default, |seeings| seeings.at(bucket));
+        let causes = [
+            (own.has(Seeing::ANSWERED), Cause::Silent),
+            (own.has(Seeing::ABSENT), Cause::Absent),
+            // Which devices would have stood on a page that failed, nobody knows.
+            (own.has(Seeing::FAILED) || list.has(Seeing::FAILED), Cause::Failed),
+            (list.has(Seeing::ANSWERED.and(Seeing::ABSENT)), Cause::Silent),
+        ];
+        let found = causes.into_iter().find_map(|(is_so, cause)| is_so.then_some(cause));
+        (!own.has(Seeing::PRESENT)).then(|| found.unwrap_or(Cause::NotAsked))
+    }
+}
+
+/// The columns by which rows of either dataset are told apart.
+struct Rows<'a> {
+    accounts: &'a StringArray,
+    devices: &'a StringArray,
+    times: &'a arrow_array::TimestampMicrosecondArray,
+}
+
+impl<'a> Rows<'a> {
+    fn of(batch: &'a RecordBatch, time: &str) -> Self {
+        Self { accounts: text(batch, "account_id"), devices: text(batch, "device_id"), times: times(batch, time) }
+    }
+
+    /// Calls `run` with rows of one account and device that follow each other in one interval.
+    fn each_run(
+        &self,
+        options: &GapsOptions,
+        buckets: &Buckets,
+        mut run: impl FnMut(&str, Option<&str>, usize, std::ops::Range<usize>),
+    ) {
+        let device = |row: usize| self.devices.is_valid(row).then(|| self.devices.value(row));
+        let is_asked = |row: usize| {
+            self.times.is_valid(row)
+                && options.window.holds(self.times.value(row))
+                && device(row)
+                    .is_none_or(|id| options.devices.as_ref().is_none_or(|ids| ids.iter().any(|one| one == id)))
+        };
+        let (mut row, mut bucket) = (0, 0);
+        while row < self.times.len() {
+            let start = row;
+            row += 1;
+            if !is_asked(start) {
+                continue;
+            }
+            bucket = buckets.of(self.times.value(start), bucket);
+            let range = buckets.range(bucket);
+            let belongs = |row: usize| {
+                range.contains(&self.times.value(row))
+                    && device(row) == device(start)
+                    && self.accounts.value(row) == self.accounts.value(start)
+                    && is_asked(row)
+            };
+            row = (row..self.times.len()).find(|&row| !belongs(row)).unwrap_or(self.times.len());
+            run(self.accounts.value(start), device(start), bucket, start..row);
+        }
+    }
+}
+
+/// What was seen, as it is told.
+struct Reading<'a> {
+    options: &'a GapsOptions,
+    buckets: &'a Buckets,
+    seen: &'a Seen,
+}
+
+impl Reading<'_> {
+    /// A row for each device.
+    fn by_device(&self) -> Answer {
+        let mut columns = self.keys();
+        columns.extend(["expected", "present"].map(|name| AnswerColumn::value(name.to_owned(), "intervals")));
+        columns.push(AnswerColumn::value("coverage".to_owned(), "share"));
+        columns.extend(Cause::ALL.map(|cause| AnswerColumn::value(cause.name().to_owned(), "intervals")));
+        columns.push(AnswerColumn::value("recoverable".to_owned(), "intervals"));
+        columns.push(AnswerColumn::value("days_left".to_owned(), "d"));
+        let rows = self.seen.devices.iter().map(|(device, seeings)| {
+            let gaps = self.gaps(device, seeings);
+            let missing = |cause| gaps.iter().filter(|gap| gap.cause == cause).map(Gap::intervals).sum::<usize>();
+            let present = self.buckets.count() - Cause::ALL.map(missing).iter().sum::<usize>();
+            let recoverable: usize = gaps.iter().map(|gap| self.recoverable(gap).count()).sum();
+            let oldest = gaps.iter().filter_map(|gap| self.days_left(gap)).min_by(f64::total_cmp);
+            let mut row = self.key_cells(device);
+            row.extend([count(self.buckets.count()), count(present), share(present, self.buckets.count())]);
+            row.extend(Cause::ALL.map(|cause| count(missing(cause))));
+            row.extend([count(recoverable), oldest.into()]);
+            row
+        });
+        Answer { title: self.title(), columns, rows: rows.collect() }
+    }
+
+    /// A row for each gap.
+    fn each(&self) -> Answer {
+        let mut columns = self.keys();
+        columns.extend(["from", "to", "cause"].map(AnswerColumn::key));
+        columns.push(AnswerColumn::value("length".to_owned(), "intervals"));
+        columns.push(AnswerColumn::value("days_left".to_owned(), "d"));
+        let of_device = |(device, seeings)| {
+            self.gaps(device, seeings).into_iter().map(move |gap| {
+                let mut row = self.key_cells(device);
+                row.extend([self.buckets.start(gap.first).into(), self.buckets.start(gap.last + 1).into()]);
+                row.push(Cell::Text(gap.cause.name().to_owned()));
+                row.extend([count(gap.intervals()), self.days_left(&gap).into()]);
+                row
+            })
+        };
+        let rows = self.seen.devices.iter().flat_map(of_device);
+        Answer { title: self.title(), columns, rows: rows.collect() }
+    }
+
+    /// A device in several accounts is told by them.
+    fn keys(&self) -> Vec<AnswerColumn> {
+        let account = self.has_accounts().then(|| AnswerColumn::key("account_id"));
+        account.into_iter().chain(["device_id", "device_name"].map(AnswerColumn::key)).collect()
+    }
+
+    fn key_cells(&self, (account, device): &Device) -> Vec<Cell> {
+        let name = self.seen.names.get(device).map(|(_, name)| name.clone());
+        let account = self.has_accounts().then(|| Cell::Text(account.clone()));
+        account.into_iter().chain([Cell::Text(device.clone()), name.into()]).collect()
+    }
+
+    fn has_accounts(&self) -> bool {
+        self.seen.devices.keys().map(|(account, _)| account).collect::<BTreeSet<_>>().len() > 1
+    }
+
+    fn title(&self) -> String {
+        let devices = self.seen.devices.len();
+        let gaps = self.seen.devices.iter().flat_map(|(device, seeings)| self.gaps(device, seeings));
+        let expected = devices * self.buckets.count();
+        let present = expected - gaps.map(|gap| gap.intervals()).sum::<usize>();
+        format!("{present} of {expected} intervals of {devices} devices have a state")
+    }
+
+    /// The gaps of a device: intervals that follow each other and have no state for the same cause.
+    fn gaps(&self, device: &Device, seeings: &Seeings) -> Vec<Gap> {
+        let mut gaps: Vec<Gap> = Vec::new();
+        for bucket in 0..self.buckets.count() {
+            let Some(cause) = self.seen.cause(device, seeings, bucket) else { continue };
+            match gaps.last_mut() {
+                Some(gap) if gap.cause == cause && gap.last + 1 == bucket => gap.last = bucket,
+                _ => gaps.push(Gap { cause, first: bucket, last: bucket }),
+            }
+        }
+        gaps
+    }
+
+    /// The intervals of a gap that Cloudflare's history still reaches.
+    fn recoverable(&self, gap: &Gap) -> std::ops::RangeInclusive<usize> {
+        let oldest =
+            self.options.now.timestamp_micros() - TimeDelta::days(HISTORY_DAYS).num_microseconds().unwrap_or(0);
+        let first = (gap.first..=gap.last).find(|&bucket| self.buckets.range(bucket).end > oldest);
+        first.unwrap_or(gap.last + 1)..=gap.last
+    }
+
+    /// Days until the oldest interval of a gap that can still be asked for is gone; none where all are.
+    #[expect(clippy::cast_precision_loss, reason = "days for people")]
+    fn days_left(&self, gap: &Gap) -> Option<f64> {
+        let oldest = self.recoverable(gap).next()?;
+        let gone = self.buckets.range(oldest).end + TimeDelta::days(HISTORY_DAYS).num_microseconds()?;
+        Some((gone - self.options.now.timestamp_micros()) as f64 / 86_400e6)
+    }
+}
+
+/// Intervals that follow each other.
+struct Gap {
+    cause: Cause,
+    first: usize,
+    last: usize,
+}
+
+impl Gap {
+    fn intervals(&self) -> usize {
+        self.last + 1 - self.first
+    }
+}
+
+fn text<'a>(batch: &'a RecordBatch, name: &str) -> &'a StringArray {
+    batch.column_by_name(name).expect("the scan has it").as_string()
+}
+
+fn times<'a>(batch: &'a RecordBatch, name: &str) -> &'a arrow_array::TimestampMicrosecondArray {
+    batch.column_by_name(name).expect("the scan has it").as_primitive::<TimestampMicrosecondType>()
+}
+
+fn count(count: usize) -> Cell {
+    Cell::Count(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share of fewer than 2^53")]
+fn share(part: usize, whole: usize) -> Cell {
+    Cell::Number(part as f64 / whole as f64)
+}

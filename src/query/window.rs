@@ -1,0 +1,174 @@
+//! A stretch of time, and the buckets that it is cut into.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use chrono::{Days, NaiveDate, TimeDelta};
+
+use crate::clock::{self, Timestamp, Zone};
+
+use super::QueryError;
+
+/// The most buckets that a trend has.
+pub(super) const MOST_BUCKETS: u64 = 100_000;
+
+const DAY: i64 = 86_400_000_000;
+
+/// A stretch of time: from `since` on, up to and without `until`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Its first moment.
+    pub since: Timestamp,
+    /// The first moment after it.
+    pub until: Timestamp,
+}
+
+impl Window {
+    /// Whether any of a day (UTC) lies in it.
+    #[must_use]
+    pub fn touches(&self, date: NaiveDate) -> bool {
+        // The end is not part of it: a window that ends at midnight does not touch the day after.
+        let last = self.until - TimeDelta::microseconds(1);
+        (self.since.date_naive()..=last.date_naive()).contains(&date)
+    }
+
+    /// In microseconds since the Unix epoch.
+    pub(super) fn micros(&self) -> Range<i64> {
+        self.since.timestamp_micros()..self.until.timestamp_micros()
+    }
+
+    pub(super) fn holds(&self, micros: i64) -> bool {
+        self.micros().contains(&micros)
+    }
+
+    pub(super) fn check(&self) -> Result<(), QueryError> {
+        if self.until <= self.since { Err(QueryError::EmptyWindow(*self)) } else { Ok(()) }
+    }
+}
+
+/// Where the buckets of a window lie.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Buckets {
+    /// In microseconds since the Unix epoch, the beginning of each, and the end of the last.
+    edges: Vec<i64>,
+}
+
+impl Buckets {
+    /// Buckets begin at whole multiples of their length since the Unix epoch; in a time zone, at its midnight and
+    /// whole multiples of their length after it, or at every so many midnights. The last before a change of the
+    /// clock may be longer or shorter.
+    pub(super) fn new(window: Window, every: Duration, zone: Zone) -> Result<Self, QueryError> {
+        window.check()?;
+        let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
+        let Range { start: since, end: until } = window.micros();
+        let count = (until - 1).div_euclid(every) - since.div_euclid(every) + 1;
+        if count.unsigned_abs() > MOST_BUCKETS {
+            return Err(QueryError::Buckets { buckets: count.unsigned_abs() });
+        }
+        let starts: Box<dyn Iterator<Item = i64>> = if zone == Zone::UTC {
+            let first = since.div_euclid(every);
+            Box::new((first..).map_while(move |at| at.checked_mul(every)))
+        } else if every % DAY == 0 {
+            Box::new(midnights(window.since, every / DAY, zone))
+        } else if DAY % every == 0 {
+            let days = midnights(window.since, 1, zone);
+            Box::new(days.clone().zip(days.skip(1)).flat_map(move |(day, next)| {
+                (0..).map(move |at| day + at * every).take_while(move |&start| start < next)
+            }))
+        } else {
+            return Err(QueryError::ZoneBuckets);
+        };
+        let mut edges: Vec<i64> = Vec::new();
+        for start in starts {
+            if start <= since {
+                edges.clear();
+            }
+            edges.push(start);
+            if start >= until {
+                break;
+            }
+        }
+        Ok(Self { edges })
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.edges.len() - 1
+    }
+
+    /// The beginning of a bucket.
+    pub(super) fn start(&self, bucket: usize) -> Option<Timestamp> {
+        clock::from_micros(self.edges[bucket])
+    }
+
+    /// The bucket of a time in the window: the one that is tried first, or another.
+    pub(super) fn of(&self, micros: i64, first: usize) -> usize {
+        if self.range(first).contains(&micros) {
+            return first;
+        }
+        self.edges.partition_point(|&edge| edge <= micros).saturating_sub(1).min(self.count() - 1)
+    }
+
+    /// Where a bucket begins and ends.
+    pub(super) fn range(&self, bucket: usize) -> Range<i64> {
+        self.edges[bucket]..self.edges[bucket + 1]
+    }
+}
+
+/// Every so many midnights of a time zone, from the last before a moment on.
+fn midnights(since: Timestamp, days: i64, zone: Zone) -> impl Iterator<Item = i64> + Clone {
+    let day = since.with_timezone(&zone).date_naive();
+    let number = day.signed_duration_since(NaiveDate::default()).num_days().div_euclid(days) * days;
+    let date = move |number: i64| match u64::try_from(number) {
+        Ok(number) => NaiveDate::default().checked_add_days(Days::new(number)),
+        Err(_before_the_epoch) => NaiveDate::default().checked_sub_days(Days::new(number.unsigned_abs())),
+    };
+    (0..).map_while(move |at: i64| Some(clock::midnight(date(number + at * days)?, zone)?.timestamp_micros()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn buckets(since: &str, until: &str, every_minutes: u64, zone: &str) -> Vec<String> {
+        let time = |text| clock::parse_timestamp(text).expect("a time");
+        let zone = clock::parse_zone(zone).expect("a zone");
+        let window = Window { since: time(since), until: time(until) };
+        let buckets = Buckets::new(window, Duration::from_secs(60 * every_minutes), zone).expect("buckets");
+        let edges = buckets.edges.iter().map(|&edge| clock::from_micros(edge).expect("a time"));
+        edges.map(|edge| edge.format("%dT%H:%M").to_string()).collect()
+    }
+
+    #[test]
+    fn buckets_begin_at_multiples_of_their_length() {
+        let edges = buckets("2026-10-01T03:10:00Z", "2026-10-01T05:00:00Z", 60, "UTC");
+        assert_eq!(edges, ["01T03:00", "01T04:00", "01T05:00"]);
+        assert_eq!(buckets("2026-10-01T03:10:00Z", "2026-10-01T03:11:00Z", 1_440, "UTC"), ["01T00:00", "02T00:00"]);
+    }
+
+    #[test]
+    fn a_day_is_the_time_zones_own() {
+        // On 25 October 2026 the clocks of Berlin go back.
+        let days = buckets("2026-10-24T10:00:00Z", "2026-10-26T10:00:00Z", 1_440, "Europe/Berlin");
+        assert_eq!(days, ["23T22:00", "24T22:00", "25T23:00", "26T23:00"]);
+        let quarters = buckets("2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z", 360, "Europe/Berlin");
+        assert_eq!(quarters, ["24T22:00", "25T04:00", "25T10:00", "25T16:00", "25T22:00", "25T23:00"]);
+        let half_hour_off = buckets("2026-10-24T22:00:00Z", "2026-10-24T23:00:00Z", 60, "Asia/Kolkata");
+        assert_eq!(half_hour_off, ["24T21:30", "24T22:30", "24T23:30"]);
+        // In Santiago the clocks go forward at midnight.
+        let late = buckets("2026-09-06T00:00:00Z", "2026-09-06T12:00:00Z", 1_440, "America/Santiago");
+        assert_eq!(late, ["05T04:00", "06T04:00", "07T03:00"]);
+    }
+
+    #[test]
+    fn a_time_finds_its_bucket_whatever_is_tried_first() {
+        let time = |text: &str| clock::parse_timestamp(text).expect("a time");
+        let window = Window { since: time("2026-10-01T00:10:00Z"), until: time("2026-10-01T04:00:00Z") };
+        let buckets = Buckets::new(window, Duration::from_hours(1), Zone::UTC).expect("buckets");
+        for first in 0..buckets.count() {
+            for (text, bucket) in [("00:10", 0), ("00:59", 0), ("01:00", 1), ("03:59", 3)] {
+                let micros = time(&format!("2026-10-01T{text}:00Z")).timestamp_micros();
+                assert_eq!(buckets.of(micros, first), bucket, "{text} from {first}");
+            }
+        }
+    }
+}
