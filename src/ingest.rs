@@ -42,10 +42,22 @@ use batch::Batch;
 const SEGMENT_BODIES: usize = 12 * 1024;
 const SEGMENT_BYTES: usize = 64 << 20;
 
-/// Segments are merged together up to so many rows, or bytes of what is in memory: each merge writes the
-/// whole day anew, so few are cheaper than many.
-const BATCH_ROWS: usize = 12 * 1024;
-const BATCH_BYTES: usize = 64 << 20;
+/// Segments are merged together up to so much: each merge writes the whole day anew, so few are cheaper than
+/// many, and take more memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimit {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of text in memory.
+    pub bytes: usize,
+}
+
+impl BatchLimit {
+    /// For a collector, which has to stay small.
+    pub const SMALL: Self = Self { rows: 12 * 1024, bytes: 64 << 20 };
+    /// For an import, which has much to take in: about 300 MB.
+    pub const LARGE: Self = Self { rows: 96 * 1024, bytes: 128 << 20 };
+}
 
 /// The writer of one shard.
 #[derive(Debug)]
@@ -61,6 +73,7 @@ pub struct Ingest {
     unwritten: VecDeque<Answer>,
     plans: Plans,
     policy: Policy,
+    limit: BatchLimit,
 }
 
 /// What a publish brought into the archive.
@@ -143,9 +156,15 @@ impl Ingest {
             unwritten: VecDeque::new(),
             plans,
             policy,
+            limit: BatchLimit::SMALL,
         };
         let recovered = ingest.publish()?;
         Ok((ingest, recovered))
+    }
+
+    /// Merges so much at once from now on.
+    pub fn merge_up_to(&mut self, limit: BatchLimit) {
+        self.limit = limit;
     }
 
     /// What may be written.
@@ -251,7 +270,7 @@ impl Ingest {
                 }
             }
             batch.segments.push(path);
-            if batch.states.rows().max(batch.polls.len()) >= BATCH_ROWS || batch.bytes() >= BATCH_BYTES {
+            if batch.states.rows().max(batch.polls.len()) >= self.limit.rows || batch.bytes() >= self.limit.bytes {
                 self.publish_batch(std::mem::replace(&mut batch, Batch::new(&self.plans)), published);
             }
         }

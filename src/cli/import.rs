@@ -9,6 +9,7 @@ use anyhow::Context;
 use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
 use crate::import::{ImportOptions, ImportStats, read_file};
+use crate::ingest::BatchLimit;
 use crate::snapshot::{AccountId, sweep_id};
 
 use super::args::{Args, ImportArgs};
@@ -32,6 +33,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         files.push((path, open(path).with_context(|| format!("cannot read {}", path.display()))?));
     }
     let (mut ingest, recovered) = collect::open(&root, &clock, "import", file.archive.readable_by, policy)?;
+    ingest.merge_up_to(BatchLimit::LARGE);
     let exit = collect::note_recovered(&recovered);
     let options = ImportOptions { account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let mut total = ImportStats::default();
