@@ -121,6 +121,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
                 | QueryError::Label { .. }
                 | QueryError::EmptyWindow(_)
                 | QueryError::Buckets { .. }
+                | QueryError::ZoneBuckets
         )
     });
     let address = matches!(error.downcast_ref(), Some(ClientError::Url { .. }));

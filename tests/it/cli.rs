@@ -121,6 +121,16 @@ fn a_question_that_makes_no_sense_gets_one_sentence() {
     check(&mut with(&["--since", "blah"]), 2, "\"blah\" is no time");
     check(&mut with(&["--since", "now", "--until", "1d"]), 2, "before it begins");
     check(&mut with(&["--every", "0s"]), 2, "\"0s\" is no duration");
+    check(&mut with(&["--tz", "Mars/Olympus"]), 2, "\"Mars/Olympus\" is no time zone");
+    check(
+        &mut with(&["--tz", "Europe/Berlin", "--every", "7h"]),
+        2,
+        "a bucket must be whole days or an even part of a day",
+    );
+    check(&mut with(&["--every", "1s", "--since", "7d"]), 2, "604801 buckets are too many");
+    let mut gaps = program();
+    gaps.arg("--archive").arg(&archive).args(["query", "gaps", "--since", "2020-01-01", "--until", "2020-01-02"]);
+    check(&mut gaps, 1, "neither a state nor a request between");
     check(&mut with(&[]), 1, "no device \"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7\" between");
     check(&mut ask(&["--device", "nobody's laptop"]), 1, "no device \"nobody's laptop\" between");
     let mut demo = program();

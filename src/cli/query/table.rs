@@ -33,12 +33,13 @@ pub(in crate::cli) fn table(answer: &Answer, zone: Zone) -> String {
 }
 
 /// The rows of an answer. With bars, what is the same in every row stands in the title alone, and each row shows how
-/// large its first value is.
+/// large its first value is that is not the same in all.
 pub(super) fn cells(answer: &Answer, style: TableStyle, zone: Zone, with_bar: bool) -> Table {
     let mut table = Table::new();
     let shown: Vec<usize> = (0..answer.columns.len()).filter(|&at| !with_bar || !is_told(answer, at)).collect();
-    let is_value = |column: &AnswerColumn| column.role == ColumnRole::Value;
-    let bar_of = answer.columns.iter().position(is_value).filter(|_| with_bar);
+    let differs = |at: usize| answer.rows.iter().any(|row| row[at] != answer.rows[0][at]);
+    let is_telling = |at: &usize| answer.columns[*at].role == ColumnRole::Value && differs(*at);
+    let bar_of = (0..answer.columns.len()).find(is_telling).filter(|_| with_bar);
     let highest = bar_of.map(|at| answer.rows.iter().filter_map(|row| row[at].number()).fold(0.0, f64::max));
     // Texts have no length to show.
     let highest = highest.filter(|&highest| highest > 0.0);
