@@ -373,6 +373,19 @@ fn only_what_can_hold_a_value_is_read_by_the_outline_as_by_the_footer() {
 }
 
 #[test]
+fn a_part_that_was_replaced_meanwhile_is_found_by_its_successor() {
+    let bench = Bench::new();
+    bench.publish(&[(1, Some(1), None, 1, 1)]);
+    let (path, _) = bench.only_part();
+    bench.publish(&[(2, Some(1), None, 1, 2)]);
+    assert!(!path.exists());
+    assert_eq!(bench.archive.look(&path, &bench.schema).expect("a part").rows(), 2);
+    let strange = path.with_file_name("part-1-000001.parquet");
+    let said = bench.archive.look(&strange, &bench.schema).expect_err("no part of that shard").to_string();
+    assert!(said.contains("part-1-000001.parquet"), "{said}");
+}
+
+#[test]
 fn an_outline_that_is_bent_or_gone_is_not_believed() {
     let (bench, path) = large_day();
     let bytes = fs::read(&path).expect("a part");

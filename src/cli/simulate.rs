@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::api::Budget;
-use crate::clock::{self, Clock};
+use crate::clock::{Clock, Zone};
+use crate::config;
 use crate::sim::{Faults, Fleet, FleetOptions, HostileOptions, RateLimit, Server, ServerOptions, Shape, dump};
 
 use super::args::SimulateArgs;
@@ -24,8 +25,7 @@ pub(super) fn run(command: &SimulateArgs) -> anyhow::Result<Exit> {
     let account = options.account_id.clone();
     let fleet = Fleet::new(options);
     if let (Some(path), Some(ticks)) = (&command.dump, command.ticks) {
-        let start =
-            clock::parse_timestamp(&command.start).with_context(|| format!("{:?} is no time", command.start))?;
+        let start = config::parse_time(&command.start, Zone::UTC, Clock::system().now())?;
         let mut file = BufWriter::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
         let states = dump(&fleet, start, ticks, STEP, &mut file)?;
         file.flush()?;
