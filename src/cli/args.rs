@@ -202,7 +202,7 @@ pub(super) struct OutputArgs {
 #[derive(Debug, ClapArgs)]
 #[command(
     group = clap::ArgGroup::new("who").required(true).args(["device", "fleet"]).multiple(true),
-    after_help = "Examples:\n  dex-archive query trend --device alice-mbp000 --metric cpu_pct,rtt --since 7d --every 1h --agg mean,p95\n  dex-archive query trend --fleet --by version --metric status --since 30d --every 1d\n  dex-archive query trend --device 'alice-*' --metric 'tunnel_stats_bytes_*' --agg sum,rate"
+    after_help = "Examples:\n  dex-archive query trend --device alice-mbp000 --metric cpu_pct,rtt --since 7d --every 1h --agg mean,p95\n  dex-archive query trend --fleet --by version --metric status --since 30d --every 1d\n  dex-archive query trend --device 'alice-*' --metric 'tunnel_stats_bytes_*' --agg sum,rate\n  dex-archive query trend --fleet --by platform --since 7d --every 1d --tz Europe/Berlin --plot"
 )]
 pub(super) struct TrendArgs {
     /// A device: its id or the beginning of it, its name, a pattern of names, or its user's e-mail; may be repeated
