@@ -3,14 +3,15 @@
 //! Everything else is handed a [`Clock`] or a `now`, so that tests and the demo run on a simulated
 //! day. Nothing here sleeps; waiting is tokio's business.
 
+mod zone;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeDelta, Utc};
 
-/// A time zone of the IANA database, which is compiled in.
-pub use chrono_tz::Tz as Zone;
+pub use zone::Zone;
 
 /// A point in time, in UTC. The archive keeps microseconds.
 pub type Timestamp = DateTime<Utc>;
@@ -136,29 +137,21 @@ pub fn parse_point(text: &str, zone: Zone, now: Timestamp) -> Option<Timestamp> 
     let forms = ["%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"];
     let local = forms.iter().find_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
     match local {
-        Some(local) => zone.from_local_datetime(&local).earliest().map(|at| at.to_utc()).filter(has_four_digits),
+        Some(local) => zone.moment(local).filter(has_four_digits),
         None => parse_timestamp(text),
     }
-}
-
-/// Reads the name of a time zone, as `UTC` or `Europe/Berlin`.
-#[must_use]
-pub fn parse_zone(text: &str) -> Option<Zone> {
-    chrono_tz::TZ_VARIANTS.into_iter().find(|zone| zone.name().eq_ignore_ascii_case(text))
 }
 
 /// When a day begins in a time zone. Where the clock is put forward at midnight, that is later than 00:00.
 #[must_use]
 pub fn midnight(date: NaiveDate, zone: Zone) -> Option<Timestamp> {
-    let quarters = (0..96).filter_map(|quarter| NaiveTime::from_num_seconds_from_midnight_opt(quarter * 900, 0));
-    let mut moments = quarters.filter_map(|time| zone.from_local_datetime(&date.and_time(time)).earliest());
-    moments.next().map(|moment| moment.to_utc())
+    zone.moment(date.and_time(NaiveTime::MIN))
 }
 
 /// A timestamp in a time zone, with its offset, to the microsecond; in UTC as [`format_timestamp`] has it.
 #[must_use]
 pub fn format_in(at: Timestamp, zone: Zone) -> String {
-    at.with_timezone(&zone).to_rfc3339_opts(SecondsFormat::Micros, true)
+    zone.local(at).to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 /// A timestamp as the archive prints and journals it: RFC 3339 in UTC, to the microsecond.
@@ -319,7 +312,7 @@ mod tests {
     #[test]
     fn reads_points_in_time() {
         let now = parse_timestamp("2026-11-24T12:00:00Z").expect("a timestamp");
-        let berlin = parse_zone("europe/berlin").expect("a zone");
+        let berlin = Zone::parse("europe/berlin").expect("a zone");
         let point = |text, zone| parse_point(text, zone, now);
         assert_eq!(point("now", berlin), Some(now));
         assert_eq!(point("1d", berlin), parse_timestamp("2026-11-23T12:00:00Z"));

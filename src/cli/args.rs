@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::archive::Archive;
-use crate::clock::{self, Zone};
+use crate::clock::Zone;
 use crate::config::{self, ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
 use crate::query::Agg;
 
@@ -435,7 +435,7 @@ pub(super) struct DemoArgs {
 
 /// Reads the name of a time zone.
 fn zone(text: &str) -> Result<Zone, String> {
-    clock::parse_zone(text).ok_or_else(|| format!("{text:?} is no time zone: it is named as UTC or Europe/Berlin"))
+    Zone::parse(text).ok_or_else(|| format!("{text:?} is no time zone: it is named as UTC or Europe/Berlin"))
 }
 
 /// Reads an aggregate by its name.

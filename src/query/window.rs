@@ -116,7 +116,7 @@ impl Buckets {
 
 /// Every so many midnights of a time zone, from the last before a moment on.
 fn midnights(since: Timestamp, days: i64, zone: Zone) -> impl Iterator<Item = i64> + Clone {
-    let day = since.with_timezone(&zone).date_naive();
+    let day = zone.local(since).date_naive();
     let number = day.signed_duration_since(NaiveDate::default()).num_days().div_euclid(days) * days;
     let date = move |number: i64| match u64::try_from(number) {
         Ok(number) => NaiveDate::default().checked_add_days(Days::new(number)),
@@ -131,7 +131,7 @@ mod tests {
 
     fn buckets(since: &str, until: &str, every_minutes: u64, zone: &str) -> Vec<String> {
         let time = |text| clock::parse_timestamp(text).expect("a time");
-        let zone = clock::parse_zone(zone).expect("a zone");
+        let zone = Zone::parse(zone).expect("a zone");
         let window = Window { since: time(since), until: time(until) };
         let buckets = Buckets::new(window, Duration::from_secs(60 * every_minutes), zone).expect("buckets");
         let edges = buckets.edges.iter().map(|&edge| clock::from_micros(edge).expect("a time"));

@@ -136,7 +136,7 @@ impl Course {
 
     /// Under a chart: when its first, its middle and its last bucket begin.
     fn times(&self, zone: Zone, columns: usize) -> String {
-        let word = |at: &Timestamp| at.with_timezone(&zone).format("%m-%d %H:%M").to_string();
+        let word = |at: &Timestamp| zone.local(*at).format("%m-%d %H:%M").to_string();
         let at = |place: usize| self.starts.get(place).map(word).unwrap_or_default();
         let (first, middle, last) = (at(0), at(self.starts.len() / 2), at(self.starts.len().saturating_sub(1)));
         let zone = zone.to_string();

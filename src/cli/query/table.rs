@@ -80,7 +80,7 @@ fn word(cell: &Cell, zone: Zone) -> String {
         Cell::Text(text) => print::safe_word(text),
         Cell::Count(count) => count.to_string(),
         Cell::Number(value) => digits(*value),
-        Cell::Time(at) => at.with_timezone(&zone).format("%Y-%m-%d %H:%M").to_string(),
+        Cell::Time(at) => zone.local(*at).format("%Y-%m-%d %H:%M").to_string(),
     }
 }
 
