@@ -44,13 +44,13 @@ fn main() -> Result<(), Failed> {
     }
     println!("\none device, {days} days, by devices in the fleet");
     let mut first = None;
-    for devices in [devices / 10, devices, devices * 4] {
-        let archive = if devices == 1_000 { archive.clone() } else { repeated(&bench, devices, days)? };
+    for fleet in [devices / 10, devices, devices * 4] {
+        let archive = if fleet == devices { archive.clone() } else { repeated(&bench, fleet, days)? };
         let device = fullest(&archive)?;
         let times = (0..ROUNDS).map(|_| whole_process(Question::Device, &archive, &device));
         let median = median(times.collect::<Result<_, _>>()?);
         let least = *first.get_or_insert(median);
-        println!("  {devices:>6} devices {median:8.1}  {:.2} times the first", median / least);
+        println!("  {fleet:>6} devices {median:8.1}  {:.2} times the first", median / least);
     }
     Ok(())
 }

@@ -233,13 +233,17 @@ impl<'a> Thrift<'a> {
     /// Steps over a list of structs, and says where each is.
     fn list_of_structs(&mut self) -> Option<Vec<Range<usize>>> {
         let (kind, length) = self.list()?;
+        // What takes no bytes could be there for ever.
+        if kind != Self::STRUCT {
+            return None;
+        }
         let mut structs = Vec::new();
         for _ in 0..length {
             let start = self.at;
             self.skip(kind, 0)?;
             structs.push(start..self.at);
         }
-        (kind == Self::STRUCT).then_some(structs)
+        Some(structs)
     }
 
     /// The number of children that a schema element says it has.

@@ -241,7 +241,7 @@ fn outlined(source: &Source, schema: &Schema) -> io::Result<Option<(Outline, Foo
     let Some(footer) = source.footer()? else { return Ok(None) };
     let outline = Outline::before(source, &footer)?.filter(|outline| outline.schema == schema.fingerprint());
     let Some(outline) = outline else { return Ok(None) };
-    let head = source.bytes(footer.start, outline.head)?;
+    let Ok(head) = source.bytes(footer.start, outline.head) else { return Ok(None) };
     Ok(Some((outline, Footer::Outlined { start: footer.start, head })))
 }
 

@@ -350,21 +350,22 @@ fn only_what_can_hold_a_value_is_read_by_the_outline_as_by_the_footer() {
     let hour = i64::try_from(HOUR_MS * 1_000).expect("small");
     let ids = |ids: &[&str]| Some((0, ids.iter().map(ToString::to_string).collect()));
     let cases = [
-        (None, None, 100_000, 100_000),
-        (ids(&["d017"]), None, 2_500, 3 * 2_048),
-        (ids(&["d000", "d039"]), None, 5_000, 6 * 2_048),
-        (ids(&["d017", "none"]), Some((1, 3 * hour..4 * hour)), 125, 2 * 2_048),
-        (None, Some((1, 3 * hour..4 * hour)), 5_000, 100_000),
-        (ids(&["d"]), None, 0, 0),
-        (ids(&["e"]), None, 0, 0),
-        (None, Some((1, 30 * hour..31 * hour)), 0, 0),
+        (None, None, 100_000, 100_000, 4),
+        (ids(&["d017"]), None, 2_500, 3 * 2_048, 1),
+        (ids(&["d000", "d039"]), None, 5_000, 6 * 2_048, 3),
+        (ids(&["d017", "none"]), Some((1, 3 * hour..4 * hour)), 125, 2 * 2_048, 1),
+        (None, Some((1, 3 * hour..4 * hour)), 5_000, 100_000, 3),
+        (ids(&["d"]), None, 0, 0, 0),
+        (ids(&["e"]), None, 0, 0, 0),
+        (None, Some((1, 30 * hour..31 * hour)), 0, 0, 0),
     ];
-    for (any_of, within, rows, most_read) in cases {
+    for (any_of, within, rows, most_read, groups) in cases {
         let scan = Scan { columns: [0, 1, 2, 4, 5].into(), any_of, within };
         let (by_footer, _) = scanned(&footer, &scan);
         let (by_outline, read) = scanned(&outline, &scan);
         assert_same(&by_footer, &by_outline);
         assert_eq!(by_outline.len(), rows, "{scan:?}");
+        assert_eq!((outline.groups_of(&scan).len(), footer.groups_of(&scan).len()), (groups, groups), "{scan:?}");
         assert!((rows..=most_read).contains(&read), "{read} rows read for {scan:?}");
         let all = Scan { columns: scan.columns.clone(), ..Scan::default() };
         let batches = footer.batches(Some(&all)).map(|batch| batch.expect("a batch"));
@@ -419,6 +420,10 @@ fn a_column_that_came_later_is_null_in_older_parts() {
     let batch = Part::open(&path, &newer).expect("a part").batches(None).next().expect("a batch");
     let batch = batch.expect("a batch");
     assert_eq!(batch.column_by_name("extra").expect("a column").null_count(), 1);
+    let scan = Scan { columns: [0, 6].into(), ..Scan::default() };
+    let part = Part::look(&path, &newer).expect("a part");
+    let looked = part.batches(Some(&scan)).next().expect("a batch").expect("a batch");
+    assert_eq!(looked.column_by_name("extra").expect("a column").null_count(), 1);
     let older = Schema::parse(&TABLE.replace("value", "other")).expect("a schema");
     let said = Part::open(&path, &older).expect_err("an error").to_string();
     assert!(
@@ -517,6 +522,9 @@ fn a_bent_part_is_read_or_refused_and_never_ends_the_program() {
         put(&path, &bent);
         let read = Part::open(&path, &bench.schema).and_then(|part| part.batches(None).collect::<Result<Vec<_>, _>>());
         refused += usize::from(read.is_err());
+        let scan = Scan { columns: [0, 4].into(), any_of: Some((0, vec!["d003".to_owned()])), within: None };
+        let looked = Part::look(&path, &bench.schema).map(|part| part.batches(Some(&scan)).count());
+        assert!(looked.map_or(0, |batches| batches) <= 2, "bit {bit}");
     }
     drop(std::panic::take_hook());
     assert!(refused * 4 > bytes.len(), "{refused} of {}", bytes.len() * 8);

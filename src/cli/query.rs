@@ -17,11 +17,14 @@ use crate::query::{
 use crate::snapshot::DeviceId;
 
 use super::args::{
-    AppsArgs, Args, ChangesArgs, GapsArgs, LatestArgs, OutputArgs, QueryArgs, Question, TrendArgs, WindowArgs,
+    AppsArgs, Args, ChangesArgs, Format, GapsArgs, LatestArgs, OutputArgs, QueryArgs, Question, TrendArgs, WindowArgs,
 };
 use super::{Exit, print};
 
 pub(super) use table::table;
+
+/// For so long before a window a name is looked for that is not in it.
+const KNOWN_BEFORE: chrono::TimeDelta = chrono::TimeDelta::days(366);
 
 /// Letters of a line where nobody says how many there are.
 const WIDTH: usize = 100;
@@ -50,6 +53,9 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
     };
     match &output.output {
         Some(path) if path != Path::new("-") => print::file(path, &text)?,
+        None if output.format == Format::Parquet && print::is_terminal() => {
+            anyhow::bail!("Parquet is nothing for a terminal: name a file with -o")
+        }
         _ => print::data(&text)?,
     }
     Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
@@ -80,7 +86,9 @@ impl Asker<'_> {
         let until = config::parse_time(&question.at, self.zone, self.now)?;
         // The state of that very moment counts.
         let until = until + chrono::TimeDelta::microseconds(1);
-        let window = Window { since: until - span(&question.back)?, until };
+        let since = until.checked_sub_signed(span(&question.back)?);
+        let since = since.ok_or_else(|| ConfigError::Duration(question.back.clone()))?;
+        let window = Window { since, until };
         Ok(latest(&self.days, &self.states(&question.device, question.column.clone(), window)?)?)
     }
 
@@ -97,7 +105,14 @@ impl Asker<'_> {
 
     fn gaps(&self, question: &GapsArgs) -> anyhow::Result<Answer> {
         let window = self.window(&question.window)?;
-        let devices = self.devices(&question.device, window)?;
+        let devices = match self.devices(&question.device, window) {
+            // Who has no state in the window is whom one asks about: by the name that was known before.
+            Err(QueryError::NoDevice { .. }) => {
+                let since = window.since.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since);
+                self.devices(&question.device, Window { since, ..window })?
+            }
+            devices => devices?,
+        };
         let every = config::parse_duration(&question.every)?;
         let options = GapsOptions { devices, window, every, zone: self.zone, each: question.each, now: self.now };
         Ok(gaps(&self.days, &options)?)

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch};
 
 use crate::archive::Scan;
@@ -63,7 +64,7 @@ fn called(
 ) -> Result<Devices, QueryError> {
     let schema = Schema::device_state();
     let person = schema.columns.iter().position(|column| column.personal == Some(Personal::Person));
-    let columns = [column(&schema, "device_id"), column(&schema, "device_name")].into_iter().chain(person);
+    let columns = ["device_id", "device_name", "timestamp"].map(|name| column(&schema, name)).into_iter().chain(person);
     let scan = Scan { columns: columns.collect(), ..Scan::default() };
     let add = |found: &mut Devices, batch: &RecordBatch| {
         let ids = batch.column_by_name("device_id").expect("the scan has it").as_string::<i32>();
@@ -72,7 +73,10 @@ fn called(
             .filter(|(_, field)| field.name() != "device_id")
             .filter_map(|(column, _)| column.as_string_opt::<i32>());
         let words: Vec<_> = words.collect();
-        for row in 0..batch.num_rows() {
+        let times = batch.column_by_name("timestamp").expect("the scan has it");
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let is_within = |row: &usize| times.is_valid(*row) && window.holds(times.value(*row));
+        for row in (0..batch.num_rows()).filter(is_within) {
             let id = ids.value(row);
             if is_meant(id, None) && !found.contains_key(id) {
                 found.insert(id.to_owned(), BTreeSet::new());

@@ -71,14 +71,18 @@ impl Cause {
 
 /// Expected and present intervals of each device, and why the others have no state; or each gap by itself.
 ///
-/// Expected is every device that has a state or was asked for in the window, in every interval of it. A page of the
-/// list asks for every device of its account.
+/// Expected is every device that is named, or has a state or was asked for in the window, in every interval of it that
+/// is over. A page of the list asks for every device of its account.
 ///
 /// # Errors
 /// Where the window has no length or too many intervals, there is neither state nor request in it, or the archive
 /// cannot be read.
 pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
     let buckets = Buckets::new(options.window, options.every, options.zone)?;
+    // Of an interval that is not over nobody can say that it has no state.
+    let (buckets, until) = buckets.ended_by(options.now).ok_or(QueryError::NothingExpected(options.window))?;
+    let window = Window { until: options.window.until.min(until), ..options.window };
+    let options = &GapsOptions { window, ..options.clone() };
     let mut seen = Seen::default();
     let (states, polls) = (Schema::device_state(), Schema::poll());
     let scan = scan(&states, options, &["account_id", "device_id", "timestamp", "device_name"]);
@@ -87,6 +91,7 @@ pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
     let scan = self::scan(&polls, options, &["account_id", "device_id", "requested_at", "outcome"]);
     let add = |found: &mut Seen, batch: &RecordBatch| found.polls(batch, options, &buckets);
     days.fold(&polls, options.window, &scan, Seen::default, add, |found| seen.merge(found))?;
+    seen.expect(options.devices.as_deref().unwrap_or_default());
     if seen.devices.is_empty() {
         return Err(QueryError::NothingExpected(options.window));
     }
@@ -189,6 +194,14 @@ impl Seen {
                 None => self.lists.entry(account.to_owned()).or_default().see(bucket, seeing),
             }
         });
+    }
+
+    /// Devices that were asked about by name are expected, even where nothing was seen of them.
+    fn expect(&mut self, ids: &[String]) {
+        let account = self.lists.keys().next().cloned().unwrap_or_default();
+        for id in ids.iter().filter(|id| !self.devices.keys().any(|(_, device)| device == *id)).collect::<Vec<_>>() {
+            self.devices.insert((account.clone(), id.clone()), Seeings::default());
+        }
     }
 
     fn see(&mut self, account: &str, device: &str, bucket: usize, seeing: Seeing) {

@@ -88,7 +88,18 @@ impl Buckets {
                 break;
             }
         }
+        // The calendar ends before a bucket of that length does.
+        if edges.last().is_none_or(|&edge| edge < until) {
+            edges.push(until);
+        }
         Ok(Self { edges })
+    }
+
+    /// Those that have ended, and when the last of them did; none where none has.
+    pub(super) fn ended_by(mut self, now: Timestamp) -> Option<(Self, Timestamp)> {
+        self.edges.retain(|&edge| edge <= now.timestamp_micros());
+        let end = self.edges.last().filter(|_| self.edges.len() > 1).and_then(|&end| clock::from_micros(end))?;
+        Some((self, end))
     }
 
     pub(super) fn count(&self) -> usize {
@@ -154,6 +165,12 @@ mod tests {
         assert_eq!(quarters, ["24T22:00", "25T04:00", "25T10:00", "25T16:00", "25T22:00", "25T23:00"]);
         let half_hour_off = buckets("2026-10-24T22:00:00Z", "2026-10-24T23:00:00Z", 60, "Asia/Kolkata");
         assert_eq!(half_hour_off, ["24T21:30", "24T22:30", "24T23:30"]);
+        // On Samoa a day was left out.
+        let apia = buckets("2011-12-29T12:00:00Z", "2012-01-01T00:00:00Z", 1_440, "Pacific/Apia");
+        assert_eq!(apia.first().map(String::as_str), Some("29T10:00"));
+        assert!(apia.last().is_some_and(|last| last.as_str() >= "01T00:00" && last.as_str() < "03"), "{apia:?}");
+        let ages = buckets("2026-10-01T00:00:00Z", "2026-10-02T00:00:00Z", 100_000_000 * 1_440, "Europe/Berlin");
+        assert_eq!(ages.len(), 2);
         // In Santiago the clocks go forward at midnight.
         let late = buckets("2026-09-06T00:00:00Z", "2026-09-06T12:00:00Z", 1_440, "America/Santiago");
         assert_eq!(late, ["05T04:00", "06T04:00", "07T03:00"]);

@@ -128,13 +128,14 @@ def test_shares_of_a_text(root):
     assert_same(answer, expected, ["start"])
 
 
-def test_latest(root):
-    at = "2026-10-02T12:00:00Z"
-    answer = query(root, "latest", "--at", at, "--back", "6h", "--column", "device_name,version,status,cpu_pct,disk_read_bps")
+@pytest.mark.parametrize("at,hours", [("2026-10-02T12:00:00Z", 6), ("2026-10-02T03:00:00Z", 25)])
+def test_latest(root, at, hours):
+    """In the second case one device has its newest state on the day before, among others of devices that have later ones."""
+    answer = query(root, "latest", "--at", at, "--back", f"{hours}h", "--column", "device_name,version,status,cpu_pct,disk_read_bps")
     expected = sql(root, "SELECT device_id, strftime(max(timestamp), '%Y-%m-%dT%H:%M:%S.%fZ') AS timestamp,"
                    " arg_max(struct_pack(n := device_name), timestamp).n AS device_name, arg_max(struct_pack(n := status), timestamp).n AS status,"
                    " arg_max(struct_pack(n := cpu_pct), timestamp).n AS cpu_pct, arg_max(struct_pack(n := disk_read_bps), timestamp).n AS disk_read_bps"
-                   f" FROM {{files}} WHERE timestamp <= TIMESTAMPTZ '{at}' AND timestamp > TIMESTAMPTZ '{at}' - INTERVAL '6 hours' GROUP BY 1")
+                   f" FROM {{files}} WHERE timestamp <= TIMESTAMPTZ '{at}' AND timestamp > TIMESTAMPTZ '{at}' - INTERVAL '{hours} hours' GROUP BY 1")
     assert_same(answer, expected, ["device_id"])
 
 
@@ -245,33 +246,34 @@ def test_a_damaged_part_is_named_and_may_be_passed_over(root, tmp_path):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """Sweeps of a simulated fleet whose API fails at times: of all, of the list, of two devices, one of them unknown."""
+    """Sweeps of a simulated fleet whose API fails at times: of all, of the list, of devices, of one that is unknown."""
     root = str(tmp_path_factory.mktemp("gaps") / "archive")
     server = subprocess.Popen([PROGRAM, "simulate", "--devices", "30", "--fault", "5xx=30", "--rate-limit", "none"],
                               stdout=subprocess.PIPE, text=True)
     try:
         said = dict(server.stdout.readline().strip().split("=", 1) for _ in range(2))
         env = os.environ | said | {"CLOUDFLARE_API_TOKEN": "x"}
-        collect = [PROGRAM, "--archive", root, "collect", "--attempts", "1", "--rate-limit", "none", "-q"]
-        known = None
-        for args in ([], ["--source", "list", "--attempts", "9", "--retry-delay", "1ms"], None, None):
+        collect = [PROGRAM, "--archive", root, "collect", "--rate-limit", "none", "-q"]
+        once, often = ["--attempts", "1"], ["--attempts", "9", "--retry-delay", "1ms"]
+        unknown = ["--device", "00000000-0000-4000-8000-000000000000"]
+        for args in (often, [*once, "--source", "list"], [*often, "--source", "list"], [*once, "--source", "live"], [*often, *unknown]):
             time.sleep(2.1)
-            known = known or (fullest_of_all(root) if os.path.exists(root) else None)
-            args = args if args is not None else ["--device", known, "--device", "00000000-0000-4000-8000-000000000000"]
-            subprocess.run([*collect[:4], *args, *([] if "--attempts" in args else collect[4:6]), *collect[6:]], env=env)
+            if "live" in args:
+                args = [*args, *(word for device in devices_of(root) for word in ("--device", device))]
+            subprocess.run([*collect, *args], env=env, capture_output=True)
     finally:
         server.kill()
     return root
 
 
-def fullest_of_all(root):
-    found = sql(root, "SELECT device_id FROM {files} GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1")
-    return found[0]["device_id"] if found else None
+def devices_of(root):
+    return [row["device_id"] for row in sql(root, "SELECT device_id FROM {files} GROUP BY 1 ORDER BY 1")]
 
 
 def test_gaps(swept):
     now = datetime.datetime.now(datetime.timezone.utc)
     since, until = now - datetime.timedelta(minutes=6), now
+    time.sleep(2.1)  # until the last interval is over
     window = f"TIMESTAMPTZ '{since.isoformat()}' AND TIMESTAMPTZ '{until.isoformat()}'"
     answer = query(swept, "gaps", "--every", "2s", "--since", since.isoformat(), "--until", until.isoformat())
     expected = sql(swept, f"""
@@ -309,8 +311,12 @@ def test_gaps(swept):
     for row in each:
         assert row["from"] == first.get(row["device_id"], row["from"]) or row["from"] > first[row["device_id"]], "gaps do not overlap"
         first[row["device_id"]] = row["to"]
+    unfinished = query(swept, "gaps", "--every", "1m", "--since", "10m", "--until", "now")
+    assert all(row["expected"] == 10 for row in unfinished), "this minute is not over"
+    named = query(swept, "gaps", "--every", "1s", "--since", "3s", "--device", devices_of(swept)[0][:6])
+    assert [row["present"] for row in named] == [0], "who has no state at all is found by what was known before"
     old = query(swept, "gaps", "--every", "1d", "--since", "20d", "--device", answer[0]["device_id"])[0]
-    assert old["recoverable"] in (7, 8) and old["expected"] == 21, "older days are gone from the history"
+    assert old["recoverable"] == 7 and old["expected"] == 20, "older days are gone from the history"
 
 
 def test_gaps_of_an_import_were_not_asked_for(root):

@@ -12,11 +12,15 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 /// Letters that a line of bars has at most.
 const LONGEST_LINE: usize = 60;
 
+/// Letters of a name at most.
+const LONGEST_NAME: usize = 60;
+
 /// The most charts that are drawn at once.
 const MOST_CHARTS: usize = 12;
 
 /// Letters and lines of a chart.
 const NARROWEST: usize = 40;
+const WIDEST: usize = 400;
 const HEIGHT: usize = 10;
 
 /// Room for the numbers at the left of a chart.
@@ -51,7 +55,7 @@ pub(super) fn courses(answer: &Answer) -> Vec<Course> {
         let name = key.into_iter().chain([column.name.clone()]).collect::<Vec<_>>().join(" ");
         let starts = rows.iter().filter_map(|row| if let Cell::Time(at) = row[start] { Some(at) } else { None });
         Course {
-            name: print::safe_word(&name),
+            name: shortened(&print::safe_word(&name)),
             unit: column.unit.clone(),
             values: rows.iter().map(|row| row[at].number()).collect(),
             starts: starts.collect(),
@@ -64,7 +68,7 @@ pub(super) fn courses(answer: &Answer) -> Vec<Course> {
 /// Charts of the courses in an answer, `width` letters wide.
 pub(super) fn charts(answer: &Answer, zone: Zone, width: usize) -> String {
     let courses = courses(answer);
-    let charts = courses.iter().take(MOST_CHARTS).map(|course| course.chart(zone, width.max(NARROWEST)));
+    let charts = courses.iter().take(MOST_CHARTS).map(|course| course.chart(zone, width.clamp(NARROWEST, WIDEST)));
     let rest = courses.len().saturating_sub(MOST_CHARTS);
     let more = format!("\n… and {rest} charts more: ask for fewer devices, groups or metrics\n");
     let charts = charts.chain((rest > 0).then_some(more));
@@ -183,6 +187,14 @@ impl Canvas {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "few dots")]
 fn nearest(share: f64, most: usize) -> usize {
     ((share.clamp(0.0, 1.0) * most as f64).round() as usize).min(most)
+}
+
+/// A name that leaves room beside it.
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(LONGEST_NAME) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
 }
 
 fn mean(values: &[Option<f64>]) -> Option<f64> {
