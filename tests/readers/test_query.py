@@ -261,6 +261,9 @@ def swept(tmp_path_factory):
             if "live" in args:
                 args = [*args, *(word for device in devices_of(root) for word in ("--device", device))]
             subprocess.run([*collect, *args], env=env, capture_output=True)
+        time.sleep(2.1)
+        nobody = env | {"CLOUDFLARE_BASE_URL": "http://127.0.0.1:9"}
+        subprocess.run([*collect, *once, "--source", "list"], env=nobody, capture_output=True)
     finally:
         server.kill()
     return root
