@@ -268,10 +268,7 @@ impl DiskFile {
     }
 
     /// Writes the next bytes at `position`.
-    ///
-    /// # Errors
-    /// Where the file system says no.
-    pub fn seek(&mut self, position: u64) -> io::Result<()> {
+    fn seek(&mut self, position: u64) -> io::Result<()> {
         self.at = self.file.seek(SeekFrom::Start(position))?;
         Ok(())
     }

@@ -22,7 +22,7 @@ mod window;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, ArrayRef};
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 
 use crate::archive::ArchiveError;
 use crate::clock;
@@ -111,6 +111,21 @@ pub enum QueryError {
 /// The position of a column that every device state has.
 fn column(schema: &Schema, name: &str) -> usize {
     schema.index_of(name).expect("the table has the columns that devices are known by")
+}
+
+/// A column of texts in a batch of a scan that asked for it.
+fn texts<'a>(batch: &'a RecordBatch, name: &str) -> &'a StringArray {
+    batch.column_by_name(name).expect("the scan has it").as_string()
+}
+
+/// A column of times in a batch of a scan that asked for it.
+fn times<'a>(batch: &'a RecordBatch, name: &str) -> &'a TimestampMicrosecondArray {
+    batch.column_by_name(name).expect("the scan has it").as_primitive::<TimestampMicrosecondType>()
+}
+
+/// Whether a device is asked about: all are where none is named.
+fn is_asked(devices: Option<&[String]>, id: &str) -> bool {
+    devices.is_none_or(|devices| devices.iter().any(|device| device == id))
 }
 
 /// The value of a row.

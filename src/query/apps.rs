@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, TimestampMicrosecondType};
+use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
 
 use crate::archive::Scan;
@@ -12,7 +12,7 @@ use crate::schema::{Role, Schema};
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::scan::Days;
 use super::window::Window;
-use super::{QueryError, column};
+use super::{QueryError, column, is_asked, texts, times};
 
 /// What is asked of applications.
 #[derive(Debug, Clone)]
@@ -90,12 +90,10 @@ impl Usage {
 }
 
 fn take(batch: &RecordBatch, options: &AppsOptions, list: &str, found: &mut Apps) {
-    let column = |name: &str| batch.column_by_name(name).expect("the scan has it");
-    let (ids, times) =
-        (column("device_id").as_string::<i32>(), column("timestamp").as_primitive::<TimestampMicrosecondType>());
-    let lists = column(list).as_list::<i32>();
+    let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
+    let lists = batch.column_by_name(list).expect("the scan has it").as_list::<i32>();
     for row in 0..batch.num_rows() {
-        let is_meant = options.devices.as_ref().is_none_or(|wanted| wanted.iter().any(|id| id == ids.value(row)));
+        let is_meant = is_asked(options.devices.as_deref(), ids.value(row));
         if !is_meant || lists.is_null(row) || times.is_null(row) || !options.window.holds(times.value(row)) {
             continue;
         }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch};
 
 use crate::archive::Scan;
@@ -12,7 +11,7 @@ use crate::snapshot::DeviceId;
 
 use super::metric::{is_pattern, matches};
 use super::scan::Days;
-use super::{QueryError, Window, column};
+use super::{QueryError, Window, column, texts, times};
 
 /// So many letters of an id are enough to look for it.
 const SHORTEST_PREFIX: usize = 4;
@@ -67,14 +66,13 @@ fn called(
     let columns = ["device_id", "device_name", "timestamp"].map(|name| column(&schema, name)).into_iter().chain(person);
     let scan = Scan { columns: columns.collect(), ..Scan::default() };
     let add = |found: &mut Devices, batch: &RecordBatch| {
-        let ids = batch.column_by_name("device_id").expect("the scan has it").as_string::<i32>();
+        let ids = texts(batch, "device_id");
         let words = batch.columns().iter().zip(batch.schema_ref().fields());
         let words = words
             .filter(|(_, field)| field.name() != "device_id")
             .filter_map(|(column, _)| column.as_string_opt::<i32>());
         let words: Vec<_> = words.collect();
-        let times = batch.column_by_name("timestamp").expect("the scan has it");
-        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let times = times(batch, "timestamp");
         let is_within = |row: &usize| times.is_valid(*row) && window.holds(times.value(*row));
         for row in (0..batch.num_rows()).filter(is_within) {
             let id = ids.value(row);

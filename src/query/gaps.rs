@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, RecordBatch, StringArray};
+use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use chrono::TimeDelta;
 
 use crate::archive::Scan;
@@ -18,7 +16,7 @@ use crate::schema::Schema;
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::scan::Days;
 use super::window::{Buckets, Window};
-use super::{QueryError, column};
+use super::{QueryError, column, is_asked, texts, times};
 
 /// For so many days Cloudflare can be asked again (the API document).
 const HISTORY_DAYS: i64 = 7;
@@ -95,7 +93,8 @@ pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
     if seen.devices.is_empty() {
         return Err(QueryError::NothingExpected(options.window));
     }
-    let reading = Reading { options, buckets: &buckets, seen: &seen };
+    let accounts: BTreeSet<&String> = seen.devices.keys().map(|(account, _)| account).collect();
+    let reading = Reading { options, buckets: &buckets, seen: &seen, has_accounts: accounts.len() > 1 };
     Ok(if options.each { reading.each() } else { reading.by_device() })
 }
 
@@ -171,12 +170,12 @@ impl Seeings {
 impl Seen {
     fn states(&mut self, batch: &RecordBatch, options: &GapsOptions, buckets: &Buckets) {
         let rows = Rows::of(batch, "timestamp");
-        let names = text(batch, "device_name");
+        let names = texts(batch, "device_name");
         rows.each_run(options, buckets, |account, device, bucket, rows| {
             let Some(device) = device else { return };
             self.see(account, device, bucket, Seeing::PRESENT);
             if let Some(row) = rows.rev().find(|&row| names.is_valid(row)) {
-                let at = self::times(batch, "timestamp").value(row);
+                let at = times(batch, "timestamp").value(row);
                 self.name(device, at, names.value(row));
             }
         });
@@ -184,7 +183,7 @@ impl Seen {
 
     fn polls(&mut self, batch: &RecordBatch, options: &GapsOptions, buckets: &Buckets) {
         let rows = Rows::of(batch, "requested_at");
-        let outcomes = text(batch, "outcome");
+        let outcomes = texts(batch, "outcome");
         rows.each_run(options, buckets, |account, device, bucket, rows| {
             let outcomes =
                 rows.filter(|&row| outcomes.is_valid(row)).map(|row| Seeing::of_outcome(outcomes.value(row)));
@@ -247,12 +246,12 @@ impl Seen {
 struct Rows<'a> {
     accounts: &'a StringArray,
     devices: &'a StringArray,
-    times: &'a arrow_array::TimestampMicrosecondArray,
+    times: &'a TimestampMicrosecondArray,
 }
 
 impl<'a> Rows<'a> {
     fn of(batch: &'a RecordBatch, time: &str) -> Self {
-        Self { accounts: text(batch, "account_id"), devices: text(batch, "device_id"), times: times(batch, time) }
+        Self { accounts: texts(batch, "account_id"), devices: texts(batch, "device_id"), times: times(batch, time) }
     }
 
     /// Calls `run` with rows of one account and device that follow each other in one interval.
@@ -263,17 +262,16 @@ impl<'a> Rows<'a> {
         mut run: impl FnMut(&str, Option<&str>, usize, std::ops::Range<usize>),
     ) {
         let device = |row: usize| self.devices.is_valid(row).then(|| self.devices.value(row));
-        let is_asked = |row: usize| {
+        let counts = |row: usize| {
             self.times.is_valid(row)
                 && options.window.holds(self.times.value(row))
-                && device(row)
-                    .is_none_or(|id| options.devices.as_ref().is_none_or(|ids| ids.iter().any(|one| one == id)))
+                && device(row).is_none_or(|id| is_asked(options.devices.as_deref(), id))
         };
         let (mut row, mut bucket) = (0, 0);
         while row < self.times.len() {
             let start = row;
             row += 1;
-            if !is_asked(start) {
+            if !counts(start) {
                 continue;
             }
             bucket = buckets.of(self.times.value(start), bucket);
@@ -282,7 +280,7 @@ impl<'a> Rows<'a> {
                 range.contains(&self.times.value(row))
                     && device(row) == device(start)
                     && self.accounts.value(row) == self.accounts.value(start)
-                    && is_asked(row)
+                    && counts(row)
             };
             row = (row..self.times.len()).find(|&row| !belongs(row)).unwrap_or(self.times.len());
             run(self.accounts.value(start), device(start), bucket, start..row);
@@ -295,6 +293,8 @@ struct Reading<'a> {
     options: &'a GapsOptions,
     buckets: &'a Buckets,
     seen: &'a Seen,
+    /// A device in one of several accounts is told by it.
+    has_accounts: bool,
 }
 
 impl Reading<'_> {
@@ -340,20 +340,15 @@ impl Reading<'_> {
         Answer { title: self.title(), columns, rows: rows.collect() }
     }
 
-    /// A device in several accounts is told by them.
     fn keys(&self) -> Vec<AnswerColumn> {
-        let account = self.has_accounts().then(|| AnswerColumn::key("account_id"));
+        let account = self.has_accounts.then(|| AnswerColumn::key("account_id"));
         account.into_iter().chain(["device_id", "device_name"].map(AnswerColumn::key)).collect()
     }
 
     fn key_cells(&self, (account, device): &Device) -> Vec<Cell> {
         let name = self.seen.names.get(device).map(|(_, name)| name.clone());
-        let account = self.has_accounts().then(|| Cell::Text(account.clone()));
+        let account = self.has_accounts.then(|| Cell::Text(account.clone()));
         account.into_iter().chain([Cell::Text(device.clone()), name.into()]).collect()
-    }
-
-    fn has_accounts(&self) -> bool {
-        self.seen.devices.keys().map(|(account, _)| account).collect::<BTreeSet<_>>().len() > 1
     }
 
     fn title(&self) -> String {
@@ -405,14 +400,6 @@ impl Gap {
     fn intervals(&self) -> usize {
         self.last + 1 - self.first
     }
-}
-
-fn text<'a>(batch: &'a RecordBatch, name: &str) -> &'a StringArray {
-    batch.column_by_name(name).expect("the scan has it").as_string()
-}
-
-fn times<'a>(batch: &'a RecordBatch, name: &str) -> &'a arrow_array::TimestampMicrosecondArray {
-    batch.column_by_name(name).expect("the scan has it").as_primitive::<TimestampMicrosecondType>()
 }
 
 fn count(count: usize) -> Cell {

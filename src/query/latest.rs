@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch};
 
 use crate::archive::Scan;
@@ -14,7 +12,7 @@ use super::answer::{Answer, AnswerColumn, Cell};
 use super::newest::Newest;
 use super::scan::Days;
 use super::window::Window;
-use super::{QueryError, cell, column};
+use super::{QueryError, cell, column, is_asked, texts, times};
 
 /// What is asked of states as they are.
 #[derive(Debug, Clone)]
@@ -151,12 +149,10 @@ impl Reading {
 
 /// Calls `state` for each state that is asked about: its device, its time, its row.
 fn each_state(batch: &RecordBatch, options: &StateOptions, state: &mut dyn FnMut(&str, i64, usize)) {
-    let ids = batch.column_by_name("device_id").expect("the scan has it").as_string::<i32>();
-    let times = batch.column_by_name("timestamp").expect("the scan has it");
-    let times = times.as_primitive::<TimestampMicrosecondType>();
+    let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
     for row in 0..batch.num_rows() {
         let id = ids.value(row);
-        let is_meant = options.devices.as_ref().is_none_or(|wanted| wanted.iter().any(|wanted| wanted == id));
+        let is_meant = is_asked(options.devices.as_deref(), id);
         if is_meant && times.is_valid(row) && options.window.holds(times.value(row)) {
             state(id, times.value(row), row);
         }

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, RecordBatch};
 
 use crate::archive::{ArchiveError, Part, Scan};
@@ -13,7 +11,7 @@ use crate::schema::Schema;
 use super::answer::Cell;
 use super::scan::Days;
 use super::window::Window;
-use super::{QueryError, cell, column};
+use super::{QueryError, cell, column, is_asked, texts, times};
 
 /// What is looked for.
 pub(super) struct Newest<'a> {
@@ -85,9 +83,7 @@ impl Newest<'_> {
 
     /// The last row of each device in a batch that counts: its id, its time, its place.
     fn each_last(&self, batch: &RecordBatch, mut last: impl FnMut(&str, i64, usize)) {
-        let ids = batch.column_by_name("device_id").expect("the scan has it").as_string::<i32>();
-        let times = batch.column_by_name("timestamp").expect("the scan has it");
-        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
         let needed = self.needed.and_then(|at| batch.column_by_name(&self.schema.columns[at].name));
         let counts = |row: usize| {
             times.is_valid(row)
@@ -98,7 +94,7 @@ impl Newest<'_> {
         while start < batch.num_rows() {
             let id = ids.value(start);
             let end = (start + 1..batch.num_rows()).find(|&row| ids.value(row) != id).unwrap_or(batch.num_rows());
-            let is_asked = self.devices.is_none_or(|asked| asked.iter().any(|asked| asked == id));
+            let is_asked = is_asked(self.devices, id);
             if let Some(row) = (start..end).rev().find(|&row| is_asked && counts(row)) {
                 last(id, times.value(row), row);
             }
