@@ -62,6 +62,8 @@ pub struct Column {
     pub required: bool,
     /// Older shapes that are read too.
     pub accept: Vec<Shape>,
+    /// How the values are written, where that is another way than the usual one of their type.
+    pub encoding: Option<Encoding>,
     /// Version of the schema that brought the column.
     pub since: u32,
     /// What the values mean.
@@ -83,6 +85,8 @@ pub struct Member {
     pub unit: Option<Unit>,
     /// Class of personal data, where they are such.
     pub personal: Option<Personal>,
+    /// How the values are written, where that is another way than the usual one of their type.
+    pub encoding: Option<Encoding>,
     /// What the values mean.
     pub description: String,
 }
@@ -174,6 +178,20 @@ pub enum Personal {
     Location,
     /// Says what somebody runs.
     Apps,
+}
+
+/// How values are written in a part: one of Parquet's encodings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// One after the other.
+    Plain,
+    /// Each distinct value once, and which of them stands in each row: for what repeats.
+    Dictionary,
+    /// The differences from one to the next, in few bits: for whole numbers near each other.
+    Delta,
+    /// All first bytes, then all second bytes, and so on: for whole numbers of many sizes.
+    Split,
 }
 
 /// An older shape of a value that is read too.

@@ -22,6 +22,7 @@ use crate::schema::Schema;
 
 use super::order::{Keys, misplaced, partitions_of, replaces};
 use super::publish::{Damage, Folder};
+use super::read::BATCH_ROWS;
 use super::write::PartWriter;
 use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
 
@@ -53,7 +54,10 @@ impl Archive {
         let old = parts.into_iter().find(|(name, _)| name.shard == lock.shard);
         let name = PartName { shard: lock.shard, publish: old.as_ref().map_or(1, |(name, _)| name.publish + 1) };
         let folder = Folder::make(self, &partition.staging_dir(&self.root, lock.shard))?;
-        let writer = PartWriter::create(&self.disk, &folder.path().join(name.to_string()), schema)?;
+        let rows_before = old.as_ref().map_or(0, |(_, path)| Part::look(path, schema).map_or(0, |part| part.rows()));
+        let rows_expected = usize::try_from(rows_before).unwrap_or(usize::MAX).saturating_add(rows.batch.num_rows());
+        let path = folder.path().join(name.to_string());
+        let writer = PartWriter::create(&self.disk, &path, schema, rows_expected)?;
         let mut merge = Merge { schema, incoming: rows, next: 0, writer, rows_before: 0 };
         let damage = match &old {
             Some((_, path)) => merge.take_old(path, date, trusting)?,
@@ -93,9 +97,12 @@ impl Archive {
         }
         let name = PartName { publish: old.publish + 1, ..old };
         let folder = Folder::make(self, &partition.staging_dir(&self.root, lock.shard))?;
-        let mut writer = PartWriter::create(&self.disk, &folder.path().join(name.to_string()), schema)?;
+        let part = Part::open(&path, schema)?;
+        let rows_expected = usize::try_from(part.rows()).unwrap_or(usize::MAX);
+        let staged = folder.path().join(name.to_string());
+        let mut writer = PartWriter::create(&self.disk, &staged, schema, rows_expected)?;
         let mut rows_before = 0;
-        for batch in Part::open(&path, schema)?.batches(None) {
+        for batch in part.batches(None) {
             let batch = batch?;
             rows_before += batch.num_rows() as u64;
             let kept = filter_record_batch(&batch, &keep(&batch)).map_err(|error| writer.error(error))?;
@@ -137,9 +144,6 @@ struct Run {
 const OLD: usize = 0;
 const NEW: usize = 1;
 
-/// Rows that are written at once where no old batch sets the measure.
-const BATCH_ROWS: usize = 8 * 1024;
-
 impl Merge<'_> {
     /// Writes the old part's rows, with those that come in at their places among them. Says what is
     /// wrong with the part, if something is.
@@ -168,8 +172,7 @@ impl Merge<'_> {
         let mut last: Option<RecordBatch> = None;
         let (mut kept, mut problem) = (0, None);
         for group in 0..part.groups() {
-            let batches = part.group(group, None).map(Iterator::collect::<Vec<_>>);
-            for batch in batches.unwrap_or_else(|error| vec![Err(error)]) {
+            for batch in readable(part, group) {
                 match batch.and_then(|batch| self.of_the_day(&batch, date, &mut problem)) {
                     Ok(batch) => match misplaced(self.schema, last.as_ref(), &batch, date, true) {
                         None => {
@@ -289,6 +292,29 @@ impl Incoming {
     fn mark_fresh(&mut self, row: usize) {
         self.fresh[self.first[row]] = true;
     }
+}
+
+/// The batches of a row group that can be read, and an error for each that cannot: behind it, reading begins anew.
+fn readable(part: &Part, group: usize) -> impl Iterator<Item = Result<RecordBatch, ArchiveError>> {
+    let (mut at, mut batches) = (0, None);
+    std::iter::from_fn(move || {
+        while at < part.group_rows(group) {
+            let opened = match batches.take() {
+                Some(batches) => Ok(batches),
+                None => part.group_from(group, at),
+            };
+            let next = opened.and_then(|mut opened| {
+                let next = opened.next().transpose();
+                batches = next.is_ok().then_some(opened);
+                next
+            });
+            at += next.as_ref().map_or(BATCH_ROWS, |batch| batch.as_ref().map_or(BATCH_ROWS, RecordBatch::num_rows));
+            if let Some(next) = next.transpose() {
+                return Some(next);
+            }
+        }
+        None
+    })
 }
 
 #[derive(Default)]

@@ -59,6 +59,9 @@ pub(super) struct GroupOutline {
     pub(super) from: usize,
     pub(super) to: usize,
     pub(super) rows: u64,
+    /// Lengths of the descriptions of its column chunks, in order; a text, so that reading the outline costs
+    /// little where they are not needed.
+    pub(super) chunks: String,
     /// The least and the greatest value of columns that rows are known by, as far as they have one.
     pub(super) bounds: BTreeMap<String, Bounds>,
 }
@@ -84,6 +87,10 @@ impl Outline {
         let mut groups = groups(&metadata, schema);
         for (group, place) in groups.iter_mut().zip(places) {
             (group.from, group.to) = (place.start, place.end);
+            let mut thrift = Thrift { bytes: &footer[place], at: 0 };
+            let chunks = thrift.find(CHUNKS).and_then(|()| thrift.list_of_structs());
+            let chunks = chunks.ok_or_else(|| damaged("the footer's column chunks cannot be told apart"))?;
+            group.chunks = chunks.iter().map(|chunk| chunk.len().to_string()).collect::<Vec<_>>().join(" ");
         }
         Ok(Self { schema: schema.fingerprint().to_owned(), head, groups })
     }
@@ -116,15 +123,16 @@ pub(super) fn groups(metadata: &ParquetMetaData, schema: &Schema) -> Vec<GroupOu
     let of = |group: &RowGroupMetaData| GroupOutline {
         from: 0,
         to: 0,
+        chunks: String::new(),
         rows: u64::try_from(group.num_rows()).unwrap_or(0),
         bounds: key_bounds(group, schema),
     };
     metadata.row_groups().iter().map(of).collect()
 }
 
-/// A footer of one row group and some columns, made of the head of another and the description of the group.
-/// `wanted` says of each column, in order, whether it stays; none where the bytes are no such thing.
-pub(super) fn cut_footer(head: &[u8], group: &[u8], wanted: &[bool]) -> Option<Vec<u8>> {
+/// A footer of one row group and some columns, made of the head of another and the description of the group, in
+/// which the column chunks have the `lengths` of the outline. `wanted` says of each column, in order, whether it stays; none where the bytes are no such thing.
+pub(super) fn cut_footer(head: &[u8], group: &[u8], lengths: &str, wanted: &[bool]) -> Option<Vec<u8>> {
     let mut thrift = Thrift { bytes: head, at: 0 };
     thrift.find(SCHEMA)?;
     let before_schema = &head[..thrift.at];
@@ -142,10 +150,14 @@ pub(super) fn cut_footer(head: &[u8], group: &[u8], wanted: &[bool]) -> Option<V
     let mut thrift = Thrift { bytes: group, at: 0 };
     thrift.find(CHUNKS)?;
     let before_chunks = &group[..thrift.at];
-    let chunks = thrift.list_of_structs()?;
+    thrift.list()?;
+    let mut chunks = Vec::new();
+    for (length, is_kept) in lengths.split(' ').zip(is_leaf_kept) {
+        let start = thrift.at;
+        thrift.over(length.parse().ok()?)?;
+        chunks.extend(is_kept.then_some(start..thrift.at));
+    }
     let after_chunks = &group[thrift.at..];
-    let chunks = chunks.into_iter().zip(is_leaf_kept).filter_map(|(chunk, is_kept)| is_kept.then_some(chunk));
-    let chunks: Vec<Range<usize>> = chunks.collect();
 
     let mut footer = before_schema.to_vec();
     Thrift::begin_list(kept.len() + 1, &mut footer);

@@ -71,6 +71,19 @@ pub(super) fn select(
     Ok((metadata.into_builder().set_page_index(Some(Arc::new(places))).build(), selection))
 }
 
+/// The rows of a lone row group from one of them on, with the places of the pages, as far as they are said.
+pub(super) fn from(
+    source: &Source,
+    metadata: ParquetMetaData,
+    first: usize,
+) -> Result<(ParquetMetaData, RowSelection), ParquetError> {
+    let rows = usize::try_from(metadata.row_group(0).num_rows()).unwrap_or(0);
+    let selection = RowSelection::from_consecutive_ranges(std::iter::once(first.min(rows)..rows), rows);
+    let reader = ParquetMetaDataReader::new_with_metadata(metadata).with_offset_index_policy(PageIndexPolicy::Optional);
+    let (metadata, places) = reader.read_page_index_and_finish(source)?;
+    Ok((metadata.into_builder().set_page_index(places.map(|places| Arc::new(places) as _)).build(), selection))
+}
+
 /// What the values of a page have to leave room for.
 enum Filter<'a> {
     Texts(&'a [String]),

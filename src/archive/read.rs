@@ -26,7 +26,7 @@ use super::pages;
 use super::source::Source;
 
 /// Rows that are decoded at once.
-const BATCH_ROWS: usize = 8 * 1024;
+pub(super) const BATCH_ROWS: usize = 8 * 1024;
 
 /// A part that is open for reading. What it holds never changes, even where a newer version of its
 /// day takes its place meanwhile.
@@ -108,6 +108,12 @@ impl Part {
         self.groups.len()
     }
 
+    /// Rows in a row group.
+    #[must_use]
+    pub fn group_rows(&self, group: usize) -> usize {
+        usize::try_from(self.groups[group].rows).unwrap_or(usize::MAX)
+    }
+
     /// Rows in the part.
     #[must_use]
     pub fn rows(&self) -> u64 {
@@ -167,15 +173,45 @@ impl Part {
             Some(scan) => scan.columns.iter().copied().collect(),
             None => (0..self.schema.fields().len()).collect(),
         };
-        let mut reader = sheltered(&self.path, || self.reader(group, &wanted, scan))?;
-        let target = Arc::new(self.schema.project(&wanted).expect("the wanted columns are the schema's"));
+        let reader = sheltered(&self.path, || self.reader(group, &wanted, scan))?;
+        Ok(self.read(reader, &wanted))
+    }
+
+    /// The rows of one row group from one of them on, with all columns. Pages before it are stepped over, as far
+    /// as the part says where its pages are.
+    ///
+    /// # Errors
+    /// As for [`Part::group`].
+    pub fn group_from(
+        &self,
+        group: usize,
+        first: usize,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, ArchiveError>> + use<>, ArchiveError> {
+        let wanted: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let reader = sheltered(&self.path, || {
+            let (metadata, schema) = self.described(group, &wanted)?;
+            let (metadata, selection) = pages::from(&self.source, metadata, first)?;
+            let metadata =
+                ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new().with_schema(schema))?;
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.source.clone(), metadata);
+            builder.with_batch_size(BATCH_ROWS).with_row_selection(selection).build()
+        })?;
+        Ok(self.read(reader, &wanted))
+    }
+
+    fn read(
+        &self,
+        mut reader: ParquetRecordBatchReader,
+        wanted: &[usize],
+    ) -> impl Iterator<Item = Result<RecordBatch, ArchiveError>> + use<> {
+        let target = Arc::new(self.schema.project(wanted).expect("the wanted columns are the schema's"));
         let path = self.path.clone();
         let mut ended = false;
-        Ok(std::iter::from_fn(move || {
+        std::iter::from_fn(move || {
             let next = if ended { None } else { sheltered(&path, || Ok(reader.next().transpose()?)).transpose() };
             ended = !matches!(next, Some(Ok(_)));
             next.map(|batch| batch.map(|batch| complete(&batch, &target)))
-        }))
+        })
     }
 
     fn reader(
@@ -227,7 +263,7 @@ impl Part {
                 let place = &self.groups[group];
                 let group = self.source.bytes(start + place.from as u64, place.to - place.from)?;
                 let is_wanted: Vec<bool> = (0..self.schema.fields().len()).map(|at| wanted.contains(&at)).collect();
-                let cut = outline::cut_footer(head, &group, &is_wanted);
+                let cut = outline::cut_footer(head, &group, &place.chunks, &is_wanted);
                 let cut = cut.ok_or_else(|| ParquetError::General("its footer makes no sense".to_owned()))?;
                 let schema = self.schema.project(wanted).expect("the wanted columns are the schema's");
                 Ok((ParquetMetaDataReader::decode_metadata(&cut)?, Arc::new(schema)))

@@ -168,6 +168,10 @@ impl<'a> Reading<'a> {
         while row < batch.num_rows() {
             let start = row;
             let key = keys.as_ref().map_or(Some(""), |keys| keys.get(row));
+            if !self.is_asked(key) {
+                row += 1;
+                continue;
+            }
             bucket = self.buckets.of(times.value(row), bucket);
             let range = self.buckets.range(bucket);
             let range = range.start.max(window.start)..range.end.min(window.end);
@@ -176,7 +180,7 @@ impl<'a> Reading<'a> {
                     && range.contains(&times.value(row))
                     && keys.as_ref().is_none_or(|keys| keys.get(row) == key)
             };
-            if belongs(row) && self.is_asked(key) {
+            if belongs(row) {
                 row = (row + 1..batch.num_rows()).find(|&row| !belongs(row)).unwrap_or(batch.num_rows());
                 let series = found.series(key.unwrap_or(NO_VALUE));
                 runs.push(Run { rows: start..row, slot: found.slot(series, bucket, self.metrics.len()) });

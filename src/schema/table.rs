@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 
-use super::{Column, Kind, Member, Personal, Role, Schema, SchemaError, Shape, TABLE_FORMAT, Unit};
+use super::{Column, Encoding, Kind, Member, Personal, Role, Schema, SchemaError, Shape, TABLE_FORMAT, Unit};
 
 /// A table that keeps its rules.
 pub(super) struct Checked {
@@ -76,6 +76,7 @@ struct Entry {
     required: bool,
     #[serde(default)]
     accept: Vec<Shape>,
+    encoding: Option<Encoding>,
     #[serde(default = "first_version")]
     since: u32,
     description: String,
@@ -96,6 +97,7 @@ impl Entry {
             group: self.group,
             required: self.required,
             accept: self.accept,
+            encoding: self.encoding,
             since: self.since,
             description: self.description,
             fields: self.field,
@@ -141,9 +143,23 @@ fn column_problem(column: &Column, newest: u32) -> Option<&'static str> {
             Some("has fields and no list, or a list without")
         }
         _ if column.fields.iter().any(|field| field.kind == Kind::List) => Some("has a list within a list"),
+        _ if column.fields.iter().any(|field| unfit(field.kind, field.encoding)) => {
+            Some("has a field that cannot be encoded so")
+        }
+        _ if unfit(column.kind, column.encoding) => Some("has values that cannot be encoded so"),
         _ if nested && column.kind != Kind::List => Some("accepts nested lists and is none"),
         _ if column.role == Role::Unmapped && column.kind != Kind::String => Some("keeps JSON text and is no string"),
         _ => None,
+    }
+}
+
+/// Whether values cannot be written in an encoding.
+fn unfit(kind: Kind, encoding: Option<Encoding>) -> bool {
+    match encoding {
+        None | Some(Encoding::Plain) => false,
+        Some(Encoding::Dictionary) => matches!(kind, Kind::Boolean | Kind::List),
+        Some(Encoding::Delta) => !matches!(kind, Kind::Int64 | Kind::Timestamp),
+        Some(Encoding::Split) => !matches!(kind, Kind::Int64 | Kind::Timestamp | Kind::Float64),
     }
 }
 
@@ -216,6 +232,10 @@ mod tests {
         check(
             &column("name = \"b\"\ntype = \"string\"\ncolour = \"red\"\ndescription = \"x\""),
             "unknown field `colour`",
+        );
+        check(
+            &column("name = \"b\"\ntype = \"string\"\nencoding = \"delta\"\ndescription = \"x\""),
+            "\"b\" has values that cannot be encoded so",
         );
         check(
             &[2, 1]
