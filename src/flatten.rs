@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::clock;
-use crate::json::{self, JsonError};
+use crate::json::{self, Fault, JsonError, Reader};
 use crate::schema::{Column, Kind, Schema, Shape};
 
 pub use columns::Columns;
@@ -54,9 +54,19 @@ pub enum FlattenError {
 #[derive(Debug, Default)]
 struct Group {
     path: String,
-    keys: HashMap<String, Target>,
+    entries: Vec<Entry>,
+    /// Where among the entries a key is.
+    keys: HashMap<String, usize>,
     /// Every column at or below this object.
     columns: Vec<usize>,
+}
+
+/// One key of an object.
+#[derive(Debug)]
+struct Entry {
+    /// As it stands in most bodies: in quotes, with the colon.
+    quoted: String,
+    target: Target,
 }
 
 /// Where a key leads.
@@ -92,12 +102,14 @@ impl Plan {
     /// Where the body is no row of the dataset; the row's content is then void.
     pub fn flatten(&self, body: &[u8], row: &mut Row) -> Result<(), FlattenError> {
         let text = std::str::from_utf8(body).map_err(|error| FlattenError::Encoding(error.valid_up_to()))?;
-        row.clear(self.schema.columns.len(), self.groups.len());
+        row.clear(self.schema.columns.len(), self.groups.iter().map(|group| group.entries.len()));
+        json::read(text, |reader| match reader.peek() {
+            Some(b'{') => self.read_group(0, reader, row),
+            _ => reader.value().map(drop),
+        })?;
         if !text.trim_start().starts_with('{') {
-            json::value(text)?;
             return Err(FlattenError::Kind);
         }
-        self.read_group(0, text, row)?;
         self.require(row)?;
         if let Some(at) = self.schema.unmapped() {
             row.close_unmapped(at);
@@ -114,41 +126,65 @@ impl Plan {
         }
     }
 
-    fn read_group(&self, group: usize, text: &str, row: &mut Row) -> Result<(), JsonError> {
-        let mut read = Ok(());
-        json::each_entry(text, &mut |key, raw| {
-            if read.is_ok() {
-                read = self.read_entry(&self.groups[group], &key, raw, row);
+    fn read_group(&self, at: usize, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
+        let group = &self.groups[at];
+        let place = Place::Group(&group.path);
+        // The entry that was met last; at first, the place behind all of them.
+        let mut last = group.entries.len();
+        reader.object(&mut |reader| {
+            // Keys stand in the same order in one body as in the one before.
+            let next = row.follower(at, last);
+            let met = match group.entries.get(next) {
+                Some(entry) if reader.key_is(&entry.quoted) => next,
+                _ => {
+                    let key = reader.key()?;
+                    let Some(&met) = group.keys.get(&*key) else {
+                        let raw = reader.value()?;
+                        row.keep(place.key(&key).path(), raw);
+                        return Ok(());
+                    };
+                    row.follow(at, last, met);
+                    met
+                }
+            };
+            last = met;
+            match group.entries[met].target {
+                Target::Column(column) => self.read_column(column, reader, row),
+                Target::Group(inner) => self.read_inner(inner, reader, row),
             }
-        })?;
-        read
+        })
     }
 
-    fn read_entry(&self, group: &Group, key: &str, raw: &str, row: &mut Row) -> Result<(), JsonError> {
-        match group.keys.get(key) {
-            None => row.keep(join(&group.path, key), raw),
-            Some(&Target::Column(at)) => {
-                let column = &self.schema.columns[at];
-                if row.meet_column(at) {
-                    row.forget(at);
-                    row.forget_below(&join(&group.path, key));
-                }
-                read_column(column, at, || join(&group.path, key), raw, row)?;
-            }
-            Some(&Target::Group(inner)) => self.read_inner(inner, raw, row)?,
+    fn read_column(&self, at: usize, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
+        let column = &self.schema.columns[at];
+        let path =
+            || column.path.as_deref().unwrap_or_default().iter().fold(String::new(), |outer, key| join(&outer, key));
+        if row.meet_column(at) {
+            row.forget(at);
+            row.forget_below(&path());
+        }
+        if column.kind == Kind::List && reader.peek() == Some(b'[') {
+            return read_list(column, at, Place::Group(&path()), reader, row);
+        }
+        let raw = reader.value()?;
+        match scalar(column.kind, raw, row) {
+            Some(cell) => row.set(at, cell),
+            None => row.keep(path(), raw),
         }
         Ok(())
     }
 
-    fn read_inner(&self, inner: usize, raw: &str, row: &mut Row) -> Result<(), JsonError> {
+    fn read_inner(&self, inner: usize, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
         let group = &self.groups[inner];
         if row.meet_group(inner) {
             group.columns.iter().for_each(|&at| row.forget(at));
             row.forget_below(&group.path);
         }
-        match raw {
+        if reader.peek() == Some(b'{') {
+            return self.read_group(inner, reader, row);
+        }
+        match reader.value()? {
             "null" => (),
-            object if object.starts_with('{') => self.read_group(inner, object, row)?,
             other => row.keep(group.path.clone(), other),
         }
         Ok(())
@@ -160,37 +196,30 @@ fn insert(groups: &mut Vec<Group>, path: &[String], at: usize) {
     let mut here = 0;
     for key in outer {
         groups[here].columns.push(at);
-        here = match groups[here].keys.get(key) {
-            Some(&Target::Group(inner)) => inner,
+        here = match groups[here].target(key) {
+            Some(Target::Group(inner)) => inner,
             _ => {
                 let path = join(&groups[here].path, key);
                 groups.push(Group { path, ..Group::default() });
                 let inner = groups.len() - 1;
-                groups[here].keys.insert(key.clone(), Target::Group(inner));
+                groups[here].add(key, Target::Group(inner));
                 inner
             }
         };
     }
     groups[here].columns.push(at);
-    groups[here].keys.insert(leaf.clone(), Target::Column(at));
+    groups[here].add(leaf, Target::Column(at));
 }
 
-/// Reads one value into its column, or keeps it.
-fn read_column(
-    column: &Column,
-    at: usize,
-    path: impl Fn() -> String,
-    raw: &str,
-    row: &mut Row,
-) -> Result<(), JsonError> {
-    if column.kind == Kind::List && raw.starts_with('[') {
-        return read_list(column, at, &path(), raw, row);
+impl Group {
+    fn target(&self, key: &str) -> Option<Target> {
+        self.keys.get(key).map(|&at| self.entries[at].target)
     }
-    match scalar(column.kind, raw, row) {
-        Some(cell) => row.set(at, cell),
-        None => row.keep(path(), raw),
+
+    fn add(&mut self, key: &str, target: Target) {
+        self.keys.insert(key.to_owned(), self.entries.len());
+        self.entries.push(Entry { quoted: format!("{}:", quoted(key)), target });
     }
-    Ok(())
 }
 
 /// Whether a value has a place in a column of this kind, and is not kept aside. Of a list, it is the
@@ -223,57 +252,83 @@ fn scalar(kind: Kind, raw: &str, row: &mut Row) -> Option<Cell> {
 }
 
 /// Reads a list of structs; where the column accepts it, also a list of such lists.
-fn read_list(column: &Column, at: usize, path: &str, raw: &str, row: &mut Row) -> Result<(), JsonError> {
+fn read_list(column: &Column, at: usize, place: Place, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
     let nested = column.accept.contains(&Shape::Nested);
     row.open_list(at);
-    each_place(path, raw, &mut |place, item| match item.as_bytes().first() {
-        Some(b'[') if nested => each_place(&place, item, &mut |place, inner| read_element(column, place, inner, row)),
-        _ => read_element(column, place, item, row),
+    let mut index = 0;
+    reader.array(&mut |reader| {
+        let place = place.item(index);
+        index += 1;
+        match reader.peek() {
+            Some(b'[') if nested => {
+                let mut index = 0;
+                reader.array(&mut |reader| {
+                    index += 1;
+                    read_element(column, place.item(index - 1), reader, row)
+                })
+            }
+            _ => read_element(column, place, reader, row),
+        }
     })?;
     row.close_list(at);
     Ok(())
 }
 
-/// Calls `item` with the path and the text of each element.
-fn each_place(
-    path: &str,
-    raw: &str,
-    item: &mut dyn FnMut(String, &str) -> Result<(), JsonError>,
-) -> Result<(), JsonError> {
-    let mut read = Ok(());
-    let mut index = 0_usize;
-    json::each_item(raw, &mut |text| {
-        if read.is_ok() {
-            read = item(format!("{path}[{index}]"), text);
-        }
-        index += 1;
-    })?;
-    read
-}
-
 /// Reads one struct of a list. What is no object takes its place as a null and is kept aside.
-fn read_element(column: &Column, place: String, raw: &str, row: &mut Row) -> Result<(), JsonError> {
-    if !raw.starts_with('{') {
+fn read_element(column: &Column, place: Place, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
+    if reader.peek() != Some(b'{') {
+        let raw = reader.value()?;
         row.push_null_element();
         if raw != "null" {
-            row.keep(place, raw);
+            row.keep(place.path(), raw);
         }
         return Ok(());
     }
     let element = row.push_element(column.fields.len());
-    json::each_entry(raw, &mut |key, raw| {
-        let path = join(&place, &key);
+    reader.object(&mut |reader| {
+        let key = reader.key()?;
+        let raw = reader.value()?;
+        let place = place.key(&key);
         let Some(member) = column.fields.iter().position(|member| *member.name == *key) else {
-            row.keep(path, raw);
-            return;
+            row.keep(place.path(), raw);
+            return Ok(());
         };
-        row.forget_below(&path);
+        if row.has_unmapped() {
+            row.forget_below(&place.path());
+        }
         let cell = scalar(column.fields[member].kind, raw, row);
         row.set_member(element, member, cell.unwrap_or(Cell::Null));
         if cell.is_none() {
-            row.keep(path, raw);
+            row.keep(place.path(), raw);
         }
+        Ok(())
     })
+}
+
+/// Where a value stands. Its path is made only where it is wanted, which is seldom.
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    Group(&'a str),
+    Key(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, usize),
+}
+
+impl<'a> Place<'a> {
+    fn key(&'a self, key: &'a str) -> Self {
+        Self::Key(self, key)
+    }
+
+    fn item(&'a self, index: usize) -> Self {
+        Self::Item(self, index)
+    }
+
+    fn path(&self) -> String {
+        match self {
+            Self::Group(path) => (*path).to_owned(),
+            Self::Key(outer, key) => join(&outer.path(), key),
+            Self::Item(outer, index) => format!("{}[{index}]", outer.path()),
+        }
+    }
 }
 
 /// The path of a key within the object at `outer`. A key of other letters than names have stands in
@@ -375,7 +430,7 @@ mod tests {
         check("{\"deviceId\":", &expect!["error: not JSON: it ends too early at line 1 column 12"]);
         // Half a surrogate pair is no text; as a key it has no place to be kept at.
         let half_a_pair = r#"{"deviceId":"d","cpuPctByApp":[{"\ud800":1}]}"#;
-        check(half_a_pair, &expect!["error: not JSON: it cannot be read at line 1 column 9"]);
+        check(half_a_pair, &expect!["error: not JSON: it cannot be read at line 1 column 33"]);
         check("<html>", &expect!["error: not JSON: it cannot be read at line 1 column 1"]);
     }
 

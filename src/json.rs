@@ -1,14 +1,12 @@
-//! Raw JSON, one level at a time: what stands in an object or an array, as the text it was sent in.
+//! Raw JSON, read once from front to back: what stands in an object or an array, as the text it was sent in.
 //!
-//! A value is handed on as text because the archive keeps what does not fit its columns verbatim.
-//! Nothing is built, nothing is interpreted but the level that is asked for; the depth of what lies
-//! below costs no stack.
+//! A value is handed on as text because the archive keeps what does not fit its columns verbatim. Nothing is built
+//! and nothing is interpreted; what is stepped over is checked all the same, and its depth costs no stack.
+//!
+//! Ours, because no library hands out the text of a value and goes into it in the same pass: those that read at all
+//! go over nested objects once for every level. Escapes are left to serde_json.
 
 use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
 /// The text is not JSON, or not of the kind that was asked for. Says where, never what stands there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +17,30 @@ pub struct JsonError {
     column: usize,
 }
 
+/// A place in a text where reading cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    at: usize,
+    kind: &'static str,
+}
+
+/// A place in a text of JSON, which moves over one value after another.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+/// Reads the one value that `text` is.
+///
+/// # Errors
+/// Where `content` finds a fault, or leaves something. What was handed over before is void.
+pub fn read<'a>(text: &'a str, content: impl FnOnce(&mut Reader<'a>) -> Result<(), Fault>) -> Result<(), JsonError> {
+    let mut reader = Reader { text, at: 0 };
+    reader.skip_space();
+    content(&mut reader).and_then(|()| reader.end()).map_err(|fault| JsonError::new(text, fault))
+}
+
 /// Calls `entry` with each key and the text of its value, in the order of the object.
 ///
 /// A key that stands there twice is handed over twice.
@@ -26,8 +48,12 @@ pub struct JsonError {
 /// # Errors
 /// Where `text` is not one JSON object. What was handed over before the fault was found is void.
 pub fn each_entry<'a>(text: &'a str, entry: &mut dyn FnMut(Cow<'a, str>, &'a str)) -> Result<(), JsonError> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    reader.deserialize_map(Entries(entry)).and_then(|()| reader.end()).map_err(|error| JsonError::new(&error))
+    let one = &mut |reader: &mut Reader<'a>| {
+        let key = reader.key()?;
+        entry(key, reader.value()?);
+        Ok(())
+    };
+    read(text, |reader| reader.object(one))
 }
 
 /// Calls `item` with the text of each element, in the order of the array.
@@ -35,8 +61,11 @@ pub fn each_entry<'a>(text: &'a str, entry: &mut dyn FnMut(Cow<'a, str>, &'a str
 /// # Errors
 /// Where `text` is not one JSON array. What was handed over before the fault was found is void.
 pub fn each_item<'a>(text: &'a str, item: &mut dyn FnMut(&'a str)) -> Result<(), JsonError> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    reader.deserialize_seq(Items(item)).and_then(|()| reader.end()).map_err(|error| JsonError::new(&error))
+    let one = &mut |reader: &mut Reader<'a>| {
+        item(reader.value()?);
+        Ok(())
+    };
+    read(text, |reader| reader.array(one))
 }
 
 /// Checks that `text` is one JSON value, and hands it back without the white space around it.
@@ -44,7 +73,12 @@ pub fn each_item<'a>(text: &'a str, item: &mut dyn FnMut(&'a str)) -> Result<(),
 /// # Errors
 /// Where it is not.
 pub fn value(text: &str) -> Result<&str, JsonError> {
-    serde_json::from_str::<&RawValue>(text).map(RawValue::get).map_err(|error| JsonError::new(&error))
+    let mut value = "";
+    read(text, |reader| {
+        value = reader.value()?;
+        Ok(())
+    })?;
+    Ok(value)
 }
 
 /// The string that a JSON value is; `None` where it is none, or holds half a surrogate pair.
@@ -57,76 +91,298 @@ pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(inner))
 }
 
+impl<'a> Reader<'a> {
+    /// Reads the object that stands here: calls `entry` where each key begins. It is to read the key and one value.
+    ///
+    /// # Errors
+    /// Where no object stands here, and those of `entry`.
+    pub fn object(&mut self, entry: &mut dyn FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.members(b'{', b'}', entry)
+    }
+
+    /// Reads the array that stands here: calls `item` where each element begins. It is to read one value.
+    ///
+    /// # Errors
+    /// Where no array stands here, and those of `item`.
+    pub fn array(&mut self, item: &mut dyn FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.members(b'[', b']', item)
+    }
+
+    /// The first letter of the value that stands here.
+    #[must_use]
+    pub fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Steps over a key and its colon if it is this one: in quotes, with the colon, and nothing between.
+    pub fn key_is(&mut self, quoted: &str) -> bool {
+        let is_it = self.text.as_bytes()[self.at..].starts_with(quoted.as_bytes());
+        if is_it {
+            self.at += quoted.len();
+            self.skip_space();
+        }
+        is_it
+    }
+
+    /// Reads a key and its colon.
+    ///
+    /// # Errors
+    /// Where none stands here, or one that is no text.
+    pub fn key(&mut self) -> Result<Cow<'a, str>, Fault> {
+        let start = self.at;
+        self.skip_string()?;
+        let key = string(&self.text[start..self.at]).ok_or(Fault { at: start, kind: UNREADABLE })?;
+        self.skip_space();
+        self.skip(b':')?;
+        self.skip_space();
+        Ok(key)
+    }
+
+    /// Steps over the value that stands here, and hands over its text.
+    ///
+    /// # Errors
+    /// Where it is none.
+    #[inline]
+    pub fn value(&mut self) -> Result<&'a str, Fault> {
+        let start = self.at;
+        match self.peek() {
+            Some(b'{' | b'[') => self.skip_nested()?,
+            _ => self.skip_scalar()?,
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    /// That reading ends here, whatever stands here.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        Fault { at: self.at, kind: UNREADABLE }
+    }
+
+    fn members(
+        &mut self,
+        open: u8,
+        close: u8,
+        member: &mut dyn FnMut(&mut Self) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        if self.peek() != Some(open) {
+            return Err(Fault { at: self.at, kind: OTHER_KIND });
+        }
+        self.at += 1;
+        self.skip_space();
+        if self.peek() == Some(close) {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            member(self)?;
+            self.skip_space();
+            if self.peek() == Some(close) {
+                self.at += 1;
+                return Ok(());
+            }
+            self.skip(b',')?;
+            self.skip_space();
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Fault> {
+        self.skip_space();
+        if self.at == self.text.len() { Ok(()) } else { Err(self.fault()) }
+    }
+
+    #[inline]
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    #[inline]
+    fn skip(&mut self, byte: u8) -> Result<(), Fault> {
+        if self.peek() == Some(byte) {
+            self.at += 1;
+            return Ok(());
+        }
+        Err(self.unexpected())
+    }
+
+    /// Steps over an object or an array with all that is in it.
+    fn skip_nested(&mut self) -> Result<(), Fault> {
+        // How what is open will close.
+        let mut open: Vec<u8> = Vec::new();
+        loop {
+            let close = match self.peek() {
+                Some(b'{') => Some(b'}'),
+                Some(b'[') => Some(b']'),
+                _ => None,
+            };
+            match close {
+                Some(close) => {
+                    self.at += 1;
+                    self.skip_space();
+                    if self.peek() == Some(close) {
+                        self.at += 1;
+                    } else {
+                        open.push(close);
+                        self.skip_key(close)?;
+                        continue;
+                    }
+                }
+                None => self.skip_scalar()?,
+            }
+            // A value ended; so may what it stands in.
+            loop {
+                let Some(&close) = open.last() else { return Ok(()) };
+                self.skip_space();
+                if self.peek() == Some(close) {
+                    self.at += 1;
+                    open.pop();
+                    continue;
+                }
+                self.skip(b',')?;
+                self.skip_space();
+                self.skip_key(close)?;
+                break;
+            }
+        }
+    }
+
+    /// In an object, steps over a key and its colon.
+    fn skip_key(&mut self, close: u8) -> Result<(), Fault> {
+        if close == b'}' {
+            self.skip_string()?;
+            self.skip_space();
+            self.skip(b':')?;
+            self.skip_space();
+        }
+        Ok(())
+    }
+
+    fn skip_scalar(&mut self) -> Result<(), Fault> {
+        match self.peek() {
+            Some(b'"') => self.skip_string(),
+            Some(b'-' | b'0'..=b'9') => self.skip_number(),
+            Some(b'n') => self.skip_word("null"),
+            Some(b't') => self.skip_word("true"),
+            Some(b'f') => self.skip_word("false"),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    fn skip_word(&mut self, word: &str) -> Result<(), Fault> {
+        word.bytes().try_for_each(|byte| self.skip(byte))
+    }
+
+    fn skip_number(&mut self) -> Result<(), Fault> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            _ => self.skip_digits()?,
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.skip_digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.skip_digits()?;
+        }
+        Ok(())
+    }
+
+    /// At least one digit.
+    fn skip_digits(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        if self.at == start { Err(self.unexpected()) } else { Ok(()) }
+    }
+
+    #[inline]
+    fn skip_string(&mut self) -> Result<(), Fault> {
+        self.skip(b'"')?;
+        loop {
+            self.at += plain_length(&self.text.as_bytes()[self.at..]);
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => self.skip_escape()?,
+                _ => return Err(self.unexpected()),
+            }
+        }
+    }
+
+    fn skip_escape(&mut self) -> Result<(), Fault> {
+        self.at += 1;
+        match self.peek() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+            Some(b'u') => {
+                self.at += 1;
+                for _ in 0..4 {
+                    if !self.peek().is_some_and(|byte| byte.is_ascii_hexdigit()) {
+                        return Err(self.unexpected());
+                    }
+                    self.at += 1;
+                }
+            }
+            _ => return Err(self.unexpected()),
+        }
+        Ok(())
+    }
+
+    fn unexpected(&self) -> Fault {
+        let kind = if self.at >= self.text.len() { TOO_EARLY } else { UNREADABLE };
+        Fault { at: self.at, kind }
+    }
+}
+
+const TOO_EARLY: &str = "it ends too early";
+const OTHER_KIND: &str = "it is of another kind";
+const UNREADABLE: &str = "it cannot be read";
+
 impl JsonError {
-    fn new(error: &serde_json::Error) -> Self {
-        let kind = match error.classify() {
-            serde_json::error::Category::Eof => "it ends too early",
-            serde_json::error::Category::Data => "it is of another kind",
-            _ => "it cannot be read",
-        };
-        Self { kind, line: error.line(), column: error.column() }
+    fn new(text: &str, fault: Fault) -> Self {
+        let before = &text.as_bytes()[..fault.at];
+        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        // Where a text ends too early, it is its last letter that is the place.
+        let column = before.len() - line_start + usize::from(fault.at < text.len());
+        Self { kind: fault.kind, line, column }
     }
 }
 
-struct Entries<'f, 'a>(&'f mut dyn FnMut(Cow<'a, str>, &'a str));
-
-impl<'a> Visitor<'a> for Entries<'_, 'a> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(Key)? {
-            (self.0)(key, map.next_value::<&RawValue>()?.get());
+/// How many bytes come before a quotation mark, a backslash or a control character.
+#[inline]
+fn plain_length(bytes: &[u8]) -> usize {
+    let words = bytes.chunks_exact(8);
+    let rest = words.remainder();
+    for (at, word) in words.enumerate() {
+        let special = special_bytes(u64::from_le_bytes(word.try_into().expect("chunks of eight")));
+        if special != 0 {
+            return at * 8 + special.trailing_zeros() as usize / 8;
         }
-        Ok(())
     }
+    let is_plain = |byte: &&u8| **byte >= b' ' && !matches!(byte, b'"' | b'\\');
+    bytes.len() - rest.len() + rest.iter().take_while(is_plain).count()
 }
 
-struct Items<'f, 'a>(&'f mut dyn FnMut(&'a str));
-
-impl<'a> Visitor<'a> for Items<'_, 'a> {
-    type Value = ();
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'a>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(item) = seq.next_element::<&RawValue>()? {
-            (self.0)(item.get());
-        }
-        Ok(())
-    }
-}
-
-/// Reads a key without a copy where it holds no escapes.
-struct Key;
-
-impl<'a> DeserializeSeed<'a> for Key {
-    type Value = Cow<'a, str>;
-
-    fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'a> Visitor<'a> for Key {
-    type Value = Cow<'a, str>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("a key")
-    }
-
-    fn visit_borrowed_str<E>(self, key: &'a str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(key))
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(key.to_owned()))
-    }
+/// The high bit of each byte of a word that is a quotation mark, a backslash or a control character. Above the
+/// first of them, a bit may be set that should not be.
+#[inline]
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGHS;
+    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    below(word, b' ') | equal(b'"') | equal(b'\\')
 }
 
 #[cfg(test)]
@@ -146,8 +402,73 @@ mod tests {
         let said = |text| each_entry(text, &mut |_, _| ()).expect_err("an error").to_string();
         assert_eq!(said(r#"{"secret": tru}"#), "not JSON: it cannot be read at line 1 column 15");
         assert_eq!(said(r#"{"secret": "#), "not JSON: it ends too early at line 1 column 11");
-        assert_eq!(said(r#""secret""#), "not JSON: it is of another kind at line 1 column 8");
+        assert_eq!(said(r#""secret""#), "not JSON: it is of another kind at line 1 column 1");
         assert_eq!(said("{} {}"), "not JSON: it cannot be read at line 1 column 4");
+    }
+
+    #[test]
+    fn what_is_no_json_is_found_wherever_it_stands() {
+        let accepted =
+            ["{\"a\":[1,-0.5e+7,{\"b\\u00e9\\n\":[[],{}]}],\"c\":null}", "0", " [ true , false ] ", "\"\u{7f}\""];
+        for text in accepted {
+            assert_eq!(value(text), Ok(text.trim()), "{text}");
+        }
+        let refused = [
+            "",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "-",
+            "1.e5",
+            "nul",
+            "nulll",
+            "True",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{1:1}",
+            "{\"a\":1 \"b\":2}",
+            "[1}",
+            "{\"a\":[1}]",
+            "[",
+            "{",
+            "]",
+            "\"",
+            "\"\\\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\u123\"",
+            "\"a\nb\"",
+            "\"12345678\u{1}\"",
+            "\"1234567\u{1f}8\"",
+            "1 2",
+            "[[[[1]]]",
+            "\u{a0}1",
+            "//\n1",
+            "'a'",
+            "NaN",
+        ];
+        for text in refused {
+            assert!(value(text).is_err(), "{text}");
+            assert!(serde_json::from_str::<&serde_json::value::RawValue>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_of_every_length_end_where_they_do() {
+        for length in 0..40 {
+            for special in ["\"", "\\", "\u{0}", "\u{1f}", "\n"] {
+                let text =
+                    format!("{}{special}\"\"", "é~\u{80}\u{7f} ".chars().cycle().take(length).collect::<String>());
+                assert_eq!(plain_length(text.as_bytes()), text.len() - special.len() - 2, "{text:?}");
+            }
+        }
     }
 
     #[test]

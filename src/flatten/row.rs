@@ -49,6 +49,9 @@ pub struct Row {
     unmapped: BTreeMap<String, String>,
     met_columns: Vec<bool>,
     met_groups: Vec<bool>,
+    /// For each group, by entry, the entry that followed the last time; at the end, the one that was first. Of use
+    /// for the next body, so that it is not cleared.
+    followers: Vec<Vec<usize>>,
 }
 
 /// One struct of a list: where its members begin; `None` for a null.
@@ -113,17 +116,37 @@ impl Row {
         said
     }
 
-    pub(super) fn clear(&mut self, columns: usize, groups: usize) {
+    /// Makes room for a row of so many columns, and groups of so many entries each.
+    pub(super) fn clear(&mut self, columns: usize, groups: impl ExactSizeIterator<Item = usize>) {
         self.text.clear();
         self.elements.clear();
         self.members.clear();
         self.unmapped.clear();
-        for (list, length) in [(&mut self.met_columns, columns), (&mut self.met_groups, groups)] {
+        for (list, length) in [(&mut self.met_columns, columns), (&mut self.met_groups, groups.len())] {
             list.clear();
             list.resize(length, false);
         }
         self.cells.clear();
         self.cells.resize(columns, Cell::Null);
+        if self.followers.len() != groups.len() {
+            self.followers = groups.map(|entries| (1..=entries).chain([0]).collect()).collect();
+        }
+    }
+
+    /// The entry of a group that followed another the last time.
+    pub(super) fn follower(&self, group: usize, entry: usize) -> usize {
+        self.followers[group].get(entry).copied().unwrap_or(0)
+    }
+
+    /// Notes that an entry of a group follows another.
+    pub(super) fn follow(&mut self, group: usize, entry: usize, next: usize) {
+        if let Some(follower) = self.followers[group].get_mut(entry) {
+            *follower = next;
+        }
+    }
+
+    pub(super) fn has_unmapped(&self) -> bool {
+        !self.unmapped.is_empty()
     }
 
     /// Notes that a column's key was met; says whether it had been before.
