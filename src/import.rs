@@ -6,15 +6,17 @@
 //! Decompression and the choice of files are the caller's business.
 
 use std::io::{self, BufRead, Read};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use flume::{Receiver, RecvTimeoutError, Sender};
 
 use crate::clock::Timestamp;
 use crate::envelope::{self, Content};
 use crate::ingest::{Ingest, IngestError};
-use crate::snapshot::{AccountId, Answer, Body, Source};
+use crate::snapshot::{AccountId, Answer, Body, Origin, Source};
 
 /// What the rows of an import say of themselves.
 #[derive(Debug, Clone)]
@@ -62,8 +64,8 @@ const SYNC_AFTER: Duration = Duration::from_millis(500);
 /// is broken.
 const WHOLE_BYTES: u64 = 256 << 20;
 
-/// Lines that wait for the journal; more make the reading wait.
-const WAITING_LINES: usize = 128;
+/// Pieces that wait for the journal; more make the reading wait.
+const WAITING_PIECES: usize = 4;
 
 /// Journals the bodies of a file. `name` is where they are said to come from.
 ///
@@ -76,9 +78,10 @@ pub fn read_file(
     options: &ImportOptions,
 ) -> Result<ImportStats, ImportError> {
     let (bodies, stats, synced) = (Vec::new(), ImportStats::default(), Instant::now());
+    let name = &Arc::from(name);
     let mut import = Import { ingest, name, options, bodies, stats, synced };
     // A thread reads, so that what was read need not wait for what is still to come.
-    let (sender, pieces) = flume::bounded(WAITING_LINES);
+    let (sender, pieces) = flume::bounded(WAITING_PIECES);
     thread::spawn(move || read_pieces(file, &sender));
     let ended = import.take_all(&pieces);
     // What was read before a fault is taken in all the same.
@@ -89,8 +92,9 @@ pub fn read_file(
 /// What is read of a file.
 enum Piece {
     /// One value that may be spread over lines: the whole file.
-    Whole(Vec<u8>),
-    Line(Vec<u8>),
+    Whole(Bytes),
+    /// Lines, as many as were there to be read.
+    Lines(Bytes),
     /// Nothing more can be read.
     Failed(io::Error),
 }
@@ -116,23 +120,41 @@ fn read_first(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()>
     if !is_value(line) && matches!(line.first(), Some(b'[' | b'{')) {
         file.by_ref().take(WHOLE_BYTES).read_to_end(&mut text)?;
         if is_value(&text) {
-            let _ = pieces.send(Piece::Whole(text));
+            let _ = pieces.send(Piece::Whole(text.into()));
             return Ok(());
         }
         // The last line may have been cut by the limit.
         file.read_until(b'\n', &mut text)?;
     }
-    text.split_inclusive(|b| *b == b'\n').for_each(|line| drop(pieces.send(Piece::Line(line.to_vec()))));
+    let _ = pieces.send(Piece::Lines(text.into()));
     Ok(())
 }
 
+/// Hands over lines as they come. The last may have no end.
 fn read_lines(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()> {
+    let mut begun = Vec::new();
     loop {
-        let mut line = Vec::new();
-        let read = file.read_until(b'\n', &mut line);
-        let listening = line.is_empty() || pieces.send(Piece::Line(line)).is_ok();
-        if read? == 0 || !listening {
-            return Ok(());
+        let (lines, read) = match file.fill_buf() {
+            Ok(read) => match memchr::memrchr(b'\n', read) {
+                Some(end) => {
+                    let lines = [&begun, &read[..=end]].concat();
+                    begun.clear();
+                    begun.extend(&read[end + 1..]);
+                    (lines, Ok(read.len()))
+                }
+                None if read.is_empty() => (std::mem::take(&mut begun), Ok(0)),
+                None => {
+                    begun.extend(read);
+                    (Vec::new(), Ok(read.len()))
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => (std::mem::take(&mut begun), Err(error)),
+        };
+        let listening = lines.is_empty() || pieces.send(Piece::Lines(lines.into())).is_ok();
+        match read? {
+            length if length > 0 && listening => file.consume(length),
+            _ => return Ok(()),
         }
     }
 }
@@ -140,7 +162,7 @@ fn read_lines(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()>
 /// A file on its way into the journal.
 struct Import<'a> {
     ingest: &'a mut Ingest,
-    name: &'a str,
+    name: &'a Arc<str>,
     options: &'a ImportOptions,
     bodies: Vec<Body>,
     stats: ImportStats,
@@ -157,11 +179,17 @@ impl Import<'_> {
         loop {
             match pieces.recv_timeout(SYNC_AFTER) {
                 Ok(Piece::Whole(text)) => self.take(1, &text)?,
-                Ok(Piece::Line(line)) => {
-                    number += 1;
-                    self.take(number, &line)?;
+                Ok(Piece::Lines(lines)) => {
+                    let mut start = 0;
+                    for end in memchr::memchr_iter(b'\n', &lines).chain([lines.len()]) {
+                        if start < lines.len() {
+                            number += 1;
+                            self.take(number, &lines.slice(start..end))?;
+                        }
+                        start = end + 1;
+                    }
                 }
-                Ok(Piece::Failed(error)) => return Err(ImportError::Read { name: self.name.to_owned(), error }),
+                Ok(Piece::Failed(error)) => return Err(ImportError::Read { name: self.name.to_string(), error }),
                 Err(RecvTimeoutError::Timeout) => self.flush()?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
@@ -169,28 +197,30 @@ impl Import<'_> {
     }
 
     /// Takes a value, or a line that should be one.
-    fn take(&mut self, number: u64, text: &[u8]) -> Result<(), ImportError> {
-        let text = text.trim_ascii();
+    fn take(&mut self, number: u64, text: &Bytes) -> Result<(), ImportError> {
+        let text = text.slice_ref(text.trim_ascii());
         if text.is_empty() {
             return Ok(());
         }
         self.stats.values += 1;
-        match std::str::from_utf8(text).ok().and_then(|text| envelope::read(text).ok()) {
+        let utf8 = std::str::from_utf8(&text).ok();
+        // Whether it is whole, the reading of the journal finds out.
+        if utf8.is_some_and(envelope::begins_as_state) {
+            return self.push(number, text);
+        }
+        match utf8.and_then(|text| envelope::read(text).ok()) {
             Some(Content::States(states)) => {
-                for state in states {
-                    self.push(number, state.as_bytes())?;
-                }
-                Ok(())
+                states.into_iter().try_for_each(|state| self.push(number, text.slice_ref(state.as_bytes())))
             }
             Some(Content::Absent) => Ok(()),
             // What it is wrong with, the reading of the journal says, with the line kept as it is.
-            Some(Content::Refused(_)) | None => self.push(number, text),
+            Some(Content::Refused(_)) | None => self.push(number, text.clone()),
         }
     }
 
-    fn push(&mut self, number: u64, bytes: &[u8]) -> Result<(), ImportError> {
-        let origin = Some(format!("{}:{number}", self.name).into());
-        self.bodies.push(Body { bytes: bytes.into(), origin });
+    fn push(&mut self, line: u64, bytes: Bytes) -> Result<(), ImportError> {
+        let origin = Some(Origin { file: Arc::clone(self.name), line });
+        self.bodies.push(Body { bytes, origin });
         self.stats.bodies += 1;
         if self.bodies.len() >= ANSWER_BODIES || self.synced.elapsed() >= SYNC_AFTER { self.flush() } else { Ok(()) }
     }

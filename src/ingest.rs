@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Staged, partitions_of};
+use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Staged};
 use crate::flatten::{Columns, Plan};
 use crate::journal::{self, JournalError, Segment, Writer};
 use crate::privacy::Policy;
@@ -338,11 +338,7 @@ impl Ingest {
         let rows = columns.finish();
         // Of a day that cannot be staged nobody knows what is new; it will be when it can.
         let mut staged = StagedDays { fresh: vec![true; rows.num_rows()], ..StagedDays::default() };
-        let days = partitions_of(schema, &rows).into_iter();
-        let days: Vec<_> = days.map(|(date, at)| (date, Incoming::new(schema, &rows, &at), at)).collect();
-        // The days have their rows now: both at once would be twice the memory.
-        drop(rows);
-        for (date, incoming, positions) in days {
+        for (date, incoming, positions) in Incoming::by_day(schema, rows) {
             match self.archive.stage(&self.lock, schema, date, incoming) {
                 Ok(day) => {
                     positions.iter().zip(&day.fresh).for_each(|(&at, &new)| staged.fresh[at as usize] = new);

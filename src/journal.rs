@@ -87,13 +87,17 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::disk::Disk;
-    use crate::snapshot::{AccountId, Answer, Body, Endpoint, Outcome, Poll, Source};
+    use crate::snapshot::{AccountId, Answer, Body, Endpoint, Origin, Outcome, Poll, Source};
+    use bytes::Bytes;
 
     fn answer(page: u32, bodies: &[&str]) -> Answer {
         let at = clock::parse_timestamp("2026-11-24T07:40:51.123456Z").expect("a timestamp");
         let account_id = AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an account");
         let mut bodies: Vec<Body> = bodies.iter().copied().map(Body::new).collect();
-        bodies.push(Body { bytes: (*b"\xff\xf5dxF").into(), origin: Some("states.ndjson:17".into()) });
+        for (file, line) in [("states.ndjson", 17), ("states.ndjson", 18), ("more.ndjson", 1)] {
+            let origin = Some(Origin { file: file.into(), line });
+            bodies.push(Body { bytes: Bytes::from_static(b"\xff\xf5dxF"), origin });
+        }
         let poll = Poll {
             sweep_id: "s".to_owned(),
             account_id: account_id.clone(),
@@ -214,7 +218,8 @@ mod tests {
     fn frame_ends(bytes: &[u8]) -> Vec<usize> {
         let starts = bytes.windows(frame::MARKER.len()).enumerate().filter(|(_, window)| window == frame::MARKER);
         // The test's bodies hold the marker too: only those that begin a frame count.
-        let frames = starts.filter_map(|(at, _)| frame::decode(&bytes[at..]).map(|(_, length)| at + length));
+        let frames = starts
+            .filter_map(|(at, _)| frame::decode(&Bytes::copy_from_slice(&bytes[at..])).map(|(_, length)| at + length));
         frames.collect()
     }
 

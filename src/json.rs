@@ -4,7 +4,7 @@
 //! and nothing is interpreted; what is stepped over is checked all the same, and its depth costs no stack.
 //!
 //! Ours, because no library hands out the text of a value and goes into it in the same pass: those that read at all
-//! go over nested objects once for every level. Escapes are left to serde_json.
+//! go over nested objects once for every level. Escapes are left to `serde_json`.
 
 use std::borrow::Cow;
 
@@ -351,8 +351,8 @@ const UNREADABLE: &str = "it cannot be read";
 impl JsonError {
     fn new(text: &str, fault: Fault) -> Self {
         let before = &text.as_bytes()[..fault.at];
-        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let line_start = memchr::memrchr(b'\n', before).map_or(0, |at| at + 1);
+        let line = 1 + memchr::memchr_iter(b'\n', before).count();
         // Where a text ends too early, it is its last letter that is the place.
         let column = before.len() - line_start + usize::from(fault.at < text.len());
         Self { kind: fault.kind, line, column }

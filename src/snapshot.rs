@@ -5,7 +5,9 @@
 //! journalled.
 
 use std::fmt;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Timestamp};
@@ -125,9 +127,18 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     /// The bytes; not yet known to be UTF-8, JSON or a device state.
-    pub bytes: Box<[u8]>,
-    /// Where it stands in an imported file (`states.ndjson:17`).
-    pub origin: Option<Box<str>>,
+    pub bytes: Bytes,
+    /// Where it stands, if it was imported.
+    pub origin: Option<Origin>,
+}
+
+/// A place in an imported file; shown as `states.ndjson:17`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Name of the file.
+    pub file: Arc<str>,
+    /// The line, from 1 on.
+    pub line: u64,
 }
 
 impl AccountId {
@@ -215,7 +226,13 @@ impl Body {
     /// A body as it came over the network.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self { bytes: text.as_bytes().into(), origin: None }
+        Self { bytes: Bytes::copy_from_slice(text.as_bytes()), origin: None }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        write!(formatter, "{}:{}", self.file, self.line)
     }
 }
 

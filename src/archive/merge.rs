@@ -11,11 +11,11 @@ use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{Array, BooleanArray, RecordBatch, UInt32Array, make_array};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, make_array};
 use arrow_data::transform::MutableArrayData;
 use arrow_schema::ArrowError;
 use arrow_select::filter::filter_record_batch;
-use arrow_select::take::take_record_batch;
+use arrow_select::take::{take, take_record_batch};
 use chrono::NaiveDate;
 
 use crate::schema::Schema;
@@ -132,6 +132,12 @@ pub struct Incoming {
     first: Vec<usize>,
     /// For each of the rows merged: whether its key is new.
     fresh: Vec<bool>,
+}
+
+/// Which rows of a batch stay, in their order, and the first of the rows that has the key of each.
+struct Sorted {
+    stay: UInt32Array,
+    first: Vec<usize>,
 }
 
 /// A stretch of rows of one side.
@@ -272,21 +278,32 @@ impl Incoming {
     /// Where the batch is not of the schema, or has no such rows.
     #[must_use]
     pub fn new(schema: &Schema, batch: &RecordBatch, rows: &[u32]) -> Self {
-        let keys = Keys::new(schema, batch);
-        let row = |position: usize| rows[position] as usize;
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by(|&a, &b| keys.compare(row(a), &keys, row(b)));
-        let mut first = Vec::new();
-        let mut stay: Vec<u32> = Vec::new();
-        for equal in order.chunk_by(|&a, &b| keys.compare(row(a), &keys, row(b)) == Ordering::Equal) {
-            let newer =
-                |best: usize, next: usize| if replaces(&keys, row(next), &keys, row(best)) { next } else { best };
-            let best = equal[1..].iter().fold(equal[0], |best, &next| newer(best, next));
-            first.push(equal[0]);
-            stay.push(rows[best]);
-        }
-        let sorted = take_record_batch(batch, &UInt32Array::from(stay)).expect("every position lies in the batch");
+        let Sorted { stay, first } = Sorted::new(schema, batch, rows);
+        let sorted = take_record_batch(batch, &stay).expect("every position lies in the batch");
         Self { batch: sorted, first, fresh: vec![false; rows.len()] }
+    }
+
+    /// The rows of a batch by the day they belong to, with their positions. The batch goes column by column, so that
+    /// it and the sorted rows are never both there.
+    ///
+    /// # Panics
+    /// Where the batch is not of the schema.
+    #[must_use]
+    pub fn by_day(schema: &Schema, batch: RecordBatch) -> Vec<(NaiveDate, Self, Vec<u32>)> {
+        let days = partitions_of(schema, &batch).into_iter();
+        let days: Vec<_> = days.map(|(date, rows)| (date, Sorted::new(schema, &batch, &rows), rows)).collect();
+        let (_, columns, _) = batch.into_parts();
+        let mut taken: Vec<Vec<ArrayRef>> = days.iter().map(|_| Vec::new()).collect();
+        for column in columns {
+            for ((_, sorted, _), taken) in days.iter().zip(&mut taken) {
+                taken.push(take(&column, &sorted.stay, None).expect("every position lies in the batch"));
+            }
+        }
+        let days = days.into_iter().zip(taken).map(|((date, sorted, rows), columns)| {
+            let batch = RecordBatch::try_new(Arc::clone(schema.arrow()), columns).expect("they were of the schema");
+            (date, Self { batch, first: sorted.first, fresh: vec![false; rows.len()] }, rows)
+        });
+        days.collect()
     }
 
     fn mark_fresh(&mut self, row: usize) {
@@ -315,6 +332,25 @@ fn readable(part: &Part, group: usize) -> impl Iterator<Item = Result<RecordBatc
         }
         None
     })
+}
+
+impl Sorted {
+    fn new(schema: &Schema, batch: &RecordBatch, rows: &[u32]) -> Self {
+        let keys = Keys::new(schema, batch);
+        let row = |position: usize| rows[position] as usize;
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by(|&a, &b| keys.compare(row(a), &keys, row(b)));
+        let mut first = Vec::new();
+        let mut stay: Vec<u32> = Vec::new();
+        for equal in order.chunk_by(|&a, &b| keys.compare(row(a), &keys, row(b)) == Ordering::Equal) {
+            let newer =
+                |best: usize, next: usize| if replaces(&keys, row(next), &keys, row(best)) { next } else { best };
+            let best = equal[1..].iter().fold(equal[0], |best, &next| newer(best, next));
+            first.push(equal[0]);
+            stay.push(rows[best]);
+        }
+        Self { stay: stay.into(), first }
+    }
 }
 
 #[derive(Default)]

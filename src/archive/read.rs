@@ -234,9 +234,12 @@ impl Part {
             }
             None => (metadata, None),
         };
-        let source = match selection {
-            Some(_) => self.source.clone(),
-            None => self.source.holding(leaves.iter().map(|&leaf| metadata.row_group(0).column(leaf).byte_range()))?,
+        let source = match (scan, &selection) {
+            // All columns of a large row group are much to hold.
+            (None, _) | (_, Some(_)) => self.source.clone(),
+            (Some(_), None) => {
+                self.source.holding(leaves.iter().map(|&leaf| metadata.row_group(0).column(leaf).byte_range()))?
+            }
         };
         let options = ArrowReaderOptions::new().with_schema(schema);
         let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), options)?;

@@ -15,6 +15,9 @@ use crate::snapshot::{AccountId, sweep_id};
 use super::args::{Args, ImportArgs};
 use super::{Exit, collect, print, random};
 
+/// Bytes that are read at once.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// Takes files into the archive.
 pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     let (root, file) = args.config()?;
@@ -60,12 +63,12 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
 
 fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
     if path == Path::new("-") {
-        return Ok(Box::new(BufReader::new(io::stdin())));
+        return Ok(Box::new(BufReader::with_capacity(PIECE_BYTES, io::stdin())));
     }
     let file = File::open(path)?;
     Ok(match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gz") => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(file))),
-        Some("zst") => Box::new(BufReader::new(zstd::Decoder::new(file)?)),
-        _ => Box::new(BufReader::new(file)),
+        Some("gz") => Box::new(BufReader::with_capacity(PIECE_BYTES, flate2::read::MultiGzDecoder::new(file))),
+        Some("zst") => Box::new(BufReader::with_capacity(PIECE_BYTES, zstd::Decoder::new(file)?)),
+        _ => Box::new(BufReader::with_capacity(PIECE_BYTES, file)),
     })
 }

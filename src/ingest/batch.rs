@@ -156,7 +156,7 @@ impl Stamp {
 struct Quarantined<'a> {
     cause: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    origin: Option<&'a str>,
+    origin: Option<String>,
     account_id: &'a str,
     sweep_id: &'a str,
     source: &'a str,
@@ -174,7 +174,7 @@ impl<'a> Quarantined<'a> {
         let text = std::str::from_utf8(&body.bytes).ok();
         let entry = Quarantined {
             cause: cause.to_string(),
-            origin: body.origin.as_deref(),
+            origin: body.origin.as_ref().map(ToString::to_string),
             account_id: answer.account_id.as_str(),
             sweep_id: &answer.sweep_id,
             source: answer.source.as_str(),

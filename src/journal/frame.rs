@@ -1,12 +1,14 @@
 //! One frame: an answer as bytes.
 
 use std::hash::Hasher;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash64;
 
 use crate::clock::{self, Timestamp};
-use crate::snapshot::{AccountId, Answer, Body, Poll, Source};
+use crate::snapshot::{AccountId, Answer, Body, Origin, Poll, Source};
 
 /// Begins every frame. `F5` stands in no UTF-8 text.
 pub(super) const MARKER: &[u8; 4] = b"\xF5dxF";
@@ -29,8 +31,11 @@ struct Header {
 #[derive(Serialize, Deserialize)]
 struct BodyHeader {
     length: usize,
+    /// The file that it comes from, where that is another than the body's before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    origin: Option<Box<str>>,
+    file: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
 }
 
 /// Appends an answer's frame to `out`. `None`, and nothing appended, where it is too long for one.
@@ -51,7 +56,8 @@ pub(super) fn encode(answer: &Answer, out: &mut Vec<u8>) -> Option<()> {
 
 /// Reads the frame that `bytes` begins with: the answer, and the frame's length. `None` where there
 /// is none, or not all of it, or not as it was written.
-pub(super) fn decode(bytes: &[u8]) -> Option<(Answer, usize)> {
+/// The bodies stay where they are in memory.
+pub(super) fn decode(bytes: &Bytes) -> Option<(Answer, usize)> {
     let (prefix, rest) = bytes.split_at_checked(PREFIX)?;
     let (marker, prefix) = prefix.split_at(MARKER.len());
     let (lengths, sum) = prefix.split_at(8);
@@ -66,15 +72,22 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Answer, usize)> {
     if marker != MARKER || checksum(lengths, content).to_le_bytes() != *sum {
         return None;
     }
-    let (header, bodies) = content.split_at(header_length);
     let header: Header = serde_json::from_slice(header).ok()?;
-    Some((header.into_answer(bodies)?, PREFIX + content.len()))
+    let end = PREFIX + content.len();
+    Some((header.into_answer(bytes.slice(PREFIX + header_length..end))?, end))
 }
 
 impl Header {
     fn new(answer: &Answer) -> Self {
-        let bodies = answer.bodies.iter();
-        let bodies = bodies.map(|body| BodyHeader { length: body.bytes.len(), origin: body.origin.clone() }).collect();
+        let mut last = None;
+        let of = |body: &Body| {
+            let file = body.origin.as_ref().map(|origin| &origin.file);
+            let is_new = file.is_some() && file != last.as_ref();
+            last = file.or(last.as_ref()).cloned();
+            let line = body.origin.as_ref().map(|origin| origin.line);
+            BodyHeader { length: body.bytes.len(), file: file.filter(|_| is_new).cloned(), line }
+        };
+        let bodies = answer.bodies.iter().map(of).collect();
         Self {
             account_id: answer.account_id.clone(),
             sweep_id: answer.sweep_id.clone(),
@@ -85,12 +98,16 @@ impl Header {
         }
     }
 
-    fn into_answer(self, mut bytes: &[u8]) -> Option<Answer> {
+    fn into_answer(self, mut bytes: Bytes) -> Option<Answer> {
         let mut bodies = Vec::with_capacity(self.bodies.len());
-        for BodyHeader { length, origin } in self.bodies {
-            let (body, rest) = bytes.split_at_checked(length)?;
-            bodies.push(Body { bytes: body.into(), origin });
-            bytes = rest;
+        let mut last = None;
+        for BodyHeader { length, file, line } in self.bodies {
+            if length > bytes.len() {
+                return None;
+            }
+            last = file.or(last);
+            let origin = last.clone().zip(line).map(|(file, line)| Origin { file, line });
+            bodies.push(Body { bytes: bytes.split_to(length), origin });
         }
         let Self { account_id, sweep_id, source, collected_at, poll, .. } = self;
         bytes.is_empty().then_some(Answer { account_id, sweep_id, source, collected_at, bodies, poll })

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use crate::snapshot::Answer;
 
 use super::{JOURNAL_FORMAT, JournalError, MAGIC, SEGMENT_HEADER, frame, parse_segment_name};
@@ -10,7 +12,7 @@ use super::{JOURNAL_FORMAT, JournalError, MAGIC, SEGMENT_HEADER, frame, parse_se
 /// A segment in memory.
 #[derive(Debug)]
 pub struct Segment {
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 /// What stands in a segment.
@@ -49,14 +51,14 @@ impl Segment {
     /// # Errors
     /// Where the file cannot be read, or is of a later format.
     pub fn read(path: &Path) -> Result<Self, JournalError> {
-        let bytes = fs::read(path).map_err(JournalError::io("read", path))?;
+        let bytes = Bytes::from(fs::read(path).map_err(JournalError::io("read", path))?);
         let version = bytes.get(MAGIC.len()..SEGMENT_HEADER).and_then(|version| version.try_into().ok());
         match version.map(u32::from_le_bytes) {
             // A frame that is one says more than a version that may have a bent bit.
             Some(found)
                 if bytes.starts_with(MAGIC)
                     && found > JOURNAL_FORMAT
-                    && frame::decode(&bytes[SEGMENT_HEADER..]).is_none() =>
+                    && frame::decode(&bytes.slice(SEGMENT_HEADER..)).is_none() =>
             {
                 Err(JournalError::Format { path: path.to_owned(), found })
             }
@@ -79,7 +81,7 @@ impl Segment {
 }
 
 struct Items<'a> {
-    bytes: &'a [u8],
+    bytes: &'a Bytes,
     at: usize,
 }
 
@@ -87,19 +89,22 @@ impl Iterator for Items<'_> {
     type Item = Item;
 
     fn next(&mut self) -> Option<Item> {
-        let rest = self.bytes.get(self.at..).filter(|rest| !rest.is_empty())?;
-        if let Some((answer, length)) = frame::decode(rest) {
+        if self.at >= self.bytes.len() {
+            return None;
+        }
+        let rest = self.bytes.slice(self.at..);
+        if let Some((answer, length)) = frame::decode(&rest) {
             self.at += length;
             return Some(Item::Answer(Box::new(answer)));
         }
         let start = self.at;
-        self.at += next_frame(rest).unwrap_or(rest.len());
+        self.at += next_frame(&rest).unwrap_or(rest.len());
         Some(Item::Gap { start: start as u64, end: self.at as u64 })
     }
 }
 
 /// Where the next whole frame begins, after a place where none does.
-fn next_frame(bytes: &[u8]) -> Option<usize> {
+fn next_frame(bytes: &Bytes) -> Option<usize> {
     let markers = bytes.windows(frame::MARKER.len()).enumerate().skip(1).filter(|(_, window)| window == frame::MARKER);
-    markers.map(|(at, _)| at).find(|&at| frame::decode(&bytes[at..]).is_some())
+    markers.map(|(at, _)| at).find(|&at| frame::decode(&bytes.slice(at..)).is_some())
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow_array::Array as _;
 use arrow_array::RecordBatch;
+use bytes::Bytes;
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -12,7 +13,7 @@ use super::*;
 use crate::clock;
 use crate::flatten::{Columns, Plan, Row};
 use crate::schema::Column;
-use crate::snapshot::{AccountId, Endpoint, Outcome, Source};
+use crate::snapshot::{AccountId, Endpoint, Origin, Outcome, Source};
 
 const PERSON: &str = "[classes]\nperson = \"pseudonym\"\nlocation = \"drop\"\n";
 
@@ -34,15 +35,21 @@ fn answer(bodies: &[&[u8]], poll: Option<Poll>) -> Answer {
         sweep_id: "s".to_owned(),
         source: Source::Import,
         collected_at: clock::parse_timestamp("2026-11-24T07:40:51Z").expect("a timestamp"),
-        bodies: bodies.iter().map(|bytes| Body { bytes: (*bytes).into(), origin: Some("f:1".into()) }).collect(),
+        bodies: bodies
+            .iter()
+            .map(|bytes| Body {
+                bytes: Bytes::copy_from_slice(bytes),
+                origin: Some(Origin { file: "f".into(), line: 1 }),
+            })
+            .collect(),
         poll,
     }
 }
 
 fn applied(policy: &Policy, body: &[u8]) -> String {
     let treated = policy.apply(answer(&[body], None)).bodies.remove(0);
-    assert_eq!(treated.origin.as_deref(), Some("f:1"));
-    String::from_utf8(treated.bytes.into_vec()).expect("text")
+    assert_eq!(treated.origin.map(|origin| origin.to_string()).as_deref(), Some("f:1"));
+    String::from_utf8(treated.bytes.into()).expect("text")
 }
 
 fn check(rules: &str, body: &str, expect: &Expect) {

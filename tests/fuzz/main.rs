@@ -232,7 +232,7 @@ fn answer(body: &[u8]) -> Answer {
         sweep_id: "s".to_owned(),
         source: Source::Import,
         collected_at: clock::parse_timestamp("2026-10-01T00:00:00Z").expect("a timestamp"),
-        bodies: vec![Body { bytes: body.into(), origin: None }],
+        bodies: vec![Body { bytes: body.to_vec().into(), origin: None }],
         poll: None,
     }
 }

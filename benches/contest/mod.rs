@@ -1,0 +1,134 @@
+//! Contests of whole processes: each runs in turn with the others, round by round, and medians are compared.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+pub(crate) type Failed = Box<dyn Error>;
+
+/// The program.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_dex-archive");
+
+/// The account that simulated states are imported under.
+pub(crate) const ACCOUNT: &str = "01a7362d577a6c3019a474fd6f485823";
+
+/// What a process took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cost {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) wall_seconds: f64,
+    pub(crate) peak_megabytes: f64,
+}
+
+/// Runs a command on some of the processors, and says what the kernel counted of it.
+const MEASURE: &str = "import os, resource, subprocess, sys, time\n\
+os.sched_setaffinity(0, range(int(sys.argv[1])))\n\
+began = time.perf_counter()\n\
+subprocess.run(sys.argv[2:], check=True, stdout=subprocess.DEVNULL)\n\
+wall = time.perf_counter() - began\n\
+used = resource.getrusage(resource.RUSAGE_CHILDREN)\n\
+print(used.ru_utime + used.ru_stime, wall, used.ru_maxrss / 1000)";
+
+impl Cost {
+    /// Runs a command to its end.
+    pub(crate) fn of(processors: usize, command: &[String]) -> Result<Self, Failed> {
+        let output = Command::new("python3").args(["-c", MEASURE, &processors.to_string()]).args(command).output()?;
+        let said = String::from_utf8(output.stdout)?;
+        let figures = said.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
+        let [cpu_seconds, wall_seconds, peak_megabytes] = figures[..] else {
+            return Err(format!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr)).into());
+        };
+        Ok(Self { cpu_seconds, wall_seconds, peak_megabytes })
+    }
+
+    /// The median of each figure.
+    pub(crate) fn median(costs: &[Self]) -> Self {
+        let of = |figure: fn(&Self) -> f64| median(costs.iter().map(figure).collect());
+        Self {
+            cpu_seconds: of(|cost| cost.cpu_seconds),
+            wall_seconds: of(|cost| cost.wall_seconds),
+            peak_megabytes: of(|cost| cost.peak_megabytes),
+        }
+    }
+}
+
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// Where what is built for contests is kept.
+pub(crate) fn bench_dir() -> Result<PathBuf, Failed> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    std::fs::create_dir_all(&dir)?;
+    Ok(dir)
+}
+
+/// A file beside the benches.
+pub(crate) fn beside(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches").join(name)
+}
+
+/// The Python that has the peers, which are installed once.
+pub(crate) fn python(bench: &Path) -> Result<PathBuf, Failed> {
+    let (venv, python) = (bench.join("peers"), bench.join("peers/bin/python"));
+    let requirements = beside("requirements.txt");
+    let installed = venv.join("installed");
+    if std::fs::read(&installed).ok() != Some(std::fs::read(&requirements)?) {
+        ran(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        ran(Command::new(&python).args(["-m", "pip", "install", "-q", "-r"]).arg(&requirements))?;
+        ran(Command::new("cp").arg(&requirements).arg(&installed))?;
+    }
+    Ok(python)
+}
+
+pub(crate) fn ran(command: &mut Command) -> Result<(), Failed> {
+    let status = command.status()?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?} failed").into()) }
+}
+
+/// The bodies of simulated ticks, from a tick of 2026-10-01 on.
+pub(crate) fn dump(path: &Path, devices: u32, first: u32, ticks: u32) -> Result<(), Failed> {
+    if path.exists() {
+        return Ok(());
+    }
+    let minutes = first * 5;
+    let start = format!("2026-10-01T{:02}:{:02}:00Z", minutes / 60, minutes % 60);
+    let unfinished = path.with_extension("unfinished");
+    let counts = [devices, ticks].map(|count| count.to_string());
+    let arguments = ["simulate", "--devices", &counts[0], "--ticks", &counts[1], "--start", &start, "--dump"];
+    ran(Command::new(PROGRAM).args(arguments).arg(&unfinished))?;
+    ran(Command::new("mv").arg(&unfinished).arg(path))
+}
+
+/// What is typed to import a file.
+pub(crate) fn import(archive: &Path, bodies: &Path) -> Vec<String> {
+    let (archive, bodies) = (archive.display().to_string(), bodies.display().to_string());
+    [PROGRAM, "--archive", &archive, "-q", "import", "--account", ACCOUNT, &bodies].map(str::to_owned).to_vec()
+}
+
+/// What is typed to have a peer make a part of bodies, and of an older part if there is one.
+pub(crate) fn peer(
+    python: &Path,
+    name: &str,
+    threads: usize,
+    bodies: &Path,
+    part: &Path,
+    day: Option<&Path>,
+) -> Vec<String> {
+    let script = beside("peers_ingest.py");
+    let mut command = vec![python.display().to_string(), script.display().to_string(), name.to_owned()];
+    command.push(threads.to_string());
+    command.extend([bodies, part].into_iter().chain(day).map(|path| path.display().to_string()));
+    command
+}
+
+/// The one part of an archive's only day.
+pub(crate) fn only_part(archive: &Path) -> Result<PathBuf, Failed> {
+    let first = |dir: &Path| -> Result<PathBuf, Failed> {
+        let mut entries = std::fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        Ok(entries.first().ok_or("an empty folder")?.path())
+    };
+    first(&first(&archive.join("device_state"))?)
+}
