@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::ingest::{IngestError, Published};
+use crate::clock;
+use crate::ingest::{IngestError, PublishRule};
 use crate::snapshot::{DeviceId, Endpoint};
 
 pub use plan::{Plan, SourceChoice};
@@ -33,6 +34,8 @@ pub struct CollectOptions {
     pub interval: Duration,
     /// How long a sweep may take; what it could not ask, the next one asks first.
     pub deadline: Option<Duration>,
+    /// When what was received is published.
+    pub publish: PublishRule,
 }
 
 /// What a sweep did. Its JSON is the `--summary-json`.
@@ -76,6 +79,10 @@ pub struct CollectStats {
     pub damaged: Vec<String>,
     /// Why something is still in the journal; the next publish tries again.
     pub held: Vec<String>,
+    /// Bytes in the journal that wait for a publish.
+    pub waiting_bytes: u64,
+    /// When the first of them was received.
+    pub waiting_since: Option<String>,
 }
 
 /// Why a sweep did not come to its end.
@@ -126,10 +133,12 @@ impl CollectStats {
         self.requests_failed > 0 || self.bodies_quarantined > 0 || self.journal_gaps > 0 || !self.damaged.is_empty()
     }
 
-    fn take(&mut self, published: Published) {
+    fn take(&mut self, outcome: writer::Outcome) {
+        let writer::Outcome { published, waiting } = outcome;
+        self.waiting_bytes = waiting.map_or(0, |waiting| waiting.bytes);
+        self.waiting_since = waiting.map(|waiting| clock::format_timestamp(waiting.since));
         self.states_new += published.states_new;
         self.states_unchanged += published.states_known;
-        self.requests_failed += published.polls.failed;
         self.bodies_quarantined += published.quarantined;
         self.rows_published += published.rows;
         self.bytes_published += published.bytes;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::api::{Budget, BudgetError, ClientOptions, Credential, CredentialError, Secret};
 use crate::clock;
 use crate::disk::Access;
+use crate::ingest::PublishRule;
 use crate::privacy::{Key, KeyError, Policy, PrivacyError, Rules};
 use crate::schema::Schema;
 use crate::snapshot::{AccountId, DeviceId, IdError};
@@ -56,6 +57,8 @@ pub struct ArchiveSection {
     /// Who may read what is written: `owner`, `group` or `all`.
     #[serde(default)]
     pub readable_by: Access,
+    /// When a collector publishes: `auto`, `sweep`, or after a time such as `15m`.
+    pub publish: Option<String>,
 }
 
 /// `[api]`: who is asked, by whom, how fast.
@@ -141,6 +144,9 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: KeyError,
     },
+    /// A rule of publishing is none.
+    #[error("[archive] publish = {0:?} is no rule: write auto, sweep, or a time such as 15m")]
+    Publish(String),
     /// The rules of privacy cannot be kept to.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
@@ -231,6 +237,17 @@ impl ApiSection {
             }),
             _ => Err(ConfigError::NoCredential),
         }
+    }
+}
+
+impl ArchiveSection {
+    /// When a collector publishes.
+    ///
+    /// # Errors
+    /// Where what is written is no such rule.
+    pub fn publish_rule(&self) -> Result<PublishRule, ConfigError> {
+        let Some(text) = &self.publish else { return Ok(PublishRule::default()) };
+        PublishRule::parse(text).ok_or_else(|| ConfigError::Publish(text.clone()))
     }
 }
 

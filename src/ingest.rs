@@ -22,20 +22,25 @@
 //! [`Published::held`], the segments concerned stay, and every later publish tries again.
 
 mod batch;
+mod due;
 mod outcome;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Staged};
+use crate::clock::Timestamp;
 use crate::flatten::{Columns, Plan};
-use crate::journal::{self, JournalError, Segment, Writer};
+use crate::journal::{self, Item, JournalError, Segment, Writer};
 use crate::privacy::Policy;
 use crate::schema::Schema;
 use crate::snapshot::Answer;
 
 use batch::Batch;
+
+pub use due::PublishRule;
 
 /// A segment is closed once it holds this many bodies and answers, or this many bytes of them: a publish
 /// takes whole segments.
@@ -53,9 +58,9 @@ pub struct BatchLimit {
 }
 
 impl BatchLimit {
-    /// For a collector, which has to stay small.
+    /// For small days.
     pub const SMALL: Self = Self { rows: 12 * 1024, bytes: 64 << 20 };
-    /// For an import, which has much to take in: about 300 MB.
+    /// For whoever has much to take in: about 300 MB.
     pub const LARGE: Self = Self { rows: 96 * 1024, bytes: 128 << 20 };
 }
 
@@ -73,7 +78,19 @@ pub struct Ingest {
     unwritten: VecDeque<Answer>,
     plans: Plans,
     policy: Policy,
-    limit: BatchLimit,
+    /// None to go by the size of the day.
+    limit: Option<BatchLimit>,
+    /// When the first of the answers that wait was received.
+    waiting_since: Option<Timestamp>,
+}
+
+/// What is journalled and not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Bytes in the journal.
+    pub bytes: u64,
+    /// When the first of it was received.
+    pub since: Timestamp,
 }
 
 /// What a publish brought into the archive.
@@ -127,6 +144,23 @@ pub enum IngestError {
     Archive(#[from] ArchiveError),
 }
 
+impl BatchLimit {
+    /// The larger the day, the dearer a merge, and the more is merged at once.
+    fn for_day(rows: u64) -> Self {
+        let rows = usize::try_from(rows / 32).unwrap_or(usize::MAX).clamp(Self::SMALL.rows, Self::LARGE.rows);
+        Self { rows, bytes: Self::LARGE.bytes.min(Self::SMALL.bytes.max(rows * 1_400)) }
+    }
+}
+
+/// When the first answer in a segment was received.
+fn first_received(segment: &Path) -> Option<Timestamp> {
+    let segment = Segment::read(segment).ok()?;
+    segment.items().find_map(|item| match item {
+        Item::Answer(answer) => Some(answer.collected_at),
+        Item::Gap { .. } => None,
+    })
+}
+
 #[derive(Debug)]
 struct Plans {
     states: Plan,
@@ -140,12 +174,24 @@ impl Ingest {
     /// # Errors
     /// Where somebody else has the shard, or the journal's folder cannot be used.
     pub fn open(archive: Archive, shard: u32, holder: &str, policy: Policy) -> Result<(Self, Published), IngestError> {
+        let mut ingest = Self::attach(archive, shard, holder, policy)?;
+        let recovered = ingest.publish()?;
+        Ok((ingest, recovered))
+    }
+
+    /// Takes a shard and leaves what is in its journal where it is, until it is published with what is to come.
+    ///
+    /// # Errors
+    /// As for [`Ingest::open`].
+    pub fn attach(archive: Archive, shard: u32, holder: &str, policy: Policy) -> Result<Self, IngestError> {
         let lock = archive.lock(shard, holder)?;
         let journal_dir = archive.settle(shard)?;
-        let last = journal::segments(&journal_dir)?.last().map_or(0, |(sequence, _)| *sequence);
+        let segments = journal::segments(&journal_dir)?;
+        let last = segments.last().map_or(0, |(sequence, _)| *sequence);
+        let waiting_since = segments.iter().find_map(|(_, path)| first_received(path));
         let plans = Plans { states: Plan::new(Schema::device_state()), polls: Plan::new(Schema::poll()) };
         let next_sequence = last + 1;
-        let mut ingest = Self {
+        Ok(Self {
             archive,
             lock,
             journal_dir,
@@ -156,15 +202,47 @@ impl Ingest {
             unwritten: VecDeque::new(),
             plans,
             policy,
-            limit: BatchLimit::SMALL,
-        };
-        let recovered = ingest.publish()?;
-        Ok((ingest, recovered))
+            limit: None,
+            waiting_since,
+        })
     }
 
-    /// Merges so much at once from now on.
+    /// Merges so much at once from now on, whatever the size of the day.
     pub fn merge_up_to(&mut self, limit: BatchLimit) {
-        self.limit = limit;
+        self.limit = Some(limit);
+    }
+
+    /// Publishes everything that is journalled if a rule says so; if not, there is a chance again after `next`.
+    ///
+    /// # Errors
+    /// As for [`Ingest::publish`].
+    pub fn publish_if_due(
+        &mut self,
+        rule: PublishRule,
+        now: Timestamp,
+        next: Duration,
+    ) -> Result<Option<Published>, IngestError> {
+        let waited = self.waiting_since.map_or(Duration::ZERO, |since| (now - since).to_std().unwrap_or_default());
+        if rule.is_due(waited, next, self.day_rows()?) { self.publish().map(Some) } else { Ok(None) }
+    }
+
+    /// What is journalled and not published; none where nothing is.
+    ///
+    /// # Errors
+    /// Where the journal's folder cannot be read.
+    pub fn waiting(&self) -> Result<Option<Waiting>, IngestError> {
+        let Some(since) = self.waiting_since else { return Ok(None) };
+        let segments = journal::segments(&self.journal_dir)?;
+        let bytes = segments.iter().map(|(_, path)| path.metadata().map_or(0, |file| file.len())).sum();
+        Ok(Some(Waiting { bytes, since }))
+    }
+
+    /// Rows in this shard's part of the newest day.
+    fn day_rows(&self) -> Result<u64, IngestError> {
+        let schema = self.plans.states.schema();
+        let Some(day) = self.archive.partitions(schema)?.pop() else { return Ok(0) };
+        let part = self.archive.parts(&day)?.into_iter().find(|(name, _)| name.shard == self.lock.shard);
+        Ok(part.map_or(0, |(_, path)| self.archive.look(&path, schema).map_or(0, |part| part.rows())))
     }
 
     /// What may be written.
@@ -191,6 +269,7 @@ impl Ingest {
     /// Where the journal cannot be written. The answer is kept in memory, and tried again before the next
     /// one and at the next publish.
     pub fn append(&mut self, answer: Answer) -> Result<(), IngestError> {
+        self.waiting_since.get_or_insert(answer.collected_at);
         self.unwritten.push_back(self.policy.apply(answer));
         self.write()
     }
@@ -256,10 +335,17 @@ impl Ingest {
                 }
             }
         }
+        if self.unwritten.is_empty() && journal::segments(&self.journal_dir)?.is_empty() {
+            self.waiting_since = None;
+        }
         Ok(published)
     }
 
     fn publish_segments(&mut self, published: &mut Published) -> Result<(), IngestError> {
+        let limit = match self.limit {
+            Some(limit) => limit,
+            None => BatchLimit::for_day(self.day_rows()?),
+        };
         let mut batch = Batch::new(&self.plans);
         for (sequence, path) in journal::segments(&self.journal_dir)? {
             match Segment::read(&path) {
@@ -270,7 +356,7 @@ impl Ingest {
                 }
             }
             batch.segments.push(path);
-            if batch.states.rows().max(batch.polls.len()) >= self.limit.rows || batch.bytes() >= self.limit.bytes {
+            if batch.states.rows().max(batch.polls.len()) >= limit.rows || batch.bytes() >= limit.bytes {
                 self.publish_batch(std::mem::replace(&mut batch, Batch::new(&self.plans)), published);
             }
         }

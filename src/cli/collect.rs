@@ -11,7 +11,7 @@ use crate::collect::{
 };
 use crate::config::{self, ConfigError};
 use crate::disk::{Access, Disk};
-use crate::ingest::{Ingest, Published};
+use crate::ingest::{Ingest, PublishRule, Published};
 use crate::privacy::Policy;
 use crate::snapshot::DeviceId;
 
@@ -32,7 +32,8 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
     let client_options = command.api.over(file.api).client_options(seed(&clock))?;
-    let options = collect_options(command, every.unwrap_or(INTERVAL))?;
+    let rule = file.archive.publish_rule()?;
+    let options = collect_options(command, every.unwrap_or(INTERVAL), rule)?;
     if command.dry_run {
         print::data(format!("plan: {}\n", Plan::new(&options, client_options.budget)))?;
         return Ok(Exit::Done);
@@ -42,8 +43,10 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let (switch, stop) = stop_pair();
         let work = async {
             let client = client(client_options, &root, &clock).await?;
-            let (ingest, recovered) = open(&root, &clock, "collect", access, policy)?;
-            let exit = note_recovered(&recovered);
+            let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::new(access))?;
+            let mut ingest = Ingest::attach(archive, 0, &holder(&clock, "collect"), policy)?;
+            let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
+            let exit = recovered.as_ref().map_or(Exit::Done, note_recovered);
             let bar = Bar::new(args.quiet);
             let collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop.clone());
             sweeps(collector, command, every, &stop, args.quiet, exit).await
@@ -129,8 +132,14 @@ pub(super) fn summary(stats: &CollectStats) -> String {
         0 => String::new(),
         devices => format!(" ({devices} left to the next sweep)"),
     };
+    let waiting = match &stats.waiting_since {
+        None => String::new(),
+        Some(since) => {
+            format!("; {} wait in the journal since {since}", print::bytes(stats.waiting_bytes))
+        }
+    };
     format!(
-        "{} devices{unasked}: {} new states, {} unchanged, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled); {} rows, {} published",
+        "{} devices{unasked}: {} new states, {} unchanged, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled); {} rows, {} published{waiting}",
         stats.devices,
         stats.states_new,
         stats.states_unchanged,
@@ -159,7 +168,11 @@ async fn client(options: ClientOptions, root: &std::path::Path, clock: &Clock) -
     Ok(client)
 }
 
-fn collect_options(command: &CollectArgs, interval: Duration) -> Result<CollectOptions, ConfigError> {
+fn collect_options(
+    command: &CollectArgs,
+    interval: Duration,
+    publish: PublishRule,
+) -> Result<CollectOptions, ConfigError> {
     let minutes = interval.as_secs().div_ceil(60) + LATE_MINUTES;
     let since = u32::try_from(minutes.min(60)).unwrap_or(60);
     Ok(CollectOptions {
@@ -171,6 +184,7 @@ fn collect_options(command: &CollectArgs, interval: Duration) -> Result<CollectO
         devices: devices(command)?,
         since_minutes: command.since_minutes.unwrap_or(since),
         interval,
+        publish,
         deadline: match &command.deadline {
             Some(text) => Some(config::parse_duration(text)?),
             None => command.every.as_ref().map(|_| interval),

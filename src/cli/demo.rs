@@ -12,6 +12,7 @@ use crate::archive::Archive;
 use crate::clock::{Clock, Timestamp, Zone};
 use crate::collect::{CollectOptions, Collector, SourceChoice, stop_pair};
 use crate::disk::Access;
+use crate::ingest::PublishRule;
 use crate::privacy::Policy;
 use crate::query::{Agg, Answer, Days, QueryError, TrendOptions, Who, Window, metrics, trend};
 use crate::sim::{Fleet, FleetOptions, RateLimit, Server, ServerOptions};
@@ -66,6 +67,7 @@ async fn sweep(fleet: &Fleet, root: &Path, start: Timestamp, end: Timestamp) -> 
         since_minutes: 20,
         interval: Duration::from_mins(15),
         deadline: None,
+        publish: PublishRule::Sweep,
     };
     let ((_switch, stop), bar) = (stop_pair(), Bar::new(true));
     let mut collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop);

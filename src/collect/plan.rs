@@ -109,14 +109,21 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingest::PublishRule;
     use crate::snapshot::DeviceId;
     use expect_test::{Expect, expect};
 
     fn check(source: SourceChoice, named: usize, discovered: Option<(u64, u64)>, expect: &Expect) {
         let device = DeviceId::parse("cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7").expect("a device");
         let devices = vec![device; named];
-        let options =
-            CollectOptions { source, devices, since_minutes: 10, interval: Duration::from_mins(5), deadline: None };
+        let options = CollectOptions {
+            source,
+            devices,
+            since_minutes: 10,
+            interval: Duration::from_mins(5),
+            deadline: None,
+            publish: PublishRule::Auto,
+        };
         let plan = Plan::new(&options, Budget::parse("1200/5m", "80%").expect("a budget"));
         let plan = discovered.map_or(plan.clone(), |(devices, pages)| plan.discovered(devices, pages));
         expect.assert_eq(&plan.to_string());

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use crate::api::{Client, Exchange, Failure, Listing, PAGE_ROWS};
 use crate::clock::Clock;
 use crate::envelope;
-use crate::ingest::{Ingest, Published};
+use crate::ingest::Ingest;
 use crate::privacy::Policy;
 use crate::snapshot::{Answer, DeviceId, Endpoint, Outcome, Source, sweep_id};
 
 use super::plan::{Live, Plan};
 use super::schedule::{self, End, Stop};
-use super::writer::{JournalBroken, Writer, WriterGone};
+use super::writer::{self, Chance, JournalBroken, Writer, WriterGone};
 use super::{CollectError, CollectOptions, CollectStats, Progress};
 
 /// Requests that may be under way at once. The pacer decides how many are sent; this bounds how many
@@ -113,7 +113,7 @@ impl<'a> Collector<'a> {
         schedule::next_tick(&self.clock, every, &self.stop).await
     }
 
-    /// Makes one sweep and publishes what it brought, however it ended: what it did, and why it did not
+    /// Makes one sweep and publishes what it brought, if that is due, however it ended: what it did, and why it did not
     /// come to its end. `random` tells sweeps of one second apart.
     ///
     /// It ends early where the API lets nobody in, no page of the list can be read, or the archive or
@@ -126,9 +126,12 @@ impl<'a> Collector<'a> {
         let asked = if self.has_room().await { self.ask(&mut sweep).await } else { Err(Halt::Journal) };
         self.progress.finish();
         let publishing = Instant::now();
-        let published = self.publish().await;
+        let rule = self.options.publish;
+        let chance = Chance { rule, now: self.clock.now(), next: self.options.interval };
+        // Who ends the collector may want to look at what it brought.
+        let outcome = self.publish(Some(chance).filter(|_| !self.stop.is_requested())).await;
         self.publish = publishing.elapsed();
-        self.unwritten = published.as_ref().map_or(self.unwritten, |published| published.unwritten);
+        self.unwritten = outcome.as_ref().map_or(self.unwritten, |outcome| outcome.published.unwritten);
         let mut stats = sweep.stats;
         stats.devices = sweep.seen.len() as u64;
         stats.devices_unasked = self.carried.devices.len() as u64;
@@ -136,7 +139,7 @@ impl<'a> Collector<'a> {
         stats.throttled_s = self.client.pacer().paused().saturating_sub(before.1).as_secs_f64();
         stats.elapsed_s = start.elapsed().as_secs_f64();
         stats.stopped = sweep.end.is_reached();
-        let failed = match (asked, published.map(|published| stats.take(published))) {
+        let failed = match (asked, outcome.map(|outcome| stats.take(outcome))) {
             (Err(Halt::Failed(error)), _) | (_, Err(error)) => Some(error),
             (Err(Halt::Journal) | Ok(()), Ok(())) => None,
         };
@@ -151,14 +154,14 @@ impl<'a> Collector<'a> {
         Ok(self.writer.join()?)
     }
 
-    async fn publish(&self) -> Result<Published, CollectError> {
-        Ok(self.writer.publish().await.map_err(|WriterGone| CollectError::Ended)??)
+    async fn publish(&self, chance: Option<Chance>) -> Result<writer::Outcome, CollectError> {
+        Ok(self.writer.publish(chance).await.map_err(|WriterGone| CollectError::Ended)??)
     }
 
     /// Whether there is any use in asking: what was received in an earlier sweep has been written.
     async fn has_room(&mut self) -> bool {
         if self.unwritten > 0 {
-            self.unwritten = self.publish().await.map_or(self.unwritten, |published| published.unwritten);
+            self.unwritten = self.publish(None).await.map_or(self.unwritten, |outcome| outcome.published.unwritten);
         }
         self.unwritten == 0
     }
@@ -311,6 +314,7 @@ impl Sweep {
     /// the policy has its say there too.
     fn note(&mut self, exchange: &Exchange, policy: &Policy) {
         let Some(poll) = &exchange.answer.poll else { return };
+        self.stats.requests_failed += u64::from(poll.outcome == Outcome::Failed);
         if poll.outcome == Outcome::Absent && poll.endpoint == Endpoint::Live {
             self.stats.devices_absent += 1;
         }

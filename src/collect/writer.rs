@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use flume::{Receiver, RecvTimeoutError, Sender};
 
-use crate::ingest::{Ingest, IngestError, Published};
+use crate::clock::Timestamp;
+use crate::ingest::{Ingest, IngestError, PublishRule, Published, Waiting};
 use crate::snapshot::Answer;
 
 /// An answer is durable at most so much later, and the time of a sync.
@@ -30,7 +31,23 @@ pub(super) struct Writer {
 
 enum Command {
     Append(Box<Answer>),
-    Publish(Sender<Result<Published, IngestError>>),
+    Publish(Option<Chance>, Sender<Result<Outcome, IngestError>>),
+}
+
+/// A chance to publish, if that is due.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chance {
+    pub(super) rule: PublishRule,
+    pub(super) now: Timestamp,
+    /// How long until the next one.
+    pub(super) next: Duration,
+}
+
+/// What was published, and what waits.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) published: Published,
+    pub(super) waiting: Option<Waiting>,
 }
 
 /// The journal cannot be written; the next publish says why.
@@ -56,10 +73,10 @@ impl Writer {
         if sent.is_err() || self.broken.load(Ordering::SeqCst) { Err(JournalBroken) } else { Ok(()) }
     }
 
-    /// Publishes all that was handed over.
-    pub(super) async fn publish(&self) -> Result<Result<Published, IngestError>, WriterGone> {
+    /// Publishes all that was handed over; with a chance, only if that is due.
+    pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<Result<Outcome, IngestError>, WriterGone> {
         let (reply, done) = flume::bounded(1);
-        self.commands.send_async(Command::Publish(reply)).await.map_err(|_closed| WriterGone)?;
+        self.commands.send_async(Command::Publish(chance, reply)).await.map_err(|_closed| WriterGone)?;
         done.recv_async().await.map_err(|_closed| WriterGone)
     }
 
@@ -85,9 +102,9 @@ impl Work {
         loop {
             match self.receive(queue) {
                 Ok(Command::Append(answer)) => self.append(*answer),
-                Ok(Command::Publish(reply)) => {
+                Ok(Command::Publish(chance, reply)) => {
                     // Nobody waits for it any more only where the sweep was dropped; the rows are safe.
-                    let _ = reply.send(self.publish());
+                    let _ = reply.send(self.publish(chance));
                 }
                 Err(RecvTimeoutError::Timeout) => (),
                 Err(RecvTimeoutError::Disconnected) => return self.failed.take().map_or(self.ingest.sync(), Err),
@@ -110,13 +127,19 @@ impl Work {
         self.note(appended);
     }
 
-    /// Publishes what is journalled, which may make room. The first fault of the journal is told even
-    /// where that goes well: something was not journalled.
-    fn publish(&mut self) -> Result<Published, IngestError> {
+    /// Publishes what is journalled, which may make room: where something was not journalled, at once. The first
+    /// fault of the journal is told even where that goes well.
+    fn publish(&mut self, chance: Option<Chance>) -> Result<Outcome, IngestError> {
         self.unsynced_since = None;
-        let published = self.ingest.publish();
+        let published = match chance.filter(|_| self.failed.is_none()) {
+            Some(Chance { rule, now, next }) => {
+                self.ingest.sync().and_then(|()| self.ingest.publish_if_due(rule, now, next))
+            }
+            None => self.ingest.publish().map(Some),
+        };
         self.broken.store(false, Ordering::SeqCst);
-        self.failed.take().map_or(published, Err)
+        let published = self.failed.take().map_or(published, Err)?;
+        Ok(Outcome { published: published.unwrap_or_default(), waiting: self.ingest.waiting()? })
     }
 
     fn note(&mut self, result: Result<(), IngestError>) {

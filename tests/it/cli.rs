@@ -44,6 +44,8 @@ fn bad_input_gets_one_sentence_and_leaves_nothing() {
     check(collect().arg("--devices-file").arg(&devices), 2, "devices.txt names no device");
     put(&config, "[api]\naccount = \"x\"\n\nbudge = \"5%\"\n");
     check(collect().arg("--config").arg(&config), 2, "config.toml, line 4: unknown field `budge`");
+    put(&config, "[archive]\npublish = \"now\"\n");
+    check(collect().arg("--config").arg(&config), 2, "publish = \"now\" is no rule: write auto, sweep, or a time");
     assert!(!archive.exists(), "nothing is written");
 }
 

@@ -203,6 +203,47 @@ fn a_killed_collector_loses_nothing_that_it_journalled() {
 }
 
 #[test]
+fn what_may_wait_waits_in_the_journal_and_is_told() {
+    let (dir, archive) = place();
+    let api = Api::start(20, Duration::from_secs(2), |options| options);
+    let config = dir.path().join("config.toml");
+    let collect = |rule: &str| {
+        put(&config, &format!("[archive]\npublish = \"{rule}\"\n"));
+        let (code, said) = run(api.collect(&archive).arg("--config").arg(&config));
+        assert_eq!(code, Some(0), "{said}");
+        said
+    };
+    let (first, second) = (collect("1h"), collect("1h"));
+    assert!(first.contains(" wait in the journal since 2"), "{first}");
+    assert!(second.contains("0 rows, 0 B published"), "{second}");
+    let since = |said: &str| said.split(" since ").nth(1).map(str::to_owned);
+    assert_eq!(since(&first), since(&second), "the first of it is told");
+    assert!(archived(&archive).is_empty(), "nothing is published");
+    let third = collect("sweep");
+    assert!(!third.contains(" wait in the journal"), "{third}");
+    let expected: BTreeSet<String> = delivered(&api).into_keys().collect();
+    assert_eq!(archived(&archive).into_keys().collect::<BTreeSet<_>>(), expected);
+    // A loop that is stopped publishes whatever waits.
+    put(&config, "[archive]\npublish = \"1h\"\n");
+    let mut collect = api.collect(&archive);
+    let mut collector =
+        collect.args(["--every", "1s", "-q", "--config"]).arg(&config).spawn().expect("the program starts");
+    let before = api.handle.requests();
+    while api.handle.requests() < before + 30 {
+        std::thread::yield_now();
+    }
+    signal(collector.id(), "-TERM");
+    assert_eq!(collector.wait().expect("a process").code(), Some(0));
+    let expected: BTreeSet<String> = delivered(&api).into_keys().collect();
+    assert_eq!(archived(&archive).into_keys().collect::<BTreeSet<_>>(), expected);
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test makes a file")]
+fn put(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("room on the disk");
+}
+
+#[test]
 fn what_there_was_no_time_for_comes_first_in_the_next_sweep() {
     let (_dir, archive) = place();
     let api = Api::start(60, Duration::from_secs(2), |options| options);

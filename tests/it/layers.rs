@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("query", &["archive", "clock", "schema", "snapshot"]),
     ("collect", &["api", "clock", "envelope", "ingest", "privacy", "snapshot"]),
     ("import", &["clock", "envelope", "ingest", "snapshot"]),
-    ("config", &["api", "clock", "disk", "privacy", "schema", "snapshot"]),
+    ("config", &["api", "clock", "disk", "ingest", "privacy", "schema", "snapshot"]),
     (
         "cli",
         &[

@@ -13,7 +13,7 @@ use dex_archive::archive::Archive;
 use dex_archive::clock::Clock;
 use dex_archive::collect::{CollectOptions, CollectStats, Collector, Progress, SourceChoice, stop_pair};
 use dex_archive::disk::{Change, Disk, Watch};
-use dex_archive::ingest::Ingest;
+use dex_archive::ingest::{Ingest, PublishRule};
 use dex_archive::privacy::Policy;
 use dex_archive::schema::Schema;
 use dex_archive::snapshot::{AccountId, Answer};
@@ -233,6 +233,7 @@ async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> V
         since_minutes: 10,
         interval: Duration::from_mins(5),
         deadline: None,
+        publish: PublishRule::Sweep,
     };
     let ((_switch, stop), progress) = (stop_pair(), Silent);
     let client = Client::new(client_options(&api.url), clock.clone()).expect("a client");
