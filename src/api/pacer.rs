@@ -125,7 +125,10 @@ impl Pacer {
     pub(super) async fn acquire(&self) -> Permit {
         loop {
             let place = self.with_state(|state| state.take_place(&self.budget, Instant::now()));
-            sleep_until(place).await;
+            // A timer would round what is due up to its next tick, a millisecond.
+            if place > Instant::now() {
+                sleep_until(place).await;
+            }
             // A pause that began while this one waited counts for it too.
             if self.with_state(|state| state.start(Instant::now())) {
                 return Permit(());

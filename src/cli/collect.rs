@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use crate::api::{Client, ClientOptions};
 use crate::archive::{Archive, ShardLock};
 use crate::clock::{self, Clock};
@@ -17,7 +19,7 @@ use crate::snapshot::DeviceId;
 
 use super::args::{Args, CollectArgs, SourceArg};
 use super::progress::Bar;
-use super::{Exit, print, random, runtime};
+use super::{Exit, print, random};
 
 /// The interval that a single sweep has to fit, where nothing is said.
 const INTERVAL: Duration = Duration::from_mins(5);
@@ -38,7 +40,10 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         print::data(format!("plan: {}\n", Plan::new(&options, client_options.budget)))?;
         return Ok(Exit::Done);
     }
-    let runtime = runtime()?;
+    // Requests wait far more than they work, and the files have a thread of their own: handing answers from one
+    // thread to another costs more than a second one saves.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
         let (switch, stop) = stop_pair();
         let work = async {
@@ -254,6 +259,11 @@ async fn sweeps(
             }
             (_, None) => break,
         }
+    }
+    if every.is_some() {
+        let published = collector.publish_waiting().await?;
+        tell(&published.damaged, &published.held);
+        exit = worse(exit, exit_of(&published));
     }
     collector.finish()?;
     Ok(exit)

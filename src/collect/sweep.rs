@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::api::{Client, Exchange, Failure, Listing, PAGE_ROWS};
 use crate::clock::Clock;
 use crate::envelope;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, Published};
 use crate::privacy::Policy;
 use crate::snapshot::{Answer, DeviceId, Endpoint, Outcome, Source, sweep_id};
 
@@ -128,8 +128,7 @@ impl<'a> Collector<'a> {
         let publishing = Instant::now();
         let rule = self.options.publish;
         let chance = Chance { rule, now: self.clock.now(), next: self.options.interval };
-        // Who ends the collector may want to look at what it brought.
-        let outcome = self.publish(Some(chance).filter(|_| !self.stop.is_requested())).await;
+        let outcome = self.publish(Some(chance)).await;
         self.publish = publishing.elapsed();
         self.unwritten = outcome.as_ref().map_or(self.unwritten, |outcome| outcome.published.unwritten);
         let mut stats = sweep.stats;
@@ -144,6 +143,14 @@ impl<'a> Collector<'a> {
             (Err(Halt::Journal) | Ok(()), Ok(())) => None,
         };
         (stats, failed)
+    }
+
+    /// Publishes what waits, due or not: who ends a loop may want to look at what it brought.
+    ///
+    /// # Errors
+    /// Where the writer has ended, or the journal cannot be used.
+    pub async fn publish_waiting(&self) -> Result<Published, CollectError> {
+        Ok(self.publish(None).await?.published)
     }
 
     /// Ends the writer's thread.

@@ -74,7 +74,8 @@ mod tests {
     #[test]
     fn small_days_are_published_at_once_and_large_ones_within_the_hour() {
         // After how many minutes, asked every five, rows are published.
-        let waits = |rule: PublishRule, rows| (0..100).map(|n| n * 5).find(|&n| rule.is_due(n * MINUTE, 5 * MINUTE, rows));
+        let waits =
+            |rule: PublishRule, rows| (0..100).map(|n| n * 5).find(|&n| rule.is_due(n * MINUTE, 5 * MINUTE, rows));
         assert_eq!(waits(PublishRule::Auto, 0), Some(0));
         assert_eq!(waits(PublishRule::Auto, 288_000), Some(0));
         assert_eq!(waits(PublishRule::Auto, 3_000_000), Some(25));

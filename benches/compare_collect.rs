@@ -1,0 +1,118 @@
+//! `collect` beside a load generator: how fast devices are asked for when nothing holds that up.
+//!
+//! `cargo bench --bench compare_collect` starts a plain web server that has one body for every path, and lets
+//! `wrk` and the collector ask it in turn, with as many requests at once, several rounds; it prints medians. Then it
+//! asks at the rate of the real API, for the share of a processor that takes. `wrk` is to be installed
+//! (`apt install wrk`). Nothing is asserted. With a figure as argument, so many devices stand for the 20,000.
+
+#![expect(clippy::print_stdout, reason = "that is what it is for")]
+#![expect(clippy::disallowed_methods, reason = "no file of an archive")]
+
+#[expect(dead_code, reason = "its peer is no Python")]
+mod contest;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use axum::Router;
+use axum::http::header;
+use axum::routing::any;
+use contest::{ACCOUNT, Cost, Failed, PROGRAM, bench_dir, dump, median};
+
+const ROUNDS: usize = 5;
+
+/// Requests that the collector has under way at once.
+const AT_ONCE: &str = "64";
+
+fn main() -> Result<(), Failed> {
+    let figure = std::env::args().skip(1).find_map(|figure| figure.parse().ok());
+    let devices: u32 = figure.unwrap_or(20_000);
+    let bench = bench_dir()?;
+    let bodies = bench.join("one-sweep.ndjson");
+    dump(&bodies, 100, 0, 1)?;
+    let text = std::fs::read_to_string(&bodies)?;
+    // A full one: a device that is on reports ten times what one does that is not.
+    let body = text.lines().max_by_key(|line| line.len()).ok_or("a body")?.to_owned();
+    println!(
+        "{devices} devices, a body of {} bytes; medians of {ROUNDS} rounds, {AT_ONCE} requests at once",
+        body.len()
+    );
+    let url = serve(body)?;
+    let list = bench.join("devices.txt");
+    std::fs::write(&list, ids(devices)?)?;
+    let (mut generator, mut collector, mut cpu, mut peak) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        generator.push(wrk(&url)?);
+        let (rate, cost) = collect(&bench, &url, &list, &[])?;
+        collector.push(rate);
+        cpu.push(cost.cpu_seconds * 1e6 / f64::from(devices));
+        peak.push(cost.peak_megabytes);
+    }
+    let (generator, collector) = (median(generator), median(collector));
+    println!("wrk       {generator:8.0} requests a second");
+    println!(
+        "collector {collector:8.0} requests a second ({:.2}), with {:.0} us of a processor each and {:.0} MB at its peak",
+        collector / generator,
+        median(cpu),
+        median(peak)
+    );
+    std::fs::write(&list, ids(240)?)?;
+    let (rate, cost) = collect(&bench, &url, &list, &["--rate-limit", "1200/5m", "--budget", "100%"])?;
+    println!("at {rate:.1} requests a second: {:.2} % of a processor", 100.0 * cost.cpu_seconds / cost.wall_seconds);
+    Ok(())
+}
+
+/// A server that answers everything with one body.
+fn serve(body: String) -> Result<String, Failed> {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            tell.send(listener.local_addr().expect("an address")).expect("somebody waits");
+            let answer = move || {
+                let body = body.clone();
+                async move { ([(header::CONTENT_TYPE, "application/json")], body) }
+            };
+            axum::serve(listener, Router::new().fallback(any(answer))).await.expect("a server");
+        });
+    });
+    Ok(format!("http://{}", told.recv()?))
+}
+
+fn ids(devices: u32) -> Result<String, Failed> {
+    let mut text = String::new();
+    for number in 0..devices {
+        writeln!(text, "{number:08x}-0000-4000-8000-000000000000")?;
+    }
+    Ok(text)
+}
+
+/// Requests a second.
+fn wrk(url: &str) -> Result<f64, Failed> {
+    let path = format!("{url}/accounts/{ACCOUNT}/dex/devices/00000000-0000-4000-8000-000000000000/fleet-status/live");
+    let output = Command::new("wrk").args(["-t1", "-c", AT_ONCE, "-d3s", &path]).output()?;
+    let said = String::from_utf8(output.stdout)?;
+    let rate = said.lines().find_map(|line| line.strip_prefix("Requests/sec:")).ok_or("wrk says no rate")?;
+    Ok(rate.trim().parse()?)
+}
+
+/// Requests a second of a sweep into a new archive, and what the process took.
+fn collect(bench: &Path, url: &str, list: &Path, more: &[&str]) -> Result<(f64, Cost), Failed> {
+    let (archive, summary) = (bench.join("collected"), bench.join("summary.json"));
+    if archive.exists() {
+        std::fs::remove_dir_all(&archive)?;
+    }
+    let (root, list, told) = (archive.display().to_string(), list.display().to_string(), summary.display().to_string());
+    let mut command = [PROGRAM, "--archive", &root, "-q", "collect", "--source", "live", "--account", ACCOUNT].to_vec();
+    command.extend(["--api-url", url, "--devices-file", &list, "--summary-json", &told]);
+    command.extend(if more.is_empty() { &["--rate-limit", "none"] } else { more });
+    // The token is read from the environment, as at home.
+    let command: Vec<String> =
+        ["env", "CLOUDFLARE_API_TOKEN=bench"].into_iter().chain(command).map(str::to_owned).collect();
+    let cost = Cost::of(2, &command)?;
+    let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(summary)?)?;
+    let figure = |name: &str| summary[name].as_f64().ok_or("the summary lacks a figure");
+    Ok((figure("requests_sent")? / figure("elapsed_s")?, cost))
+}
