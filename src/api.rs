@@ -21,8 +21,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use reqwest::Url;
 
-use crate::clock::{self, Clock, Timestamp};
-use crate::snapshot::{AccountId, Answer, DeviceId, Endpoint, Outcome, Poll, Source};
+use crate::clock::{self, Clock};
+use crate::snapshot::{AccountId, Answer, DeviceId, Endpoint, Listing, Outcome, PAGE_ROWS, Poll, Source};
 
 use attempt::{Attempt, Said};
 use backoff::Backoff;
@@ -30,9 +30,6 @@ use retry::Retry;
 
 pub use credential::{Credential, CredentialError, Secret};
 pub use pacer::{Budget, BudgetError, Pacer, Permit};
-
-/// Device states on a full page of the list: the most that the API gives at once.
-pub const PAGE_ROWS: usize = 50;
 
 /// How the API is asked.
 #[derive(Debug, Clone)]
@@ -93,17 +90,6 @@ pub enum Failure {
     Other(String),
 }
 
-/// A stretch of the list: a source, and the window that it covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listing {
-    /// Which of the list's sources.
-    pub source: Source,
-    /// First moment of the window.
-    pub from: Timestamp,
-    /// End of the window.
-    pub to: Timestamp,
-}
-
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -156,6 +142,12 @@ impl Client {
         })
     }
 
+    /// Whose fleet is asked for.
+    #[must_use]
+    pub fn account(&self) -> &AccountId {
+        &self.options.account_id
+    }
+
     /// How fast it may be asked, and how much it was held back.
     #[must_use]
     pub fn pacer(&self) -> &Pacer {
@@ -199,12 +191,14 @@ impl Client {
         self.exchange(permit, url, Source::Live, poll, end).await
     }
 
-    /// Asks for a page of the list, counted from 1. Once `end` is there, no answer is waited for any longer.
+    /// Asks for a page of the list, counted from 1: of all devices, or of one. Once `end` is there, no answer is waited
+    /// for any longer.
     pub async fn list(
         &self,
         permit: Permit,
         sweep_id: &str,
         listing: &Listing,
+        device: Option<&DeviceId>,
         page: u32,
         end: impl Future<Output = ()>,
     ) -> Exchange {
@@ -213,7 +207,7 @@ impl Client {
             Source::Hourly => "hourly",
             _ => "last_seen",
         };
-        let query = [
+        let mut query = vec![
             ("from", clock::format_timestamp(listing.from)),
             ("to", clock::format_timestamp(listing.to)),
             ("page", page.to_string()),
@@ -222,9 +216,11 @@ impl Client {
             // By device, a state that is reported while the pages are read moves no other row.
             ("sort_by", "device_id".to_owned()),
         ];
+        query.extend(device.map(|device| ("device_id", device.as_str().to_owned())));
         let url = self.url(&["dex", "fleet-status", "devices"], &query);
         let mut poll = self.poll(sweep_id, Endpoint::List);
-        poll.page = Some(page);
+        (poll.page, poll.listing) = (Some(page), Some(*listing));
+        poll.device_id = device.map(|device| device.as_str().to_owned());
         self.exchange(permit, url, listing.source, poll, end).await
     }
 
@@ -245,6 +241,7 @@ impl Client {
             endpoint,
             device_id: None,
             page: None,
+            listing: None,
             outcome: Outcome::Failed,
             rows: 0,
             http_status: None,

@@ -4,6 +4,7 @@
 //! is escaped in one place.
 
 mod args;
+mod backfill;
 mod collect;
 mod demo;
 mod erase;
@@ -70,6 +71,7 @@ pub fn run() -> Exit {
     args.start_log();
     let ended = match args.command {
         Command::Collect(ref command) => collect::run(&args, command),
+        Command::Backfill(ref command) => backfill::run(&args, command),
         Command::Import(ref command) => import::run(&args, command),
         Command::Query(ref command) => query::run(&args, command),
         Command::Schema(ref command) => schema::run(&args, command),

@@ -1,9 +1,11 @@
 //! Sweeps over the fleet: what is asked, in which order, and what came of it.
 //!
-//! A sweep reads the list, asks for single devices where the plan says so, and publishes. Answers go to
+//! A sweep reads the list, asks for single devices where the plan says so, and publishes; a backfill reads what the
+//! list still knows of days past. Answers go to
 //! the writer's thread as they come, and are journalled there before anything else happens to them.
 //! Pacing and retries are the client's business, rows and files the ingest's.
 
+mod backfill;
 mod plan;
 mod schedule;
 mod sweep;
@@ -17,6 +19,7 @@ use crate::clock;
 use crate::ingest::{IngestError, PublishRule};
 use crate::snapshot::{DeviceId, Endpoint};
 
+pub use backfill::{BackfillPlan, BackfillStats, Stretch};
 pub use plan::{Plan, SourceChoice};
 pub use schedule::{Stop, StopSwitch, stop_pair};
 pub use sweep::Collector;

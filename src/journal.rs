@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::disk::Disk;
-    use crate::snapshot::{AccountId, Answer, Body, Endpoint, Origin, Outcome, Poll, Source};
+    use crate::snapshot::{AccountId, Answer, Body, Endpoint, Listing, Origin, Outcome, Poll, Source};
     use bytes::Bytes;
 
     fn answer(page: u32, bodies: &[&str]) -> Answer {
@@ -105,6 +105,7 @@ mod tests {
             endpoint: Endpoint::List,
             device_id: None,
             page: Some(page),
+            listing: Some(Listing { source: Source::List, from: at, to: at }),
             outcome: Outcome::State,
             rows: 2,
             http_status: Some(200),

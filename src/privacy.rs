@@ -187,6 +187,13 @@ impl Policy {
         Answer { bodies, poll, ..answer }
     }
 
+    /// The device's id as it stands in the archive.
+    #[must_use]
+    pub fn stored_device(&self, id: &str) -> String {
+        let key = self.active.as_ref().filter(|active| active.device == Action::Pseudonym).and(self.key.as_ref());
+        key.map_or_else(|| id.to_owned(), |key| key.pseudonym(id))
+    }
+
     /// The poll as it may be written, for those who tell of a request elsewhere.
     #[must_use]
     pub fn apply_poll(&self, poll: Poll) -> Poll {

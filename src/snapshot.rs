@@ -8,9 +8,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Timestamp};
+
+/// How far back Cloudflare's history reaches (the API document).
+pub const HISTORY: TimeDelta = TimeDelta::days(7);
+
+/// Device states on a full page of the list: the most that the API gives at once.
+pub const PAGE_ROWS: usize = 50;
 
 /// A Cloudflare account: 32 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -71,6 +78,19 @@ pub enum Outcome {
     Failed,
 }
 
+/// What a page of the list is of: a source, and the window that it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// Which of the list's sources.
+    pub source: Source,
+    /// First moment of the window.
+    #[serde(with = "clock::rfc3339")]
+    pub from: Timestamp,
+    /// End of the window.
+    #[serde(with = "clock::rfc3339")]
+    pub to: Timestamp,
+}
+
 /// The record of one request. Its JSON is a row of the `poll` dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Poll {
@@ -83,14 +103,16 @@ pub struct Poll {
     pub requested_at: Timestamp,
     /// Where it went.
     pub endpoint: Endpoint,
-    /// The device that was asked for; none for a page of the list.
+    /// The device that was asked for; none for a page of the whole list.
     pub device_id: Option<String>,
     /// The page of the list; none for one device.
     pub page: Option<u32>,
+    /// What the page is of; none for one device's live state.
+    pub listing: Option<Listing>,
     /// How it ended. Whether a state is new is known only once the archive has been looked at:
     /// until then an answer with states counts as [`Outcome::State`].
     pub outcome: Outcome,
-    /// Device states in the answer.
+    /// Bodies in the answer.
     pub rows: u32,
     /// HTTP status of the last attempt.
     pub http_status: Option<u16>,

@@ -42,6 +42,8 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Snapshot the fleet into the archive, once or in a loop
     Collect(CollectArgs),
+    /// Fill the archive from what Cloudflare still knows of the last 7 days
+    Backfill(BackfillArgs),
     /// Take device states from files into the archive
     Import(ImportArgs),
     /// Answer a question from the archive
@@ -95,12 +97,48 @@ pub(super) struct CollectArgs {
     /// How far back a state may lie [default: the interval and 5 minutes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60))]
     pub(super) since_minutes: Option<u32>,
+    /// After each sweep, spend what is left of the interval on holes of the last 7 days that Cloudflare's history can fill
+    #[arg(long)]
+    pub(super) self_heal: bool,
     /// Print the plan and stop
     #[arg(long)]
     pub(super) dry_run: bool,
     /// Write what the last sweep did to a file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(super) summary_json: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "What was read to its end is remembered: a backfill that was stopped goes on where it was, and one that is repeated\nasks for what is new. Exit code 3: some windows could not be read; run it again.\n\nExamples:\n  dex-archive backfill --account 01a7…5823                 every state of the last 7 days\n  dex-archive backfill --since 2d --dry-run                windows, requests and time\n  dex-archive backfill --resolution hourly --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7"
+)]
+pub(super) struct BackfillArgs {
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+    /// From when on: a time, a date, or how long ago; Cloudflare forgets after 7 days
+    #[arg(long, default_value = "7d", value_name = "TIME")]
+    pub(super) since: String,
+    /// Up to when
+    #[arg(long, default_value = "now", value_name = "TIME")]
+    pub(super) until: String,
+    /// Every state that was reported, or one average an hour
+    #[arg(long, value_enum, default_value_t = ResolutionArg::Raw)]
+    pub(super) resolution: ResolutionArg,
+    /// Of this device alone; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub(super) device: Vec<String>,
+    /// Print the windows and the plan, and stop
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Write what was done to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(super) summary_json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ResolutionArg {
+    Raw,
+    Hourly,
 }
 
 #[derive(Debug, ClapArgs)]

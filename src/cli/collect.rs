@@ -18,6 +18,7 @@ use crate::privacy::Policy;
 use crate::snapshot::DeviceId;
 
 use super::args::{Args, CollectArgs, SourceArg};
+use super::backfill::{self, Healer};
 use super::progress::Bar;
 use super::{Exit, print, random};
 
@@ -40,24 +41,30 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         print::data(format!("plan: {}\n", Plan::new(&options, client_options.budget)))?;
         return Ok(Exit::Done);
     }
+    until_stopped(async |stop| {
+        let client = client(client_options, &root, &clock).await?;
+        let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::new(access))?;
+        let mut ingest = Ingest::attach(archive, 0, &holder(&clock, "collect"), policy)?;
+        let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
+        let exit = recovered.as_ref().map_or(Exit::Done, note_recovered);
+        let healer = backfill::healer(&client, &ingest, &clock, options.interval, args.quiet);
+        let healer = command.self_heal.then_some(healer);
+        let bar = Bar::new(args.quiet);
+        let collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop.clone());
+        sweeps(Sweeps { collector, command, every, healer, quiet: args.quiet }, &stop, exit).await
+    })
+}
+
+/// Does asynchronous work until it is done, or signals end it.
+pub(super) fn until_stopped(work: impl AsyncFnOnce(Stop) -> anyhow::Result<Exit>) -> anyhow::Result<Exit> {
     // Requests wait far more than they work, and the files have a thread of their own: handing answers from one
     // thread to another costs more than a second one saves.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
         let (switch, stop) = stop_pair();
-        let work = async {
-            let client = client(client_options, &root, &clock).await?;
-            let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::new(access))?;
-            let mut ingest = Ingest::attach(archive, 0, &holder(&clock, "collect"), policy)?;
-            let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
-            let exit = recovered.as_ref().map_or(Exit::Done, note_recovered);
-            let bar = Bar::new(args.quiet);
-            let collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop.clone());
-            sweeps(collector, command, every, &stop, args.quiet, exit).await
-        };
         tokio::select! {
-            ended = work => ended,
+            ended = work(stop) => ended,
             // What is journalled is published by the next start.
             () = two_signals(&switch) => Ok(Exit::Failed),
         }
@@ -79,7 +86,7 @@ pub(super) fn open(
 }
 
 /// What another one who wants the lock is told.
-fn holder(clock: &Clock, what: &str) -> String {
+pub(super) fn holder(clock: &Clock, what: &str) -> String {
     let since = clock::format_timestamp(clock.now());
     format!("dex-archive {what}, process {}, since {since}", std::process::id())
 }
@@ -113,7 +120,7 @@ pub(super) fn exit_of(published: &Published) -> Exit {
     exit_for(!published.held.is_empty(), published.has_findings())
 }
 
-fn exit_for(failed: bool, has_findings: bool) -> Exit {
+pub(super) fn exit_for(failed: bool, has_findings: bool) -> Exit {
     match (failed, has_findings) {
         (true, _) => Exit::Failed,
         (false, true) => Exit::Partly,
@@ -165,7 +172,7 @@ pub(super) fn seed(clock: &Clock) -> u64 {
 }
 
 /// A client; where the archive is still to be made, one that has reached the API.
-async fn client(options: ClientOptions, root: &std::path::Path, clock: &Clock) -> anyhow::Result<Client> {
+pub(super) async fn client(options: ClientOptions, root: &std::path::Path, clock: &Clock) -> anyhow::Result<Client> {
     let client = Client::new(options, clock.clone())?;
     if Archive::is_absent(root)? {
         client.reach().await?;
@@ -220,17 +227,20 @@ fn devices(command: &CollectArgs) -> Result<Vec<DeviceId>, ConfigError> {
     Ok(devices)
 }
 
-/// Sweeps until the schedule or a signal ends it.
-async fn sweeps(
-    mut collector: Collector<'_>,
-    command: &CollectArgs,
+/// Sweeps, one after the other.
+struct Sweeps<'a> {
+    collector: Collector<'a>,
+    command: &'a CollectArgs,
     every: Option<Duration>,
-    stop: &Stop,
+    healer: Option<Healer>,
     quiet: bool,
-    mut exit: Exit,
-) -> anyhow::Result<Exit> {
+}
+
+/// Sweeps until the schedule or a signal ends it.
+async fn sweeps(sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::Result<Exit> {
+    let Sweeps { mut collector, command, every, healer, quiet } = sweeps;
     for number in 1_u64.. {
-        let (stats, failed) = collector.sweep(random(number)).await;
+        let (stats, mut failed) = collector.sweep(random(number)).await;
         let ended = command.sweeps == Some(number) || stop.is_requested();
         let told = report(&stats, failed.as_ref(), command, quiet);
         exit = match told {
@@ -245,6 +255,12 @@ async fn sweeps(
             }
             Err(error) => return Err(error),
         };
+        if let (Some(healer), None, false) = (&healer, &failed, stop.is_requested()) {
+            let interval = every.unwrap_or(INTERVAL);
+            let time = if every.is_some() { collector.time_left(interval) } else { left(interval, &stats) };
+            let (told, error) = healer.heal(&mut collector, time, number << 8).await?;
+            (exit, failed) = (worse(exit, told), error);
+        }
         match (every, failed) {
             // In a loop a sweep that failed is told, and the next one tries again.
             (Some(every), failed) if !ended && !matches!(failed, Some(CollectError::Ended)) => {
@@ -267,6 +283,11 @@ async fn sweeps(
     }
     collector.finish()?;
     Ok(exit)
+}
+
+/// What a sweep left of its interval.
+fn left(interval: Duration, stats: &CollectStats) -> Duration {
+    interval.saturating_sub(Duration::try_from_secs_f64(stats.elapsed_s).unwrap_or_default())
 }
 
 /// Tells what a sweep did. What did not go well is told to those too who want to hear little.

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::api::{Budget, PAGE_ROWS};
+use crate::api::Budget;
 use crate::clock;
+use crate::snapshot::PAGE_ROWS;
 
 use super::CollectOptions;
 

@@ -138,7 +138,7 @@ async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-fn until_tick(now: Timestamp, every: Duration) -> Duration {
+pub(super) fn until_tick(now: Timestamp, every: Duration) -> Duration {
     let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
     let since = now.timestamp_micros().rem_euclid(every);
     Duration::from_micros((every - since).unsigned_abs())

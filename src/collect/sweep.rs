@@ -8,12 +8,12 @@ use chrono::TimeDelta;
 use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 
-use crate::api::{Client, Exchange, Failure, Listing, PAGE_ROWS};
+use crate::api::{Client, Exchange, Failure};
 use crate::clock::Clock;
 use crate::envelope;
 use crate::ingest::{Ingest, Published};
 use crate::privacy::Policy;
-use crate::snapshot::{Answer, DeviceId, Endpoint, Outcome, Source, sweep_id};
+use crate::snapshot::{Answer, DeviceId, Endpoint, Listing, Outcome, PAGE_ROWS, Source, sweep_id};
 
 use super::plan::{Live, Plan};
 use super::schedule::{self, End, Stop};
@@ -38,16 +38,16 @@ const FAILURES_TOLD: usize = 5;
 
 /// Collects one account into one shard.
 pub struct Collector<'a> {
-    client: Client,
-    clock: Clock,
+    pub(super) client: Client,
+    pub(super) clock: Clock,
     options: CollectOptions,
-    policy: Policy,
+    pub(super) policy: Policy,
     writer: Writer,
-    progress: &'a dyn Progress,
-    stop: Stop,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) stop: Stop,
     carried: Carried,
     /// How long the last publish took.
-    publish: Duration,
+    pub(super) publish: Duration,
     /// Answers that are in memory alone: nothing more is asked while they cannot be written.
     unwritten: u64,
 }
@@ -60,13 +60,20 @@ struct Carried {
 }
 
 /// A sweep under way.
-struct Sweep {
-    end: Arc<End>,
+pub(super) struct Sweep {
+    pub(super) end: Arc<End>,
     seen: HashSet<DeviceId>,
     list: ListState,
     /// Requests in a row that found no connection.
     unreachable: u32,
-    stats: CollectStats,
+    pub(super) stats: CollectStats,
+}
+
+/// Where the counts stood when something began.
+pub(super) struct Mark {
+    at: Instant,
+    sent: u64,
+    paused: Duration,
 }
 
 /// How far the list is read.
@@ -85,7 +92,7 @@ enum Next {
 }
 
 /// Why asking ended early.
-enum Halt {
+pub(super) enum Halt {
     Failed(CollectError),
     /// Nothing can be journalled; the publish says why.
     Journal,
@@ -113,30 +120,52 @@ impl<'a> Collector<'a> {
         schedule::next_tick(&self.clock, every, &self.stop).await
     }
 
+    /// How long it is until the next tick of the schedule.
+    #[must_use]
+    pub fn time_left(&self, every: Duration) -> Duration {
+        schedule::until_tick(self.clock.now(), every)
+    }
+
     /// Makes one sweep and publishes what it brought, if that is due, however it ended: what it did, and why it did not
     /// come to its end. `random` tells sweeps of one second apart.
     ///
     /// It ends early where the API lets nobody in, no page of the list can be read, or the archive or
     /// its journal cannot be written. What was received stays in the journal.
     pub async fn sweep(&mut self, random: u16) -> (CollectStats, Option<CollectError>) {
-        let start = Instant::now();
-        let before = (self.client.pacer().sent(), self.client.pacer().paused());
+        let before = self.mark();
         let end = End::new(self.stop.clone(), self.options.deadline, self.publish);
         let mut sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
         let asked = if self.has_room().await { self.ask(&mut sweep).await } else { Err(Halt::Journal) };
         self.progress.finish();
-        let publishing = Instant::now();
         let rule = self.options.publish;
         let chance = Chance { rule, now: self.clock.now(), next: self.options.interval };
-        let outcome = self.publish(Some(chance)).await;
+        let (mut stats, failed) = self.conclude(sweep, asked, Some(chance), before).await;
+        stats.devices_unasked = self.carried.devices.len() as u64;
+        (stats, failed)
+    }
+
+    /// When something began, and what had been sent and waited for by then.
+    pub(super) fn mark(&self) -> Mark {
+        Mark { at: Instant::now(), sent: self.client.pacer().sent(), paused: self.client.pacer().paused() }
+    }
+
+    /// Publishes what was brought, if that is due, and says what was done since a mark.
+    pub(super) async fn conclude(
+        &mut self,
+        sweep: Sweep,
+        asked: Result<(), Halt>,
+        chance: Option<Chance>,
+        before: Mark,
+    ) -> (CollectStats, Option<CollectError>) {
+        let publishing = Instant::now();
+        let outcome = self.publish(chance).await;
         self.publish = publishing.elapsed();
         self.unwritten = outcome.as_ref().map_or(self.unwritten, |outcome| outcome.published.unwritten);
         let mut stats = sweep.stats;
         stats.devices = sweep.seen.len() as u64;
-        stats.devices_unasked = self.carried.devices.len() as u64;
-        stats.requests_sent = self.client.pacer().sent() - before.0;
-        stats.throttled_s = self.client.pacer().paused().saturating_sub(before.1).as_secs_f64();
-        stats.elapsed_s = start.elapsed().as_secs_f64();
+        stats.requests_sent = self.client.pacer().sent() - before.sent;
+        stats.throttled_s = self.client.pacer().paused().saturating_sub(before.paused).as_secs_f64();
+        stats.elapsed_s = before.at.elapsed().as_secs_f64();
         stats.stopped = sweep.end.is_reached();
         let failed = match (asked, outcome.map(|outcome| stats.take(outcome))) {
             (Err(Halt::Failed(error)), _) | (_, Err(error)) => Some(error),
@@ -161,12 +190,12 @@ impl<'a> Collector<'a> {
         Ok(self.writer.join()?)
     }
 
-    async fn publish(&self, chance: Option<Chance>) -> Result<writer::Outcome, CollectError> {
+    pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<writer::Outcome, CollectError> {
         Ok(self.writer.publish(chance).await.map_err(|WriterGone| CollectError::Ended)??)
     }
 
     /// Whether there is any use in asking: what was received in an earlier sweep has been written.
-    async fn has_room(&mut self) -> bool {
+    pub(super) async fn has_room(&mut self) -> bool {
         if self.unwritten > 0 {
             self.unwritten = self.publish(None).await.map_or(self.unwritten, |outcome| outcome.published.unwritten);
         }
@@ -219,7 +248,7 @@ impl<'a> Collector<'a> {
                 }
             };
             let id = &sweep.stats.sweep_id;
-            let exchange = self.client.list(permit, id, &listing, page, sweep.end.drained()).await;
+            let exchange = self.client.list(permit, id, &listing, None, page, sweep.end.drained()).await;
             self.progress.advance(1);
             if exchange.failure == Some(Failure::CutOff) {
                 self.carried.page = Some(page);
@@ -288,28 +317,25 @@ impl<'a> Collector<'a> {
 
     /// Hands an answer to the writer, and notes how it failed if it did.
     async fn keep(&self, sweep: &mut Sweep, exchange: Exchange) -> Result<(), Halt> {
-        sweep.note(&exchange, &self.policy);
-        let endpoint = exchange.answer.poll.as_ref().map_or(Endpoint::List, |poll| poll.endpoint);
-        let failure = exchange.failure;
-        self.writer.append(exchange.answer).await.map_err(|JournalBroken| Halt::Journal)?;
-        match failure {
-            Some(Failure::Denied(reason)) => Err(Halt::Failed(CollectError::Denied { endpoint, reason })),
-            Some(Failure::Unreachable(reason)) if sweep.unreachable == UNREACHABLE => {
-                Err(Halt::Failed(CollectError::Unreachable(reason)))
-            }
-            _ => Ok(()),
-        }
+        let noted = sweep.note(&exchange, &self.policy);
+        self.write(exchange.answer).await?;
+        noted.map_err(Halt::Failed)
+    }
+
+    /// Hands an answer to the writer.
+    pub(super) async fn write(&self, answer: Answer) -> Result<(), Halt> {
+        self.writer.append(answer).await.map_err(|JournalBroken| Halt::Journal)
     }
 }
 
 impl Sweep {
-    fn new(id: String, end: End) -> Self {
+    pub(super) fn new(id: String, end: End) -> Self {
         let stats = CollectStats { sweep_id: id, ..CollectStats::default() };
         Self { end: Arc::new(end), seen: HashSet::new(), list: ListState::default(), unreachable: 0, stats }
     }
 
     /// Notes the devices on a page of the list; says how many there are, and whether one of them is new.
-    fn see(&mut self, answer: &Answer) -> (usize, bool) {
+    pub(super) fn see(&mut self, answer: &Answer) -> (usize, bool) {
         let texts = answer.bodies.iter().filter_map(|body| std::str::from_utf8(&body.bytes).ok());
         let ids: Vec<String> = texts.filter_map(envelope::device_id).collect();
         let before = self.seen.len();
@@ -318,9 +344,9 @@ impl Sweep {
     }
 
     /// Counts an answer, and keeps the first failures: their words go to a log or the summary's file, so
-    /// the policy has its say there too.
-    fn note(&mut self, exchange: &Exchange, policy: &Policy) {
-        let Some(poll) = &exchange.answer.poll else { return };
+    /// the policy has its say there too. An error where there is no use in asking on.
+    pub(super) fn note(&mut self, exchange: &Exchange, policy: &Policy) -> Result<(), CollectError> {
+        let Some(poll) = &exchange.answer.poll else { return Ok(()) };
         self.stats.requests_failed += u64::from(poll.outcome == Outcome::Failed);
         if poll.outcome == Outcome::Absent && poll.endpoint == Endpoint::Live {
             self.stats.devices_absent += 1;
@@ -334,6 +360,15 @@ impl Sweep {
                 (None, page) => format!("page {} of the list", page.unwrap_or_default()),
             };
             self.stats.failures.push(format!("{what}: {}", poll.error.as_deref().unwrap_or("failed")));
+        }
+        match &exchange.failure {
+            Some(Failure::Denied(reason)) => {
+                Err(CollectError::Denied { endpoint: poll.endpoint, reason: reason.clone() })
+            }
+            Some(Failure::Unreachable(reason)) if self.unreachable == UNREACHABLE => {
+                Err(CollectError::Unreachable(reason.clone()))
+            }
+            _ => Ok(()),
         }
     }
 }

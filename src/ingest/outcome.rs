@@ -12,7 +12,6 @@ pub(super) fn settle(polls: &[(Poll, Range<usize>)], fresh: &[bool]) -> Vec<Poll
 }
 
 fn settle_one(mut poll: Poll, fresh: &[bool]) -> Poll {
-    poll.rows = u32::try_from(fresh.len()).unwrap_or(u32::MAX);
     if poll.outcome == Outcome::State {
         poll.outcome = match fresh {
             [] => Outcome::Failed,

@@ -204,6 +204,7 @@ fn poll(error: &str) -> Poll {
         endpoint: Endpoint::Live,
         device_id: Some("d".to_owned()),
         page: None,
+        listing: None,
         outcome: Outcome::Failed,
         rows: 0,
         http_status: Some(404),

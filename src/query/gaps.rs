@@ -7,19 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use chrono::TimeDelta;
 
 use crate::archive::Scan;
 use crate::clock::{Timestamp, Zone};
 use crate::schema::Schema;
+use crate::snapshot::{HISTORY, Source};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::scan::Days;
+use super::searched::Searched;
 use super::window::{Buckets, Window};
 use super::{QueryError, column, is_asked, texts, times};
-
-/// For so many days Cloudflare can be asked again (the API document).
-const HISTORY_DAYS: i64 = 7;
 
 /// What is asked of gaps.
 #[derive(Debug, Clone)]
@@ -67,6 +65,40 @@ impl Cause {
     }
 }
 
+/// A stretch in which a device has no state, of which the history may still have some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hole {
+    /// The device, as the archive knows it.
+    pub device_id: String,
+    /// The whole intervals that it spans.
+    pub window: Window,
+}
+
+/// The stretches in which nobody asked for a device of an account, or the asking failed, and of which Cloudflare's
+/// history was not read either and still reaches back to. `known` are devices that are expected besides those of the
+/// window.
+///
+/// # Errors
+/// As for [`gaps`]; where nothing is expected, there is none.
+pub fn holes(days: &Days, options: &GapsOptions, account: &str, known: &[String]) -> Result<Vec<Hole>, QueryError> {
+    let known = known.iter().map(|device| (account.to_owned(), device.clone())).collect();
+    let seen = match Seen::read(days, options, known) {
+        Err(QueryError::NothingExpected(_)) => return Ok(Vec::new()),
+        seen => seen?,
+    };
+    let reading = seen.reading(options);
+    let of_device = |(device, seeings)| {
+        let gaps = reading.gaps(device, seeings).into_iter();
+        let missed = gaps.filter(|gap| matches!(gap.cause, Cause::NotAsked | Cause::Failed));
+        missed.filter_map(|gap| {
+            let since = reading.recoverable(&gap).next().and_then(|bucket| seen.buckets.start(bucket))?;
+            let window = Window { since, until: seen.buckets.start(gap.last + 1)? };
+            Some(Hole { device_id: device.1.clone(), window })
+        })
+    };
+    Ok(seen.devices.iter().filter(|(device, _)| device.0 == account).flat_map(of_device).collect())
+}
+
 /// Expected and present intervals of each device, and why the others have no state; or each gap by itself.
 ///
 /// Expected is every device that is named, or has a state or was asked for in the window, in every interval of it that
@@ -76,25 +108,8 @@ impl Cause {
 /// Where the window has no length or too many intervals, there is neither state nor request in it, or the archive
 /// cannot be read.
 pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
-    let buckets = Buckets::new(options.window, options.every, options.zone)?;
-    // Of an interval that is not over nobody can say that it has no state.
-    let (buckets, until) = buckets.ended_by(options.now).ok_or(QueryError::NothingExpected(options.window))?;
-    let window = Window { until: options.window.until.min(until), ..options.window };
-    let options = &GapsOptions { window, ..options.clone() };
-    let mut seen = Seen::default();
-    let (states, polls) = (Schema::device_state(), Schema::poll());
-    let scan = scan(&states, options, &["account_id", "device_id", "timestamp", "device_name"]);
-    let add = |found: &mut Seen, batch: &RecordBatch| found.states(batch, options, &buckets);
-    days.fold(&states, options.window, &scan, Seen::default, add, |found| seen.merge(found))?;
-    let scan = self::scan(&polls, options, &["account_id", "device_id", "requested_at", "outcome"]);
-    let add = |found: &mut Seen, batch: &RecordBatch| found.polls(batch, options, &buckets);
-    days.fold(&polls, options.window, &scan, Seen::default, add, |found| seen.merge(found))?;
-    seen.expect(options.devices.as_deref().unwrap_or_default());
-    if seen.devices.is_empty() {
-        return Err(QueryError::NothingExpected(options.window));
-    }
-    let accounts: BTreeSet<&String> = seen.devices.keys().map(|(account, _)| account).collect();
-    let reading = Reading { options, buckets: &buckets, seen: &seen, has_accounts: accounts.len() > 1 };
+    let seen = Seen::read(days, options, Vec::new())?;
+    let reading = seen.reading(options);
     Ok(if options.each { reading.each() } else { reading.by_device() })
 }
 
@@ -118,8 +133,18 @@ struct Seeings(Vec<Seeing>);
 type Device = (String, String);
 
 /// What was seen in a window, by interval.
-#[derive(Default)]
 struct Seen {
+    buckets: Buckets,
+    devices: BTreeMap<Device, Seeings>,
+    /// What came of asking for all devices of an account.
+    lists: BTreeMap<String, Seeings>,
+    names: BTreeMap<String, String>,
+    searched: Searched,
+}
+
+/// What was seen in some rows.
+#[derive(Default)]
+struct Found {
     devices: BTreeMap<Device, Seeings>,
     /// What came of asking for all devices of an account.
     lists: BTreeMap<String, Seeings>,
@@ -168,6 +193,62 @@ impl Seeings {
 }
 
 impl Seen {
+    fn read(days: &Days, options: &GapsOptions, known: Vec<Device>) -> Result<Self, QueryError> {
+        let buckets = Buckets::new(options.window, options.every, options.zone)?;
+        // Of an interval that is not over nobody can say that it has no state.
+        let (buckets, until) = buckets.ended_by(options.now).ok_or(QueryError::NothingExpected(options.window))?;
+        let window = Window { until: options.window.until.min(until), ..options.window };
+        let options = &GapsOptions { window, ..options.clone() };
+        let mut seen = Found::default();
+        let (states, polls) = (Schema::device_state(), Schema::poll());
+        let scan = scan(&states, options, &["account_id", "device_id", "timestamp", "device_name"]);
+        let add = |found: &mut Found, batch: &RecordBatch| found.states(batch, options, &buckets);
+        days.fold(&states, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
+        let scan = self::scan(&polls, options, &["account_id", "device_id", "requested_at", "source", "outcome"]);
+        let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, options, &buckets);
+        days.fold(&polls, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
+        seen.expect(options.devices.as_deref().unwrap_or_default());
+        for device in known {
+            seen.devices.entry(device).or_default();
+        }
+        if seen.devices.is_empty() {
+            return Err(QueryError::NothingExpected(options.window));
+        }
+        let Found { devices, lists, names } = seen;
+        let names = names.into_iter().map(|(device, (_, name))| (device, name)).collect();
+        let searched = Searched::read(days, options.window, &[Source::Raw, Source::Hourly])?;
+        Ok(Self { buckets, devices, lists, names, searched })
+    }
+
+    fn reading<'a>(&'a self, options: &'a GapsOptions) -> Reading<'a> {
+        let accounts: BTreeSet<&String> = self.devices.keys().map(|(account, _)| account).collect();
+        Reading { options, buckets: &self.buckets, seen: self, has_accounts: accounts.len() > 1 }
+    }
+
+    /// Why a device has no state in an interval; none where it has one.
+    fn cause(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Option<Cause> {
+        let own = seeings.at(bucket);
+        let list = self.lists.get(&device.0).map_or_else(Seeing::default, |seeings| seeings.at(bucket));
+        let causes = [
+            (own.has(Seeing::ANSWERED), Cause::Silent),
+            (own.has(Seeing::ABSENT), Cause::Absent),
+            // Where the history has nothing, nothing was missed, whatever failed at the time.
+            (self.is_searched(device, bucket), Cause::Silent),
+            // Which devices would have stood on a page that failed, nobody knows.
+            (own.has(Seeing::FAILED) || list.has(Seeing::FAILED), Cause::Failed),
+            (list.has(Seeing::ANSWERED.and(Seeing::ABSENT)), Cause::Silent),
+        ];
+        let found = causes.into_iter().find_map(|(is_so, cause)| is_so.then_some(cause));
+        (!own.has(Seeing::PRESENT)).then(|| found.unwrap_or(Cause::NotAsked))
+    }
+
+    /// Whether the history of an interval was read to its end.
+    fn is_searched(&self, device: &Device, bucket: usize) -> bool {
+        self.searched.covers(&device.0, &device.1, &self.buckets.range(bucket))
+    }
+}
+
+impl Found {
     fn states(&mut self, batch: &RecordBatch, options: &GapsOptions, buckets: &Buckets) {
         let rows = Rows::of(batch, "timestamp");
         let names = texts(batch, "device_name");
@@ -183,10 +264,13 @@ impl Seen {
 
     fn polls(&mut self, batch: &RecordBatch, options: &GapsOptions, buckets: &Buckets) {
         let rows = Rows::of(batch, "requested_at");
-        let outcomes = texts(batch, "outcome");
+        let (outcomes, sources) = (texts(batch, "outcome"), texts(batch, "source"));
+        // A page of the history says nothing of the time at which it was asked for.
+        let is_of_now = |row: usize| sources.is_null(row) || sources.value(row) == Source::List.as_str();
         rows.each_run(options, buckets, |account, device, bucket, rows| {
-            let outcomes =
-                rows.filter(|&row| outcomes.is_valid(row)).map(|row| Seeing::of_outcome(outcomes.value(row)));
+            let outcomes = rows
+                .filter(|&row| outcomes.is_valid(row) && is_of_now(row))
+                .map(|row| Seeing::of_outcome(outcomes.value(row)));
             let seeing = outcomes.fold(Seeing::default(), Seeing::and);
             match device {
                 Some(device) => self.see(account, device, bucket, seeing),
@@ -224,21 +308,6 @@ impl Seen {
             self.lists.entry(account).or_default().merge(&seeings);
         }
         other.names.into_iter().for_each(|(device, (at, name))| self.name(&device, at, &name));
-    }
-
-    /// Why a device has no state in an interval; none where it has one.
-    fn cause(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Option<Cause> {
-        let own = seeings.at(bucket);
-        let list = self.lists.get(&device.0).map_or_else(Seeing::default, |seeings| seeings.at(bucket));
-        let causes = [
-            (own.has(Seeing::ANSWERED), Cause::Silent),
-            (own.has(Seeing::ABSENT), Cause::Absent),
-            // Which devices would have stood on a page that failed, nobody knows.
-            (own.has(Seeing::FAILED) || list.has(Seeing::FAILED), Cause::Failed),
-            (list.has(Seeing::ANSWERED.and(Seeing::ABSENT)), Cause::Silent),
-        ];
-        let found = causes.into_iter().find_map(|(is_so, cause)| is_so.then_some(cause));
-        (!own.has(Seeing::PRESENT)).then(|| found.unwrap_or(Cause::NotAsked))
     }
 }
 
@@ -346,7 +415,7 @@ impl Reading<'_> {
     }
 
     fn key_cells(&self, (account, device): &Device) -> Vec<Cell> {
-        let name = self.seen.names.get(device).map(|(_, name)| name.clone());
+        let name = self.seen.names.get(device).cloned();
         let account = self.has_accounts.then(|| Cell::Text(account.clone()));
         account.into_iter().chain([Cell::Text(device.clone()), name.into()]).collect()
     }
@@ -364,27 +433,29 @@ impl Reading<'_> {
         let mut gaps: Vec<Gap> = Vec::new();
         for bucket in 0..self.buckets.count() {
             let Some(cause) = self.seen.cause(device, seeings, bucket) else { continue };
+            let is_searched = self.seen.is_searched(device, bucket);
             match gaps.last_mut() {
-                Some(gap) if gap.cause == cause && gap.last + 1 == bucket => gap.last = bucket,
-                _ => gaps.push(Gap { cause, first: bucket, last: bucket }),
+                Some(gap) if (gap.cause, gap.is_searched, gap.last + 1) == (cause, is_searched, bucket) => {
+                    gap.last = bucket;
+                }
+                _ => gaps.push(Gap { cause, is_searched, first: bucket, last: bucket }),
             }
         }
         gaps
     }
 
-    /// The intervals of a gap that Cloudflare's history still reaches.
+    /// The intervals of a gap that Cloudflare's history still reaches, unless it was read already.
     fn recoverable(&self, gap: &Gap) -> std::ops::RangeInclusive<usize> {
-        let oldest =
-            self.options.now.timestamp_micros() - TimeDelta::days(HISTORY_DAYS).num_microseconds().unwrap_or(0);
-        let first = (gap.first..=gap.last).find(|&bucket| self.buckets.range(bucket).end > oldest);
-        first.unwrap_or(gap.last + 1)..=gap.last
+        let oldest = (self.options.now - HISTORY).timestamp_micros();
+        let reached = (gap.first..=gap.last).find(|&bucket| self.buckets.range(bucket).end > oldest);
+        reached.filter(|_| !gap.is_searched).unwrap_or(gap.last + 1)..=gap.last
     }
 
     /// Days until the oldest interval of a gap that can still be asked for is gone; none where all are.
     #[expect(clippy::cast_precision_loss, reason = "days for people")]
     fn days_left(&self, gap: &Gap) -> Option<f64> {
         let oldest = self.recoverable(gap).next()?;
-        let gone = self.buckets.range(oldest).end + TimeDelta::days(HISTORY_DAYS).num_microseconds()?;
+        let gone = self.buckets.range(oldest).end + HISTORY.num_microseconds()?;
         Some((gone - self.options.now.timestamp_micros()) as f64 / 86_400e6)
     }
 }
@@ -392,6 +463,8 @@ impl Reading<'_> {
 /// Intervals that follow each other.
 struct Gap {
     cause: Cause,
+    /// Whether the history was read and has nothing either.
+    is_searched: bool,
     first: usize,
     last: usize,
 }

@@ -232,6 +232,7 @@ fn answer(sweep: usize, at: Timestamp, page: Option<u32>, device_id: Option<Stri
         endpoint: if page.is_some() { Endpoint::List } else { Endpoint::Live },
         device_id,
         page,
+        listing: None,
         outcome: if bodies.is_empty() { Outcome::Absent } else { Outcome::State },
         rows: u32::try_from(bodies.len()).expect("few"),
         http_status: Some(200),

@@ -1,6 +1,7 @@
 //! Integration tests: one binary, since each links the whole program again.
 
 mod authority;
+mod backfill;
 mod care;
 mod cli;
 mod collect;

@@ -1,0 +1,282 @@
+//! History from the list: closed windows of up to 7 days back, each read from its first page to its last.
+//!
+//! That a window was read to its end, the polls say: the last page of each is a short one, and nothing behind a page
+//! that failed is asked. So what was done needs no other record, and what a stopped backfill left is what no such poll
+//! covers. Which windows are wanted is the caller's business.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use futures_util::StreamExt;
+use serde::Serialize;
+
+use crate::api::{Budget, Failure};
+use crate::clock::{self, Timestamp};
+use crate::snapshot::{DeviceId, HISTORY, Listing, PAGE_ROWS, Source, sweep_id};
+
+use super::schedule::End;
+use super::sweep::{Collector, Halt, Sweep};
+use super::{CollectError, CollectStats};
+
+/// About so many rows are in a window: 100 pages. A stop costs what was read of one.
+const WINDOW_ROWS: f64 = 5_000.0;
+
+/// How often a device reports, where the archive does not know: a guess that sizes windows, and nothing else.
+const REPORTS_PER_HOUR: f64 = 30.0;
+
+/// The devices of a fleet of which nothing is known yet: the same.
+const UNKNOWN_FLEET: u64 = 500;
+
+/// Windows that are read side by side: the pages of one follow each other.
+const WINDOWS_AT_ONCE: usize = 8;
+
+/// No window has more pages; one that has is no list with an end.
+const MOST_PAGES: u32 = 40_000;
+
+/// What was received is published at the latest when so many bytes of it wait.
+const PUBLISH_BYTES: usize = 256 << 20;
+
+/// A stretch of the history: of all devices, or of one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stretch {
+    /// Its first moment.
+    pub from: Timestamp,
+    /// Its end.
+    pub to: Timestamp,
+    /// Whose; none for all.
+    pub device: Option<DeviceId>,
+}
+
+/// What a backfill will ask.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackfillPlan {
+    /// In which of its resolutions: raw or hourly.
+    pub source: Source,
+    /// What is asked, oldest first: that is forgotten first.
+    pub windows: Vec<Stretch>,
+    requests: u64,
+    budget: Budget,
+}
+
+/// What a backfill did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct BackfillStats {
+    /// Windows that were read to their end.
+    pub windows_done: u64,
+    /// Windows that were not; the next backfill asks for them again.
+    pub windows_left: u64,
+    /// What was asked, and what came of it.
+    #[serde(flatten)]
+    pub asked: CollectStats,
+}
+
+impl BackfillPlan {
+    /// Cuts stretches into windows that hold about [`WINDOW_ROWS`] rows each, by the number of devices, where that is
+    /// known. What lies farther back than Cloudflare's history reaches is left out.
+    #[must_use]
+    pub fn new(source: Source, stretches: Vec<Stretch>, devices: Option<u64>, budget: Budget, now: Timestamp) -> Self {
+        let mut plan = Self { source, windows: Vec::new(), requests: 0, budget };
+        for mut stretch in stretches {
+            stretch.from = stretch.from.max(now - HISTORY);
+            stretch.to = stretch.to.min(now);
+            plan.cut(&stretch, devices.unwrap_or(UNKNOWN_FLEET).max(1));
+        }
+        plan.windows.sort();
+        plan
+    }
+
+    fn cut(&mut self, stretch: &Stretch, devices: u64) {
+        let devices = if stretch.device.is_some() { 1 } else { devices };
+        let rows_per_hour = rows_per_hour(self.source, devices);
+        let hours = (WINDOW_ROWS / rows_per_hour).clamp(1.0 / 60.0, 24.0);
+        let minutes = if self.source == Source::Hourly { hours.ceil() * 60.0 } else { (hours * 60.0).floor() };
+        #[expect(clippy::cast_possible_truncation, reason = "between a minute and a day")]
+        let length = TimeDelta::minutes(minutes as i64);
+        let mut from = stretch.from;
+        while from < stretch.to {
+            let to = next_edge(from, length).min(stretch.to);
+            self.requests += pages(rows_per_hour * hours_of(to - from));
+            self.windows.push(Stretch { from, to, device: stretch.device.clone() });
+            from = to;
+        }
+    }
+}
+
+fn rows_per_hour(source: Source, devices: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    let devices = devices as f64;
+    if source == Source::Hourly { devices } else { devices * REPORTS_PER_HOUR }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn hours_of(time: TimeDelta) -> f64 {
+    time.num_seconds() as f64 / 3_600.0
+}
+
+/// Pages that so many rows have: the last is a short one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
+fn pages(rows: f64) -> u64 {
+    rows as u64 / PAGE_ROWS as u64 + 1
+}
+
+/// The next whole multiple of a length since the Unix epoch, so that windows of a later run have the same edges.
+fn next_edge(from: Timestamp, length: TimeDelta) -> Timestamp {
+    let seconds = length.num_seconds();
+    let past = from.timestamp().rem_euclid(seconds);
+    from + TimeDelta::seconds(seconds - past) - TimeDelta::nanoseconds(i64::from(from.timestamp_subsec_nanos()))
+}
+
+/// One line: from when to when, and whose.
+impl fmt::Display for Stretch {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let (from, to) = (clock::format_timestamp(self.from), clock::format_timestamp(self.to));
+        match &self.device {
+            Some(device) => write!(formatter, "{from} {to} {device}"),
+            None => write!(formatter, "{from} {to}"),
+        }
+    }
+}
+
+/// One line: windows, requests, time.
+impl fmt::Display for BackfillPlan {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        let (Some(first), Some(last)) = (self.windows.first(), self.windows.iter().map(|window| window.to).max())
+        else {
+            return formatter.write_str("nothing to ask: all of it was read before");
+        };
+        let time = self.budget.time_for(self.requests);
+        write!(
+            formatter,
+            "{} windows of {} history between {} and {}; about {} requests, {}",
+            self.windows.len(),
+            self.source.as_str(),
+            clock::format_timestamp(first.from),
+            clock::format_timestamp(last),
+            self.requests,
+            clock::format_duration(Duration::from_secs(time.as_secs() + 1)),
+        )
+    }
+}
+
+/// A backfill under way.
+struct Backfill {
+    sweep: RefCell<Sweep>,
+    /// Bytes received since the last publish.
+    unpublished: Cell<usize>,
+}
+
+impl Collector<'_> {
+    /// Reads windows of the history and publishes what they bring: what was done, and why it came to no end. `deadline`
+    /// is how long it may take; `random` tells backfills of one second apart.
+    ///
+    /// Windows that could not be read to their end are left to the next backfill.
+    pub async fn backfill(
+        &mut self,
+        plan: &BackfillPlan,
+        deadline: Option<Duration>,
+        random: u16,
+    ) -> (BackfillStats, Option<CollectError>) {
+        let before = self.mark();
+        let end = End::new(self.stop.clone(), deadline, self.publish);
+        let sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
+        let backfill = Backfill { sweep: RefCell::new(sweep), unpublished: Cell::new(0) };
+        self.progress.start("windows", Some(plan.windows.len() as u64));
+        let mut windows_done = 0;
+        let asked = if self.has_room().await {
+            self.read_windows(plan, &backfill, random, &mut windows_done).await
+        } else {
+            Err(Halt::Journal)
+        };
+        self.progress.finish();
+        let (asked, failed) = self.conclude(backfill.sweep.into_inner(), asked, None, before).await;
+        let windows_left = plan.windows.len() as u64 - windows_done;
+        (BackfillStats { windows_done, windows_left, asked }, failed)
+    }
+
+    async fn read_windows(
+        &self,
+        plan: &BackfillPlan,
+        backfill: &Backfill,
+        random: u16,
+        done: &mut u64,
+    ) -> Result<(), Halt> {
+        let end = std::sync::Arc::clone(&backfill.sweep.borrow().end);
+        let mut halted = Ok(());
+        // Each window has a name of its own: pages of two may be asked for in one moment.
+        let numbers = std::iter::successors(Some(random), |number| Some(number.wrapping_add(1)));
+        let numbered = plan.windows.iter().zip(numbers.skip(1));
+        let reading = futures_util::stream::iter(numbered)
+            .take_until(end.reached())
+            .map(|(window, number)| self.read_window(plan.source, window, number, backfill))
+            .buffer_unordered(WINDOWS_AT_ONCE);
+        let mut reading = std::pin::pin!(reading);
+        while let Some(read) = reading.next().await {
+            self.progress.advance(1);
+            match read {
+                Ok(to_its_end) => *done += u64::from(to_its_end),
+                Err(halt) => {
+                    // Those under way are still waited for.
+                    end.halt();
+                    halted = halted.and(Err(halt));
+                }
+            }
+        }
+        halted
+    }
+
+    /// Reads a window page by page; says whether to its end.
+    async fn read_window(
+        &self,
+        source: Source,
+        window: &Stretch,
+        number: u16,
+        backfill: &Backfill,
+    ) -> Result<bool, Halt> {
+        let end = std::sync::Arc::clone(&backfill.sweep.borrow().end);
+        let listing = Listing { source, from: window.from, to: window.to };
+        let id = sweep_id(self.clock.now(), number);
+        let mut last_first = None;
+        for page in 1..MOST_PAGES {
+            let permit = tokio::select! {
+                permit = self.client.permit() => permit,
+                () = end.reached() => return Ok(false),
+            };
+            let exchange = self.client.list(permit, &id, &listing, window.device.as_ref(), page, end.drained()).await;
+            let answer = &exchange.answer;
+            let (rows, first) = (answer.bodies.len(), answer.bodies.first().map(|body| body.bytes.clone()));
+            let bytes: usize = answer.bodies.iter().map(|body| body.bytes.len()).sum();
+            let noted = {
+                let mut sweep = backfill.sweep.borrow_mut();
+                sweep.see(answer);
+                if exchange.failure == Some(Failure::CutOff) { Ok(()) } else { sweep.note(&exchange, &self.policy) }
+            };
+            let failed = exchange.failure.is_some();
+            self.write(exchange.answer).await?;
+            noted.map_err(Halt::Failed)?;
+            self.publish_some(backfill, bytes).await?;
+            // A server that repeats a page would be read for ever, and what is behind that page nobody knows.
+            if failed || (first.is_some() && first == last_first) {
+                return Ok(false);
+            }
+            if rows < PAGE_ROWS {
+                return Ok(true);
+            }
+            last_first = first;
+        }
+        Ok(false)
+    }
+
+    /// Publishes what waits once that is much: the journal is no place for a week.
+    async fn publish_some(&self, backfill: &Backfill, bytes: usize) -> Result<(), Halt> {
+        backfill.unpublished.set(backfill.unpublished.get() + bytes);
+        if backfill.unpublished.get() < PUBLISH_BYTES {
+            return Ok(());
+        }
+        backfill.unpublished.set(0);
+        let outcome = self.publish(None).await.map_err(Halt::Failed)?;
+        backfill.sweep.borrow_mut().stats.take(outcome);
+        Ok(())
+    }
+}

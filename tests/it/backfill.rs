@@ -1,0 +1,240 @@
+//! History that is read later: holes are filled where the API still has the data, and nothing is asked or kept twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int64Type, TimestampMicrosecondType};
+use chrono::TimeDelta;
+use dex_archive::api::{Budget, Client, ClientOptions, Credential, Secret};
+use dex_archive::archive::Archive;
+use dex_archive::clock::{self, Clock, Timestamp, Zone};
+use dex_archive::collect::{BackfillPlan, CollectOptions, Collector, Progress, SourceChoice, Stretch, stop_pair};
+use dex_archive::disk::Disk;
+use dex_archive::ingest::{Ingest, PublishRule};
+use dex_archive::privacy::Policy;
+use dex_archive::query::{Answer, Cell, Days, GapsOptions, Searched, Window, gaps, holes};
+use dex_archive::schema::Schema;
+use dex_archive::sim::{FaultKind, Faults, Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions};
+use dex_archive::snapshot::{AccountId, Source};
+
+use crate::collect::{archived, delivered, rows};
+use crate::program::{ACCOUNT, Api, place, run};
+
+struct Silent;
+
+impl Progress for Silent {
+    fn plan(&self, _line: &str) {}
+    fn start(&self, _what: &'static str, _requests: Option<u64>) {}
+    fn advance(&self, _requests: u64) {}
+    fn finish(&self) {}
+}
+
+const EVERY: Duration = Duration::from_mins(15);
+
+/// Six simulated hours: the collector is off in the third and fourth, the API fails in the fifth, and devices are
+/// silent whenever they are.
+#[test]
+fn holes_are_filled_where_the_api_has_the_data_and_gaps_explains_the_rest() {
+    let (_dir, root) = place();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let start = clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time");
+    let end = start + TimeDelta::hours(6);
+    let clock = Clock::simulated(start);
+    runtime.block_on(async {
+        let (client, handle) = simulated(&clock).await;
+        let ingest = Ingest::open(
+            Archive::open_or_create(&root, 1, start, Disk::default()).expect("an archive"),
+            0,
+            "test",
+            Policy::default(),
+        );
+        let ((_switch, stop), progress) = (stop_pair(), Silent);
+        let mut collector =
+            Collector::new(client, ingest.expect("an archive").0, clock.clone(), options(), &progress, stop);
+        for step in 0..24_u16 {
+            let hour = step / 4;
+            handle.set_faults(if hour == 4 { Faults::none().with(FaultKind::Server, 1.0) } else { Faults::none() });
+            if !(2..4).contains(&hour) {
+                drop(collector.sweep(step).await);
+            }
+            clock.advance(TimeDelta::minutes(15));
+        }
+        handle.set_faults(Faults::none());
+        clock.advance(TimeDelta::minutes(30));
+        let archive = Archive::open(&root).expect("an archive");
+        let window = Window { since: start, until: end };
+        let before = causes(&archive, window, clock.now());
+        assert!(before["not_asked"] > 0.0 && before["failed"] > 0.0 && before["silent"] > 0.0, "{before:?}");
+        let plan = plan(&archive, window, clock.now());
+        assert!(
+            plan.windows.iter().all(|window| window.from >= start + TimeDelta::hours(2)),
+            "{plan}: {:?}",
+            plan.windows
+        );
+        let (stats, failed) = collector.backfill(&plan, None, 99).await;
+        assert!(failed.is_none() && stats.windows_left == 0 && stats.asked.states_new > 0, "{stats:?}");
+        let after = causes(&archive, window, clock.now());
+        assert_eq!((after["not_asked"], after["failed"]), (0.0, 0.0), "{after:?}");
+        assert!(after["present"] > before["present"] && after["silent"] > 0.0, "{before:?} {after:?}");
+        // What the API has of that time is what is there now.
+        let again = self::plan(&archive, window, clock.now());
+        assert!(again.windows.is_empty(), "{again}");
+        collector.finish().expect("a disk");
+    });
+    assert!(archived(&root).values().all(|rows| rows.len() == 1), "no state is there twice");
+}
+
+async fn simulated(clock: &Clock) -> (Client, Handle) {
+    let fleet = Fleet::new(FleetOptions { devices: 30, ..FleetOptions::default() });
+    let options = ServerOptions { limit: RateLimit::none(), ..ServerOptions::new(fleet) };
+    let server = Server::bind(options, clock.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
+    let server = server.expect("a free port");
+    let (base_url, handle) = (format!("http://{}", server.local_addr()), server.handle());
+    tokio::spawn(server.run(std::future::pending()));
+    let options = ClientOptions {
+        base_url,
+        account_id: AccountId::parse(ACCOUNT).expect("an account"),
+        credential: Credential::Token(Secret::new("simulated").expect("a token")),
+        budget: Budget { limit: None, share: 1.0 },
+        attempts: 1,
+        retry_delay: Duration::from_millis(1),
+        connect_timeout: Duration::from_secs(5),
+        timeout: Duration::from_secs(10),
+        max_body_bytes: 1 << 20,
+        seed: 1,
+    };
+    (Client::new(options, clock.clone()).expect("a client"), handle)
+}
+
+fn options() -> CollectOptions {
+    CollectOptions {
+        source: SourceChoice::Auto,
+        devices: Vec::new(),
+        since_minutes: 20,
+        interval: EVERY,
+        deadline: None,
+        publish: PublishRule::Sweep,
+    }
+}
+
+fn question(window: Window, now: Timestamp) -> GapsOptions {
+    GapsOptions { devices: None, window, every: EVERY, zone: Zone::UTC, each: false, now }
+}
+
+/// Intervals by what became of them, over all devices.
+fn causes(archive: &Archive, window: Window, now: Timestamp) -> BTreeMap<String, f64> {
+    let Answer { columns, rows, .. } = gaps(&Days::new(archive, false), &question(window, now)).expect("an answer");
+    let sum = |at: usize| rows.iter().filter_map(|row| Cell::number(&row[at])).sum();
+    columns.iter().enumerate().map(|(at, column)| (column.name.clone(), sum(at))).collect()
+}
+
+/// The holes, as a backfill asks for them.
+fn plan(archive: &Archive, window: Window, now: Timestamp) -> BackfillPlan {
+    let days = Days::new(archive, false);
+    let holes = holes(&days, &question(window, now), ACCOUNT, &[]).expect("an answer");
+    let holes: Vec<Window> = holes.into_iter().map(|hole| hole.window).collect();
+    let left = Searched::read(&days, window, &[Source::Raw]).expect("an answer").left(ACCOUNT, None, &holes);
+    let stretches = left.into_iter().map(|window| Stretch { from: window.since, to: window.until, device: None });
+    BackfillPlan::new(Source::Raw, stretches.collect(), Some(30), Budget { limit: None, share: 1.0 }, now)
+}
+
+#[test]
+fn a_backfill_that_is_killed_goes_on_where_it_was() {
+    let (_dir, archive) = place();
+    let api = Api::start(30, Duration::from_mins(1), |options| ServerOptions {
+        latency: Duration::from_millis(10),
+        ..options
+    });
+    let mut first = backfill(&api, &archive);
+    let mut first = first.stderr(Stdio::null()).spawn().expect("the program starts");
+    while api.handle.requests() < 150 {
+        std::thread::yield_now();
+    }
+    first.kill().expect("a process");
+    first.wait().expect("a process");
+    let (code, said) = run(&mut backfill(&api, &archive));
+    assert_eq!(code, Some(0), "{said}");
+    let windows = windows(&archive);
+    let done = |asked: &Vec<(i64, i64)>| asked.iter().filter(|(_, rows)| *rows < 50).count();
+    let settled = (Clock::system().now() - TimeDelta::minutes(20)).timestamp_micros();
+    let finished: Vec<_> = windows.iter().filter(|((_, to), _)| *to < settled).collect();
+    assert!(finished.len() > 10, "{said}");
+    for (window, asked) in &finished {
+        // What was under way at the kill has no end, and another window took its place.
+        assert!(done(asked) <= 1, "no window is read to its end twice: {window:?} {asked:?}");
+        let pages: BTreeSet<i64> = asked.iter().map(|(page, _)| *page).collect();
+        assert_eq!(pages.len(), asked.len(), "no page is asked for twice: {window:?} {asked:?}");
+    }
+    assert!(finished.iter().any(|(_, asked)| done(asked) == 0), "the kill came while windows were read");
+    let (archived, delivered) = (archived(&archive), delivered(&api));
+    assert!(archived.values().all(|rows| rows.len() == 1), "no state is there twice");
+    assert_eq!(archived.len(), delivered.len());
+    // All that is left to ask is the time since.
+    let before = api.handle.requests();
+    let (code, said) = run(&mut backfill(&api, &archive));
+    assert_eq!(code, Some(0), "{said}");
+    let after = api.handle.requests();
+    assert!(after - before < 25, "{} requests: {said}", after - before);
+}
+
+fn backfill(api: &Api, archive: &Path) -> Command {
+    let mut command = api.collect(archive);
+    let typed: Vec<_> =
+        command.get_args().map(|arg| if arg == "collect" { "backfill".into() } else { arg.to_owned() }).collect();
+    let mut backfill = crate::program::program();
+    backfill
+        .args(typed)
+        .args(["--since", "10h"])
+        .env("CLOUDFLARE_API_TOKEN", "Sn3lZJTBX6kkg7OdcBUAxOO963GEIyGQqnFTOFYY");
+    command = backfill;
+    command
+}
+
+/// The pages that were asked for, by window: their numbers, and the rows on them.
+fn windows(root: &Path) -> BTreeMap<(i64, i64), Vec<(i64, i64)>> {
+    let mut windows: BTreeMap<(i64, i64), Vec<(i64, i64)>> = BTreeMap::new();
+    for (batch, row) in rows(root, &Schema::poll()) {
+        let column = |name: &str| batch.column_by_name(name).expect("a column");
+        let time = |name: &str| column(name).as_primitive::<TimestampMicrosecondType>().value(row);
+        let number = |name: &str| column(name).as_primitive::<Int64Type>().value(row);
+        assert_eq!(column("source").as_string::<i32>().value(row), "raw");
+        windows.entry((time("window_from"), time("window_to"))).or_default().push((number("page"), number("rows")));
+    }
+    windows
+}
+
+#[test]
+fn a_sweep_heals_the_last_seven_days_and_the_next_asks_nothing_more() {
+    let (_dir, archive) = place();
+    let api = Api::start(5, Duration::from_mins(10), |options| options);
+    let (code, said) = run(api.collect(&archive).arg("--self-heal"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("heal: ") && said.contains(" windows: "), "{said}");
+    let (first, count) = (api.handle.requests(), archived(&archive).len());
+    assert!(count > 2_000, "{count} states of seven days: {said}");
+    let (code, said) = run(api.collect(&archive).arg("--self-heal"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(api.handle.requests() - first < 15, "{} requests: {said}", api.handle.requests() - first);
+    assert!(archived(&archive).values().all(|rows| rows.len() == 1), "no state is there twice");
+}
+
+#[test]
+fn a_window_that_failed_is_left_to_the_next_backfill() {
+    let (_dir, archive) = place();
+    let api = Api::start(30, Duration::from_mins(1), |options| ServerOptions {
+        faults: Faults::none().with(FaultKind::Server, 0.1),
+        ..options
+    });
+    let (code, said) = run(backfill(&api, &archive).args(["--attempts", "1"]));
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("left to the next backfill"), "{said}");
+    api.handle.set_faults(Faults::none());
+    let (code, said) = run(&mut backfill(&api, &archive));
+    assert_eq!(code, Some(0), "{said}");
+    let (archived, delivered) = (archived(&archive), delivered(&api));
+    assert_eq!(archived.keys().collect::<Vec<_>>(), delivered.keys().collect::<Vec<_>>());
+}
