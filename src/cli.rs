@@ -12,6 +12,7 @@ mod import;
 mod print;
 mod progress;
 mod query;
+mod report;
 mod schema;
 mod simulate;
 mod verify;
@@ -74,6 +75,7 @@ pub fn run() -> Exit {
         Command::Backfill(ref command) => backfill::run(&args, command),
         Command::Import(ref command) => import::run(&args, command),
         Command::Query(ref command) => query::run(&args, command),
+        Command::Report(ref command) => report::run(&args, command),
         Command::Schema(ref command) => schema::run(&args, command),
         Command::Verify(ref command) => verify::run(&args, command),
         Command::Prune(ref command) => erase::prune(&args, command),

@@ -14,6 +14,7 @@ use crate::clock;
 use crate::disk::Access;
 use crate::ingest::PublishRule;
 use crate::privacy::{Key, KeyError, Policy, PrivacyError, Rules};
+use crate::report::{LimitError, Limits, Plan};
 use crate::schema::Schema;
 use crate::snapshot::{AccountId, DeviceId, IdError};
 
@@ -46,6 +47,18 @@ pub struct ConfigFile {
     /// What personal data may be written.
     #[serde(default)]
     pub privacy: Rules,
+    /// What a report shows.
+    #[serde(default)]
+    pub report: ReportSection,
+}
+
+/// `[report]`: beyond which limits a device is in trouble.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportSection {
+    /// By name; those that are not set are those of the table of the report.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// `[archive]`: where it is, and who may read it.
@@ -150,6 +163,9 @@ pub enum ConfigError {
     /// The rules of privacy cannot be kept to.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
+    /// A limit of the report is none.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// A duration is none.
     #[error("{0:?} is no duration: 90s, 5m, 1h and 1d are")]
     Duration(String),
@@ -194,6 +210,16 @@ impl ConfigFile {
             (None, None) => None,
         };
         Ok(Policy::new(&Schema::device_state(), &self.privacy, key)?)
+    }
+}
+
+impl ReportSection {
+    /// What a report shows, with these limits.
+    ///
+    /// # Errors
+    /// Where there is no limit of a name.
+    pub fn plan(&self) -> Result<Plan, ConfigError> {
+        Ok(Plan::new(&self.limits)?)
     }
 }
 

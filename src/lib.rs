@@ -16,6 +16,7 @@ pub mod journal;
 pub mod json;
 pub mod privacy;
 pub mod query;
+pub mod report;
 pub mod schema;
 pub mod sim;
 pub mod snapshot;

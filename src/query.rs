@@ -29,7 +29,7 @@ use crate::archive::ArchiveError;
 use crate::clock;
 use crate::schema::Schema;
 
-pub use answer::{Answer, AnswerColumn, Cell, ColumnRole};
+pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
 pub use device::resolve_devices;
 pub use gaps::{Cause, GapsOptions, Hole, gaps, holes};

@@ -48,6 +48,8 @@ pub(super) enum Command {
     Import(ImportArgs),
     /// Answer a question from the archive
     Query(QueryArgs),
+    /// Make the page to read on Monday: of the fleet, or of devices
+    Report(ReportArgs),
     /// Show the columns
     Schema(SchemaArgs),
     /// Check that the archive is what it should be
@@ -358,6 +360,53 @@ pub(super) enum Format {
     Ndjson,
     Markdown,
     Parquet,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "The page is complete in itself: no script, and nothing that is loaded from elsewhere. Beyond which values a device is\nin trouble can be set in the config file:\n\n  [report.limits]\n  loss = 1.5      # % on average; also rtt (us), cpu, ram, disk, battery, battery_cycles, disconnects (a day)\n\nExamples:\n  dex-archive report --since 7d -o report.html\n  dex-archive report --device alice-mbp000 --since 2d -o alice.html\n  dex-archive report --since 2026-11-16 --until 2026-11-23 --tz Europe/Berlin --format markdown"
+)]
+pub(super) struct ReportArgs {
+    /// A device, as for `query trend`; may be repeated; the fleet without it
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Vec<String>,
+    /// From when on: a time, a date, or how long ago
+    #[arg(long, default_value = "7d", value_name = "TIME")]
+    pub(super) since: String,
+    /// Up to when
+    #[arg(long, default_value = "now", value_name = "TIME")]
+    pub(super) until: String,
+    /// The time that a point of a chart stands for [default: what fits the window]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) every: Option<String>,
+    /// A state of each device is expected in each interval of this length
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    pub(super) expect: String,
+    /// So many devices of each kind of trouble are shown at least
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub(super) worst: usize,
+    /// A page, Markdown, or JSON
+    #[arg(long, value_enum, default_value_t = ReportFormat::Html)]
+    pub(super) format: ReportFormat,
+    /// Write it to a file; `-` is stdout
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// The time zone of what is typed and shown, as Europe/Berlin
+    #[arg(long, value_parser = zone, default_value = "UTC", value_name = "ZONE")]
+    pub(super) tz: Zone,
+    /// What counts as now: the same archive and the same moment give the same report
+    #[arg(long, value_name = "TIME")]
+    pub(super) now: Option<String>,
+    /// Pass over damaged files, name them, and exit with 3; without it, they are an error
+    #[arg(long)]
+    pub(super) skip_damaged: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ReportFormat {
+    Html,
+    Markdown,
+    Json,
 }
 
 #[derive(Debug, ClapArgs)]

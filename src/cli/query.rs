@@ -62,11 +62,11 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
 }
 
 /// Who asks, and what.
-struct Asker<'a> {
-    days: Days<'a>,
-    policy: Policy,
-    zone: Zone,
-    now: Timestamp,
+pub(super) struct Asker<'a> {
+    pub(super) days: Days<'a>,
+    pub(super) policy: Policy,
+    pub(super) zone: Zone,
+    pub(super) now: Timestamp,
 }
 
 impl Asker<'_> {
@@ -128,7 +128,7 @@ impl Asker<'_> {
     }
 
     /// The ids of devices as they are in the archive; none where none was named.
-    fn devices(&self, named: &[String], window: Window) -> Result<Option<Vec<String>>, QueryError> {
+    pub(super) fn devices(&self, named: &[String], window: Window) -> Result<Option<Vec<String>>, QueryError> {
         let mut ids = Vec::new();
         for device in named {
             for id in self.device(device, window)? {

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 
 use crate::clock::{self, Timestamp};
@@ -44,7 +46,8 @@ pub enum ColumnRole {
 }
 
 /// One value.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Cell {
     /// There is none: a gap, which is no zero.
     Null,
@@ -55,7 +58,7 @@ pub enum Cell {
     /// Any number.
     Number(f64),
     /// A point in time.
-    Time(Timestamp),
+    Time(#[serde(with = "clock::rfc3339")] Timestamp),
 }
 
 impl Answer {
@@ -78,6 +81,18 @@ impl Answer {
             .zip(row)
             .filter(|(column, cell)| column.role == ColumnRole::Value && **cell != Cell::Null);
         wanted.map(|(_, cell)| cell)
+    }
+}
+
+/// A number with four digits that count.
+#[must_use]
+pub fn digits(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        1_000.0.. => format!("{value:.0}"),
+        100.0.. => format!("{value:.1}"),
+        1.0.. => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
     }
 }
 

@@ -41,7 +41,11 @@ impl Window {
         self.micros().contains(&micros)
     }
 
-    pub(super) fn check(&self) -> Result<(), QueryError> {
+    /// Whether it has a length.
+    ///
+    /// # Errors
+    /// Says so where it has none.
+    pub fn check(&self) -> Result<(), QueryError> {
         if self.until <= self.since { Err(QueryError::EmptyWindow(*self)) } else { Ok(()) }
     }
 }

@@ -22,14 +22,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("verify", &["archive", "journal", "privacy", "schema"]),
     ("erase", &["archive", "journal", "privacy", "schema"]),
     ("query", &["archive", "clock", "schema", "snapshot"]),
+    ("report", &["clock", "query", "schema"]),
     ("collect", &["api", "clock", "envelope", "ingest", "privacy", "snapshot"]),
     ("import", &["clock", "envelope", "ingest", "snapshot"]),
-    ("config", &["api", "clock", "disk", "ingest", "privacy", "schema", "snapshot"]),
+    ("config", &["api", "clock", "disk", "ingest", "privacy", "report", "schema", "snapshot"]),
     (
         "cli",
         &[
             "api", "archive", "clock", "collect", "config", "disk", "erase", "import", "ingest", "privacy", "query",
-            "schema", "sim", "snapshot", "verify",
+            "report", "schema", "sim", "snapshot", "verify",
         ],
     ),
 ];

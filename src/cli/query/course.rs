@@ -1,10 +1,9 @@
 //! How a value of an answer went: as a line of small bars, or as a chart for the terminal.
 
 use crate::clock::{Timestamp, Zone};
-use crate::query::{Answer, AnswerColumn, Cell, ColumnRole};
+use crate::query::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 
 use super::super::print;
-use super::table::digits;
 
 /// The bars of a line.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];

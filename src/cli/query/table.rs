@@ -5,7 +5,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table, TableStyle};
 
 use crate::clock::Zone;
-use crate::query::{Answer, AnswerColumn, Cell, ColumnRole};
+use crate::query::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 
 use super::super::print;
 use super::course::{self, Course};
@@ -88,15 +88,4 @@ fn word(cell: &Cell, zone: Zone) -> String {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of 20")]
 fn bar_of_length(share: f64) -> String {
     "█".repeat((share.clamp(0.0, 1.0) * 20.0).round() as usize)
-}
-
-/// Four digits that count.
-pub(super) fn digits(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        1_000.0.. => format!("{value:.0}"),
-        100.0.. => format!("{value:.1}"),
-        1.0.. => format!("{value:.2}"),
-        _ => format!("{value:.4}"),
-    }
 }

@@ -1,0 +1,50 @@
+//! `report`.
+
+use std::path::Path;
+
+use crate::clock::Clock;
+use crate::config;
+use crate::query::{Days, Window};
+use crate::report::{Report, ReportOptions, to_html, to_markdown};
+
+use super::args::{Args, ReportArgs, ReportFormat};
+use super::query::Asker;
+use super::{Exit, print};
+
+/// Makes a report.
+pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
+    let (archive, file) = args.open_archive()?;
+    let (plan, zone) = (file.report.plan()?, command.tz);
+    let clock = Clock::system().now();
+    let now = command.now.as_deref().map_or(Ok(clock), |text| config::parse_time(text, zone, clock))?;
+    let asker = Asker { days: Days::new(&archive, command.skip_damaged), policy: file.policy()?, zone, now };
+    let time = |text: &str| config::parse_time(text, zone, now);
+    let window = Window { since: time(&command.since)?, until: time(&command.until)? };
+    let options = ReportOptions {
+        devices: asker.devices(&command.device, window)?,
+        window,
+        every: command.every.as_deref().map(config::parse_duration).transpose()?,
+        expect: config::parse_duration(&command.expect)?,
+        zone,
+        now,
+        worst: command.worst,
+    };
+    let report = Report::new(&asker.days, &plan, &options)?;
+    let text = match command.format {
+        ReportFormat::Html => to_html(&report, zone),
+        ReportFormat::Markdown => to_markdown(&report, zone),
+        ReportFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
+    };
+    match &command.output {
+        Some(path) if path != Path::new("-") => {
+            print::file(path, &text)?;
+            if !args.quiet {
+                let (sections, devices) = (report.sections.len(), report.devices.len());
+                let size = print::bytes(text.len() as u64);
+                print::note(&format!("{}: {sections} sections, {devices} devices, {size}", path.display()));
+            }
+        }
+        _ => print::data(&text)?,
+    }
+    Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
+}

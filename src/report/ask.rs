@@ -1,0 +1,123 @@
+//! The questions that a report asks of the archive.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::clock::Zone;
+use crate::query::{
+    Agg, Answer, Cell, GapsOptions, QueryError, StateOptions, TrendOptions, Who, changes, latest, metrics, trend,
+};
+use crate::schema::Unit;
+
+use super::Asking;
+use super::plan::{Bound, Limit};
+
+/// Longer than any window, so that all of it is one bucket.
+const ONE_BUCKET: Duration = Duration::from_hours(1_000 * 365 * 24);
+
+/// The unit of percentages that are 0 to 1.
+const FRACTION: &str = "of 1";
+
+impl Asking<'_> {
+    /// The newest values of what devices are known by.
+    pub(super) fn known(&self, devices: Option<Vec<String>>) -> Result<Known, QueryError> {
+        let facts = self.plan.fact.iter().chain(&self.plan.count).map(|shown| shown.column.as_str());
+        let mut columns: Vec<String> = Vec::new();
+        for name in ["device_name"].into_iter().chain(facts) {
+            if !columns.iter().any(|column| column == name) {
+                columns.push(name.to_owned());
+            }
+        }
+        let options = StateOptions { devices, columns, window: self.options.window };
+        Ok(Known::of(&latest(self.days, &options)?))
+    }
+
+    pub(super) fn changed(&self) -> Result<Answer, QueryError> {
+        let columns = self.plan.change.iter().map(|shown| &shown.column);
+        let columns = columns.chain([&self.plan.disconnects.column]).cloned().collect();
+        let options = StateOptions { devices: self.options.devices.clone(), columns, window: self.options.window };
+        changes(self.days, &options)
+    }
+
+    /// A limit, on the scale that percentages have in this archive.
+    pub(super) fn bound(&self, limit: &Limit) -> Bound {
+        if self.has_fractions && is_percent(&limit.metric) { limit.bound.hundredth() } else { limit.bound }
+    }
+
+    /// Whether percentages are 0 to 1.
+    pub(super) fn finds_fractions(&self) -> Result<bool, QueryError> {
+        let judged_by = std::slice::from_ref(&self.plan.percent_judged_by);
+        let who = Who::Fleet { by: None };
+        let answer = self.trend(who, judged_by, &[Agg::Max], ONE_BUCKET, Zone::UTC)?;
+        Ok(answer.rows.iter().filter_map(|row| row.last()?.number()).all(|most| most <= 1.0))
+    }
+
+    pub(super) fn by_device(&self, names: &[String], aggs: &[Agg]) -> Result<Answer, QueryError> {
+        self.trend(Who::Fleet { by: Some("device_id".to_owned()) }, names, aggs, ONE_BUCKET, Zone::UTC)
+    }
+
+    pub(super) fn over_time(&self, who: Who, names: &[String], aggs: &[Agg]) -> Result<Answer, QueryError> {
+        self.trend(who, names, aggs, self.every, self.options.zone)
+    }
+
+    fn trend(
+        &self,
+        who: Who,
+        names: &[String],
+        aggs: &[Agg],
+        every: Duration,
+        zone: Zone,
+    ) -> Result<Answer, QueryError> {
+        let (window, aggs) = (self.options.window, aggs.to_vec());
+        let mut answer = trend(self.days, &TrendOptions { who, metrics: metrics(names)?, window, every, zone, aggs })?;
+        let percent =
+            answer.columns.iter_mut().filter(|column| self.has_fractions && column.unit == Unit::Percent.name());
+        percent.for_each(|column| FRACTION.clone_into(&mut column.unit));
+        Ok(answer)
+    }
+
+    pub(super) fn gaps_options(&self, devices: Option<Vec<String>>, each: bool) -> GapsOptions {
+        let options = self.options;
+        let (window, every, zone, now) = (options.window, options.expect, options.zone, options.now);
+        GapsOptions { devices, window, every, zone, each, now }
+    }
+}
+
+/// The newest values of each device.
+pub(super) struct Known {
+    columns: Vec<String>,
+    rows: BTreeMap<String, Vec<Cell>>,
+}
+
+impl Known {
+    fn of(answer: &Answer) -> Self {
+        let columns = answer.columns.iter().map(|column| column.name.clone()).collect();
+        let rows = answer.rows.iter().filter_map(|row| Some((row.first()?.text()?, row.clone()))).collect();
+        Self { columns, rows }
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = &String> {
+        self.rows.keys()
+    }
+
+    pub(super) fn value(&self, id: &str, column: &str) -> Option<String> {
+        let at = self.columns.iter().position(|name| name == column)?;
+        self.rows.get(id)?.get(at)?.text()
+    }
+
+    /// When the newest state is of.
+    pub(super) fn seen(&self, id: &str) -> Option<&Cell> {
+        let at = self.columns.iter().position(|name| name == "timestamp")?;
+        self.rows.get(id)?.get(at)
+    }
+
+    /// The device's name, or else its id.
+    pub(super) fn name(&self, id: &str) -> String {
+        self.value(id, "device_name").unwrap_or_else(|| id.to_owned())
+    }
+}
+
+fn is_percent(metric: &str) -> bool {
+    let metric = metrics(&[metric.to_owned()]);
+    metric.is_ok_and(|found| found.iter().any(|metric| metric.unit == Some(Unit::Percent)))
+}

@@ -1,0 +1,115 @@
+//! What is said of single devices.
+
+use crate::query::{Agg, Answer, Cell, QueryError, Who, gaps};
+
+use super::Asking;
+use super::ask::Known;
+use super::fleet::share_chart;
+use super::model::{Chart, Fact, Report, Section, Table, TableRow};
+
+/// The most changes of a device that are shown, the newest first.
+const MOST_CHANGES: usize = 10;
+
+/// The most gaps.
+const MOST_GAPS: usize = 20;
+
+impl Asking<'_> {
+    /// Says what there is to say of devices.
+    pub(super) fn devices(&self, ids: &[String], report: &mut Report) -> Result<(), QueryError> {
+        let known = self.known(Some(ids.to_vec()))?;
+        let changed = self.changed()?;
+        report.devices = self.device_sections(ids, &known, &changed)?;
+        for ((section, id), at) in report.devices.iter_mut().zip(ids).zip(1..) {
+            section.anchor = format!("device-{at}");
+            section.tables.extend(self.app_tables(Some(std::slice::from_ref(id)))?);
+            section.tables.push(self.gaps_of(id)?);
+        }
+        report.title = match ids {
+            [one] => format!("Device report: {}", known.name(one)),
+            many => format!("Report of {} devices", many.len()),
+        };
+        report.facts = vec![Fact::new("Devices", ids.len().to_string())];
+        Ok(())
+    }
+
+    /// A section for each device that has a state.
+    pub(super) fn device_sections(
+        &self,
+        ids: &[String],
+        known: &Known,
+        changed: &Answer,
+    ) -> Result<Vec<Section>, QueryError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (courses, status) = (&self.plan.course, self.plan.share.first());
+        let names = status.map(|shown| &shown.column).into_iter().chain(courses.iter().map(|course| &course.metric));
+        let names: Vec<String> = names.cloned().collect();
+        let answer = self.over_time(Who::Devices(ids.to_vec()), &names, &[Agg::Mean])?;
+        // The bucket's start, the device's id and name and how many states there were come before the values.
+        let first = answer.columns.len() - courses.len();
+        let section = |id: &String| {
+            let of_device = |row: &&Vec<Cell>| row[1].text().as_ref() == Some(id);
+            let rows = answer.rows.iter().filter(of_device).cloned().collect();
+            let own = Answer { title: String::new(), columns: answer.columns.clone(), rows };
+            let status = status.map(|shown| share_chart(&shown.title, &shown.column, &own, 4..first));
+            let charts = courses.iter().zip(first..).map(|(course, at)| {
+                let mut chart = Chart::of(&course.title, &own, at..at + 1, |_| "mean".to_owned());
+                let limit = self.plan.limit.iter().find(|limit| limit.metric == course.metric);
+                chart.limit = limit.map(|limit| self.bound(limit).value());
+                chart
+            });
+            let charts = status.into_iter().chain(charts).filter(has_values).collect();
+            Section {
+                title: known.name(id),
+                facts: self.facts(id, known),
+                charts,
+                tables: vec![self.changes_of(id, changed)],
+                ..Section::default()
+            }
+        };
+        Ok(ids.iter().map(section).collect())
+    }
+
+    fn facts(&self, id: &str, known: &Known) -> Vec<Fact> {
+        let seen = known.seen(id).and_then(|seen| match seen {
+            Cell::Time(at) => Some(super::words::moment(*at, self.options.zone)),
+            _ => None,
+        });
+        let last = [Fact::new("Last seen", seen.unwrap_or_else(|| "-".to_owned())), Fact::new("Id", id)];
+        let facts = self
+            .plan
+            .fact
+            .iter()
+            .map(|shown| Fact::new(&shown.title, known.value(id, &shown.column).unwrap_or_else(|| "-".to_owned())));
+        facts.chain(last).collect()
+    }
+
+    /// The newest changes of a device.
+    fn changes_of(&self, id: &str, changed: &Answer) -> Table {
+        let shown = || self.plan.change.iter().chain(&self.plan.share);
+        let title = |column: &str| shown().find(|shown| shown.column == column).map(|shown| shown.title.clone());
+        let of_device = |row: &&Vec<Cell>| row[1].text().as_deref() == Some(id);
+        let rows = changed.rows.iter().rev().filter(of_device).map(|row| {
+            let what = row[2].text().and_then(|column| title(&column).or(Some(column)));
+            TableRow { cells: vec![row[0].clone(), what.into(), row[3].clone(), row[4].clone()], ..TableRow::default() }
+        });
+        Table::new("Changes, newest first", &["At", "What", "From", "To"], rows.collect(), MOST_CHANGES)
+    }
+
+    fn gaps_of(&self, id: &str) -> Result<Table, QueryError> {
+        let answer = gaps(self.days, &self.gaps_options(Some(vec![id.to_owned()]), true))?;
+        let wanted = ["from", "to", "cause", "days_left"];
+        let wanted = wanted.map(|name| answer.columns.iter().position(|column| column.name == name));
+        let row = |row: &Vec<Cell>| TableRow {
+            cells: wanted.iter().map(|at| at.map_or(Cell::Null, |at| row[at].clone())).collect(),
+            ..TableRow::default()
+        };
+        let rows = answer.rows.iter().map(row).collect();
+        Ok(Table::new("Gaps", &["From", "To", "Cause", "Days until it is lost"], rows, MOST_GAPS))
+    }
+}
+
+fn has_values(chart: &Chart) -> bool {
+    chart.series.iter().any(|line| line.values.iter().any(Option::is_some))
+}

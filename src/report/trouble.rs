@@ -1,0 +1,124 @@
+//! Which devices are in trouble, and which are the worst.
+
+use std::collections::BTreeMap;
+
+use crate::query::{Agg, Answer, Cell, QueryError};
+
+use super::Asking;
+use super::fleet::{MOST_ROWS, Naming};
+use super::model::{Section, Table, TableRow};
+use super::plan::{Bound, Limit};
+use super::words::{plain, scale};
+
+/// The most devices that have a section of their own.
+const MOST_SECTIONS: usize = 12;
+
+/// By device, what is computed of a metric over the whole window.
+type Values = BTreeMap<String, f64>;
+
+/// What a device may be bad at.
+pub(super) struct Ranking {
+    title: String,
+    unit: String,
+    bound: Bound,
+    /// The worst first.
+    devices: Vec<(String, f64)>,
+}
+
+impl Asking<'_> {
+    pub(super) fn trouble(&self, rankings: &[Ranking], naming: &Naming) -> Section {
+        let table = |ranking: &Ranking| {
+            let in_trouble = ranking.in_trouble().count();
+            let (divisor, unit) = scale(ranking.bound.value(), &ranking.unit);
+            let rows = ranking.devices.iter().take(in_trouble.max(self.options.worst)).map(|(id, value)| TableRow {
+                is_poor: ranking.bound.is_crossed_by(*value),
+                ..naming.row(id, [Cell::Number(value / divisor)])
+            });
+            let side = if matches!(ranking.bound, Bound::Above(_)) { "above" } else { "below" };
+            let devices = match in_trouble {
+                0 => "none".to_owned(),
+                1 => "1 device".to_owned(),
+                many => format!("{many} devices"),
+            };
+            let title =
+                format!("{}: {devices} {side} {} {unit}", ranking.title, plain(ranking.bound.value() / divisor));
+            let value = if unit.is_empty() { "Value" } else { &unit };
+            Table::new(title.trim_end(), &["Device", value], rows.collect(), MOST_ROWS)
+        };
+        Section {
+            title: "Devices in trouble".to_owned(),
+            anchor: "trouble".to_owned(),
+            note: "The worst of each kind over the whole window; those beyond the limit are marked.".to_owned(),
+            tables: rankings.iter().filter(|ranking| !ranking.devices.is_empty()).map(table).collect(),
+            ..Section::default()
+        }
+    }
+
+    /// The devices by how bad they are, for each limit.
+    pub(super) fn rankings(
+        &self,
+        states: &BTreeMap<String, i64>,
+        changed: &Answer,
+    ) -> Result<Vec<Ranking>, QueryError> {
+        let mut by_agg: Vec<(Agg, Vec<&Limit>)> = Vec::new();
+        for limit in &self.plan.limit {
+            match by_agg.iter_mut().find(|(agg, _)| *agg == limit.agg) {
+                Some((_, limits)) => limits.push(limit),
+                None => by_agg.push((limit.agg, vec![limit])),
+            }
+        }
+        let mut found: BTreeMap<&str, Ranking> = BTreeMap::new();
+        for (agg, limits) in by_agg {
+            let names: Vec<String> = limits.iter().map(|limit| limit.metric.clone()).collect();
+            let answer = self.by_device(&names, &[agg])?;
+            for (limit, at) in limits.into_iter().zip(3..) {
+                let values = answer.rows.iter().filter_map(|row| Some((row[1].text()?, row.get(at)?.number()?)));
+                let unit = answer.columns.get(at).map(|column| column.unit.clone()).unwrap_or_default();
+                let ranking = Ranking::new(&limit.title, unit, self.bound(limit), values.collect());
+                found.insert(&limit.name, ranking);
+            }
+        }
+        let disconnects = &self.plan.disconnects;
+        #[expect(clippy::cast_precision_loss, reason = "a length of days")]
+        let days = (self.options.window.until - self.options.window.since).num_seconds() as f64 / 86_400.0;
+        let mut left: Values = states.keys().map(|id| (id.clone(), 0.0)).collect();
+        for row in &changed.rows {
+            if let [_, Cell::Text(id), Cell::Text(column), Cell::Text(from), ..] = row.as_slice()
+                && (column, from) == (&disconnects.column, &disconnects.value)
+            {
+                *left.entry(id.clone()).or_default() += 1.0 / days;
+            }
+        }
+        left.retain(|_, times| *times > 0.0);
+        let bound = Bound::Above(disconnects.above);
+        let order = self.plan.limit.iter().filter_map(|limit| found.remove(limit.name.as_str()));
+        let order: Vec<Ranking> = order.collect();
+        Ok(order.into_iter().chain([Ranking::new(&disconnects.title, String::new(), bound, left)]).collect())
+    }
+}
+
+impl Ranking {
+    fn new(title: &str, unit: String, bound: Bound, values: Values) -> Self {
+        let mut devices: Vec<(String, f64)> = values.into_iter().collect();
+        // The ids are in order, and the sort keeps that where values are equal.
+        devices.sort_by(|(_, a), (_, b)| bound.badness(*b).total_cmp(&bound.badness(*a)));
+        Self { title: title.to_owned(), unit, bound, devices }
+    }
+
+    pub(super) fn in_trouble(&self) -> impl Iterator<Item = &(String, f64)> {
+        self.devices.iter().take_while(|(_, value)| self.bound.is_crossed_by(*value))
+    }
+}
+
+/// The devices that have a section of their own: the worst of each kind, then the second worst, and so on.
+pub(super) fn chosen(rankings: &[Ranking], worst: usize) -> Vec<String> {
+    let mut chosen: Vec<String> = Vec::new();
+    for rank in 0..worst {
+        for (id, _) in rankings.iter().filter_map(|ranking| ranking.devices.get(rank)) {
+            if chosen.len() < MOST_SECTIONS && !chosen.contains(id) {
+                chosen.push(id.clone());
+            }
+        }
+    }
+    chosen
+}

