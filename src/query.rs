@@ -36,7 +36,7 @@ pub use gaps::{Cause, GapsOptions, Hole, gaps, holes};
 pub use latest::{StateOptions, changes, latest};
 pub use metric::{Metric, MetricKind, metrics};
 pub use scan::Days;
-pub use searched::{Searched, settled};
+pub use searched::Searched;
 pub use tally::Agg;
 pub use trend::{TrendOptions, Who, trend};
 pub use window::Window;

@@ -34,6 +34,8 @@ pub struct Schema {
     pub partition_by: Vec<usize>,
     /// The timestamp by which the later of two rows with one key stays; without, the first does.
     pub newest_by: Option<usize>,
+    /// A column and a value: a row that has it stays only where no other of its key is without it.
+    pub yields: Option<(usize, String)>,
     by_name: HashMap<String, usize>,
     fingerprint: String,
     arrow: SchemaRef,
@@ -291,6 +293,7 @@ impl Schema {
             key: table.key,
             partition_by: table.partition_by,
             newest_by: table.newest_by,
+            yields: table.yields,
             by_name,
             fingerprint: fingerprint(&fields),
             arrow: Arc::new(arrow_schema::Schema::new(fields)),

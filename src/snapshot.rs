@@ -16,6 +16,9 @@ use crate::clock::{self, Timestamp};
 /// How far back Cloudflare's history reaches (the API document).
 pub const HISTORY: TimeDelta = TimeDelta::days(7);
 
+/// States may reach Cloudflare so late: what is younger when it is read may still change.
+pub const SETTLE: TimeDelta = TimeDelta::minutes(15);
+
 /// Device states on a full page of the list: the most that the API gives at once.
 pub const PAGE_ROWS: usize = 50;
 

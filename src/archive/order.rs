@@ -64,6 +64,7 @@ pub fn misplaced(
 /// Whether a row takes the place of one with the same key that was there before it.
 pub(super) fn replaces(new: &Keys, new_row: usize, old: &Keys, old_row: usize) -> bool {
     match (&new.newest_by, &old.newest_by) {
+        _ if new.yields(new_row) != old.yields(old_row) => old.yields(old_row),
         (Some(new), Some(old)) => new.compare(new_row, old, old_row) != Ordering::Less,
         _ => false,
     }
@@ -79,6 +80,8 @@ pub(super) struct Keys<'a> {
     time: &'a TimestampMicrosecondArray,
     stand_in: Option<KeyColumn<'a>>,
     newest_by: Option<KeyColumn<'a>>,
+    /// What a row has that yields to others of its key.
+    yields: Option<(&'a StringArray, &'a str)>,
 }
 
 enum KeyColumn<'a> {
@@ -88,7 +91,7 @@ enum KeyColumn<'a> {
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn new(schema: &Schema, batch: &'a RecordBatch) -> Self {
+    pub(super) fn new(schema: &'a Schema, batch: &'a RecordBatch) -> Self {
         let says = |at: &usize| schema.columns[*at].role != Role::Provenance;
         Self {
             batch,
@@ -97,6 +100,7 @@ impl<'a> Keys<'a> {
             time: times(batch, schema.partition_by[0]),
             stand_in: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
             newest_by: schema.newest_by.map(|at| KeyColumn::new(batch.column(at))),
+            yields: schema.yields.as_ref().map(|(at, value)| (batch.column(*at).as_string(), value.as_str())),
         }
     }
 
@@ -110,6 +114,11 @@ impl<'a> Keys<'a> {
             }
             _ => Ordering::Equal,
         })
+    }
+
+    /// Whether a row gives way to others of its key.
+    fn yields(&self, row: usize) -> bool {
+        self.yields.is_some_and(|(values, value)| values.is_valid(row) && values.value(row) == value)
     }
 
     /// All that a row says, but for where it comes from; the same for the same values.

@@ -129,6 +129,9 @@ pub(super) struct BackfillArgs {
     /// Of this device alone; may be repeated
     #[arg(long, value_name = "ID")]
     pub(super) device: Vec<String>,
+    /// Ask also for what was read before: where the archive has lost it since
+    #[arg(long)]
+    pub(super) again: bool,
     /// Print the windows and the plan, and stop
     #[arg(long)]
     pub(super) dry_run: bool,

@@ -1,20 +1,20 @@
 //! `backfill`, and what `collect --self-heal` does between sweeps.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
 use crate::api::Client;
 use crate::archive::Archive;
-use crate::clock::{Clock, Timestamp, Zone};
+use crate::clock::{self, Clock, Timestamp, Zone};
 use crate::collect::{BackfillPlan, BackfillStats, CollectError, CollectOptions, Collector, SourceChoice, Stretch};
 use crate::config;
 use crate::disk::Disk;
 use crate::ingest::{Ingest, PublishRule};
 use crate::privacy::Policy;
-use crate::query::{Cell, Days, GapsOptions, QueryError, Searched, StateOptions, Window, holes, latest, settled};
-use crate::snapshot::{AccountId, DeviceId, HISTORY, Source};
+use crate::query::{Cell, Days, GapsOptions, QueryError, Searched, StateOptions, Window, holes, latest};
+use crate::snapshot::{AccountId, DeviceId, HISTORY, SETTLE, Source};
 
 use super::args::{Args, BackfillArgs, ResolutionArg};
 use super::progress::Bar;
@@ -72,6 +72,8 @@ struct Wanted {
     account: AccountId,
     devices: Vec<DeviceId>,
     window: Window,
+    /// Also what was read before.
+    again: bool,
     now: Timestamp,
 }
 
@@ -90,7 +92,14 @@ impl Wanted {
             ResolutionArg::Raw => Source::Raw,
             ResolutionArg::Hourly => Source::Hourly,
         };
-        Ok(Self { source, account, devices: devices.map_err(config::ConfigError::from)?, window, now })
+        Ok(Self {
+            source,
+            account,
+            devices: devices.map_err(config::ConfigError::from)?,
+            window,
+            again: command.again,
+            now,
+        })
     }
 
     /// What is left to ask: without what an earlier backfill read to its end.
@@ -108,7 +117,11 @@ impl Wanted {
             days.as_ref().map_or(Ok(Searched::default()), |days| Searched::read(days, self.window, sources))?;
         let left = |device: Option<&DeviceId>| {
             let known = device.map(|device| policy.stored_device(device.as_str()));
-            let left = searched.left(self.account.as_str(), known.as_deref(), &[self.window]);
+            let left = if self.again {
+                vec![self.window]
+            } else {
+                searched.left(self.account.as_str(), known.as_deref(), &[self.window])
+            };
             left.into_iter().map(|window| stretch(window, device.cloned())).collect::<Vec<_>>()
         };
         let stretches = if self.devices.is_empty() {
@@ -118,7 +131,7 @@ impl Wanted {
         };
         let known = days.as_ref().map_or(Ok(Vec::new()), |days| known_devices(days, self.now))?;
         let devices = Some(known.len() as u64).filter(|&devices| devices > 0);
-        Ok(BackfillPlan::new(self.source, stretches, devices, budget, self.now))
+        Ok(BackfillPlan::new(self.source, stretches, devices, budget, self.now, None))
     }
 }
 
@@ -178,24 +191,35 @@ pub(super) struct Healer {
     pub(super) account: AccountId,
     pub(super) clock: Clock,
     pub(super) budget: crate::api::Budget,
+    pub(super) policy: Policy,
+    /// Of these alone, where any are named.
+    pub(super) devices: Vec<DeviceId>,
     pub(super) interval: Duration,
     pub(super) quiet: bool,
 }
 
 impl Healer {
-    /// Heals until `time` is up.
+    /// Heals until `time` is up. What is received since `waiting` is not published yet, and no hole. Holes that cannot
+    /// be looked for are told, and left to the next time.
     pub(super) async fn heal(
         &self,
         collector: &mut Collector<'_>,
         time: Duration,
+        waiting: Option<Timestamp>,
         number: u64,
-    ) -> anyhow::Result<(Exit, Option<CollectError>)> {
+    ) -> (Exit, Option<CollectError>) {
+        let start = Instant::now();
+        let plan = match self.plan(time, waiting) {
+            Ok(Some(plan)) if !plan.windows.is_empty() => plan,
+            Ok(_) => return (Exit::Done, None),
+            Err(error) => {
+                print::note(&format!("warning: cannot look for holes: {error:#}"));
+                return (Exit::Partly, None);
+            }
+        };
+        let time = time.saturating_sub(start.elapsed());
         if time < SHORTEST_HEALING {
-            return Ok((Exit::Done, None));
-        }
-        let plan = self.plan()?;
-        if plan.windows.is_empty() {
-            return Ok((Exit::Done, None));
+            return (Exit::Done, None);
         }
         if !self.quiet {
             print::note(&format!("heal: {plan}"));
@@ -203,32 +227,40 @@ impl Healer {
         let (stats, failed) = collector.backfill(&plan, Some(time), random(number)).await;
         let told = report(&stats, failed.is_some(), self.quiet);
         // What there was no time for is no fault: the next sweep goes on with it.
-        Ok((if stats.asked.has_failures() { told } else { Exit::Done }, failed))
+        (if stats.asked.has_failures() { told } else { Exit::Done }, failed)
     }
 
-    fn plan(&self) -> anyhow::Result<BackfillPlan> {
+    fn plan(&self, time: Duration, waiting: Option<Timestamp>) -> anyhow::Result<Option<BackfillPlan>> {
+        if time < SHORTEST_HEALING {
+            return Ok(None);
+        }
         let now = self.clock.now();
         let days = Days::new(&self.archive, true);
         let every = SHORTEST_HOLE.max(self.interval.saturating_mul(3));
-        // The oldest interval is about to be forgotten, and half of it is already.
-        let window = Window { since: now - HISTORY + TimeDelta::from_std(every)?, until: settled(now) };
-        let options = GapsOptions { devices: None, window, every, zone: Zone::UTC, each: true, now };
-        let known = known_devices(&days, now)?;
-        let own = known.iter().filter(|(account, _)| account == self.account.as_str());
-        let own: Vec<String> = own.map(|(_, device)| device.clone()).collect();
-        let holes = holes(&days, &options, self.account.as_str(), &own)?;
+        let Some(window) = whole(every, now, waiting) else { return Ok(None) };
+        let named: BTreeMap<String, &DeviceId> =
+            self.devices.iter().map(|device| (self.policy.stored_device(device.as_str()), device)).collect();
+        let known = if named.is_empty() { self.known(&days, now)? } else { named.keys().cloned().collect() };
+        let devices = (!named.is_empty()).then(|| known.clone());
+        let options = GapsOptions { devices, window, every, zone: Zone::UTC, each: true, now };
         let mut by_device: BTreeMap<String, Vec<Window>> = BTreeMap::new();
-        for hole in holes {
+        for hole in holes(&days, &options, self.account.as_str(), &known)? {
             by_device.entry(hole.device_id).or_default().push(hole.window);
         }
         let searched = Searched::read(&days, window, &[Source::Raw])?;
         let left = |device: Option<&str>, holes: &[Window]| searched.left(self.account.as_str(), device, holes);
-        let named: Option<Vec<DeviceId>> = by_device.keys().map(|id| DeviceId::parse(id).ok()).collect();
-        let stretches = match named.filter(|devices| devices.len() <= MOST_SINGLE) {
-            Some(devices) => {
-                let each = devices.into_iter().flat_map(|device| {
-                    let left = left(Some(device.as_str()), &by_device[device.as_str()]);
-                    left.into_iter().map(move |window| stretch(window, Some(device.clone())))
+        // Who is known by a pseudonym cannot be asked for; all together can.
+        let id = |stored: &String| match named.get(stored) {
+            Some(device) => Some((*device).clone()),
+            None => DeviceId::parse(stored).ok().filter(|id| self.policy.stored_device(id.as_str()) == *stored),
+        };
+        let singly = !named.is_empty() || by_device.len() <= MOST_SINGLE;
+        let ids: Option<Vec<DeviceId>> = singly.then(|| by_device.keys().map(id).collect()).flatten();
+        let stretches = match ids {
+            Some(ids) => {
+                let each = ids.into_iter().zip(&by_device).flat_map(|(id, (stored, holes))| {
+                    let left = left(Some(stored.as_str()), holes);
+                    left.into_iter().map(move |window| stretch(window, Some(id.clone())))
                 });
                 each.collect()
             }
@@ -237,18 +269,63 @@ impl Healer {
                 left(None, &all).into_iter().map(|window| stretch(window, None)).collect()
             }
         };
-        Ok(BackfillPlan::new(Source::Raw, stretches, Some(own.len() as u64), self.budget, now))
+        let devices = Some(known.len() as u64);
+        Ok(Some(BackfillPlan::new(Source::Raw, stretches, devices, self.budget, now, Some(time))))
+    }
+
+    fn known(&self, days: &Days, now: Timestamp) -> Result<Vec<String>, QueryError> {
+        let known = known_devices(days, now)?.into_iter();
+        Ok(known.filter(|(account, _)| account == self.account.as_str()).map(|(_, device)| device).collect())
     }
 }
 
+/// The whole intervals of the history, but for the oldest, which is about to be forgotten, and for what is not settled
+/// or not published yet. None where there are none.
+fn whole(every: Duration, now: Timestamp, waiting: Option<Timestamp>) -> Option<Window> {
+    let every = TimeDelta::from_std(every).ok()?;
+    let until = waiting.map_or(now - SETTLE, |waiting| waiting.min(now - SETTLE));
+    let begun = |at: Timestamp| {
+        let micros = at.timestamp_micros();
+        clock::from_micros(micros - micros.rem_euclid(every.num_microseconds()?))
+    };
+    let window = Window { since: begun(now - HISTORY)? + every + every, until: begun(until)? };
+    window.check().is_ok().then_some(window)
+}
+
 /// What a healer needs, before the writer's thread takes the archive.
-pub(super) fn healer(client: &Client, ingest: &Ingest, clock: &Clock, interval: Duration, quiet: bool) -> Healer {
+pub(super) fn healer(
+    client: &Client,
+    ingest: &Ingest,
+    clock: &Clock,
+    options: &CollectOptions,
+    policy: &Policy,
+    quiet: bool,
+) -> Healer {
     Healer {
         archive: ingest.archive().clone(),
         account: client.account().clone(),
         clock: clock.clone(),
         budget: client.pacer().budget(),
-        interval,
+        policy: policy.clone(),
+        devices: options.devices.clone(),
+        interval: options.interval,
         quiet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_looked_for_in_whole_intervals() {
+        let time = |text: &str| clock::parse_timestamp(text).expect("a time");
+        let now = time("2026-10-08T10:07:20Z");
+        let quarter = Duration::from_mins(15);
+        let window = |waiting| whole(quarter, now, waiting).expect("a window");
+        assert_eq!(window(None).since, time("2026-10-01T10:30:00Z"));
+        assert_eq!(window(None).until, time("2026-10-08T09:45:00Z"));
+        assert_eq!(window(Some(time("2026-10-08T08:59:59Z"))).until, time("2026-10-08T08:45:00Z"));
+        assert!(whole(Duration::from_hours(24 * 7), now, None).is_none());
     }
 }

@@ -44,10 +44,10 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     until_stopped(async |stop| {
         let client = client(client_options, &root, &clock).await?;
         let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::new(access))?;
-        let mut ingest = Ingest::attach(archive, 0, &holder(&clock, "collect"), policy)?;
+        let mut ingest = Ingest::attach(archive, 0, &holder(&clock, "collect"), policy.clone())?;
         let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
         let exit = recovered.as_ref().map_or(Exit::Done, note_recovered);
-        let healer = backfill::healer(&client, &ingest, &clock, options.interval, args.quiet);
+        let healer = backfill::healer(&client, &ingest, &clock, &options, &policy, args.quiet);
         let healer = command.self_heal.then_some(healer);
         let bar = Bar::new(args.quiet);
         let collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop.clone());
@@ -258,7 +258,8 @@ async fn sweeps(sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::Resu
         if let (Some(healer), None, false) = (&healer, &failed, stop.is_requested()) {
             let interval = every.unwrap_or(INTERVAL);
             let time = if every.is_some() { collector.time_left(interval) } else { left(interval, &stats) };
-            let (told, error) = healer.heal(&mut collector, time, number << 8).await?;
+            let waiting = stats.waiting_since.as_deref().and_then(clock::parse_timestamp);
+            let (told, error) = healer.heal(&mut collector, time, waiting, number << 8).await;
             (exit, failed) = (worse(exit, told), error);
         }
         match (every, failed) {

@@ -1,10 +1,12 @@
 //! History from the list: closed windows of up to 7 days back, each read from its first page to its last.
 //!
-//! That a window was read to its end, the polls say: the last page of each is a short one, and nothing behind a page
-//! that failed is asked. So what was done needs no other record, and what a stopped backfill left is what no such poll
-//! covers. Which windows are wanted is the caller's business.
+//! That a window was read to its end, the polls say: an empty page ends each, and nothing behind a page that failed is
+//! asked. A short page is no end: what `result_info` says of the list's length cannot be relied on (the API document),
+//! and a server may give fewer rows a page than it was asked for. So what was done needs no other record, and what a
+//! stopped backfill left is what no such poll covers. Which windows are wanted is the caller's business.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use serde::Serialize;
 
 use crate::api::{Budget, Failure};
 use crate::clock::{self, Timestamp};
-use crate::snapshot::{DeviceId, HISTORY, Listing, PAGE_ROWS, Source, sweep_id};
+use crate::snapshot::{DeviceId, HISTORY, Listing, PAGE_ROWS, SETTLE, Source, sweep_id};
 
 use super::schedule::End;
 use super::sweep::{Collector, Halt, Sweep};
@@ -31,6 +33,15 @@ const UNKNOWN_FLEET: u64 = 500;
 
 /// Windows that are read side by side: the pages of one follow each other.
 const WINDOWS_AT_ONCE: usize = 8;
+
+/// So many where there is not the time for all: what was read of a window that was not read to its end is asked again.
+const AT_ONCE_IN_TIME: usize = 2;
+
+/// The windows that are read in the time that there is, at least.
+const LEAST_IN_TIME: f64 = 4.0;
+
+/// What Cloudflare is about to forget is not asked for.
+const MARGIN: TimeDelta = TimeDelta::minutes(5);
 
 /// No window has more pages; one that has is no list with an end.
 const MOST_PAGES: u32 = 40_000;
@@ -58,6 +69,7 @@ pub struct BackfillPlan {
     pub windows: Vec<Stretch>,
     requests: u64,
     budget: Budget,
+    at_once: usize,
 }
 
 /// What a backfill did.
@@ -74,29 +86,48 @@ pub struct BackfillStats {
 
 impl BackfillPlan {
     /// Cuts stretches into windows that hold about [`WINDOW_ROWS`] rows each, by the number of devices, where that is
-    /// known. What lies farther back than Cloudflare's history reaches is left out.
+    /// known, or fewer, so that several can be read to their end in the time that there is. What lies farther back
+    /// than Cloudflare's history reaches is left out. Of averages, whole hours that are over are asked for.
     #[must_use]
-    pub fn new(source: Source, stretches: Vec<Stretch>, devices: Option<u64>, budget: Budget, now: Timestamp) -> Self {
-        let mut plan = Self { source, windows: Vec::new(), requests: 0, budget };
+    pub fn new(
+        source: Source,
+        stretches: Vec<Stretch>,
+        devices: Option<u64>,
+        budget: Budget,
+        now: Timestamp,
+        time: Option<Duration>,
+    ) -> Self {
+        let at_once = if time.is_some() { AT_ONCE_IN_TIME } else { WINDOWS_AT_ONCE };
+        let mut plan = Self { source, windows: Vec::new(), requests: 0, budget, at_once };
+        let rows = time.map_or(WINDOW_ROWS, |time| rows_in(time, budget));
         for mut stretch in stretches {
-            stretch.from = stretch.from.max(now - HISTORY);
+            stretch.from = stretch.from.max(now - HISTORY + MARGIN);
             stretch.to = stretch.to.min(now);
-            plan.cut(&stretch, devices.unwrap_or(UNKNOWN_FLEET).max(1));
+            if source == Source::Hourly {
+                stretch.from = hour_of(stretch.from);
+                if stretch.from < now - HISTORY + MARGIN {
+                    stretch.from += TimeDelta::hours(1);
+                }
+                stretch.to = hour_of(stretch.to.min(now - SETTLE));
+            }
+            plan.cut(&stretch, devices.unwrap_or(UNKNOWN_FLEET).max(1), rows, now - SETTLE);
         }
         plan.windows.sort();
         plan
     }
 
-    fn cut(&mut self, stretch: &Stretch, devices: u64) {
+    /// What may still change is in windows of its own.
+    fn cut(&mut self, stretch: &Stretch, devices: u64, rows: f64, settled: Timestamp) {
         let devices = if stretch.device.is_some() { 1 } else { devices };
         let rows_per_hour = rows_per_hour(self.source, devices);
-        let hours = (WINDOW_ROWS / rows_per_hour).clamp(1.0 / 60.0, 24.0);
+        let hours = (rows / rows_per_hour).clamp(1.0 / 60.0, 24.0);
         let minutes = if self.source == Source::Hourly { hours.ceil() * 60.0 } else { (hours * 60.0).floor() };
         #[expect(clippy::cast_possible_truncation, reason = "between a minute and a day")]
         let length = TimeDelta::minutes(minutes as i64);
         let mut from = stretch.from;
         while from < stretch.to {
             let to = next_edge(from, length).min(stretch.to);
+            let to = if from < settled { to.min(settled) } else { to };
             self.requests += pages(rows_per_hour * hours_of(to - from));
             self.windows.push(Stretch { from, to, device: stretch.device.clone() });
             from = to;
@@ -115,10 +146,23 @@ fn hours_of(time: TimeDelta) -> f64 {
     time.num_seconds() as f64 / 3_600.0
 }
 
-/// Pages that so many rows have: the last is a short one.
+/// Pages that so many rows have: the last has some, and the one behind it none.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
 fn pages(rows: f64) -> u64 {
-    rows as u64 / PAGE_ROWS as u64 + 1
+    rows as u64 / PAGE_ROWS as u64 + 2
+}
+
+/// Rows in a window, of which some are to be read in a time.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn rows_in(time: Duration, budget: Budget) -> f64 {
+    let rows = |requests: u64| requests as f64 / LEAST_IN_TIME * PAGE_ROWS as f64;
+    budget.requests_in(time).map_or(WINDOW_ROWS, rows).clamp(PAGE_ROWS as f64, WINDOW_ROWS)
+}
+
+/// The hour that a time is in.
+fn hour_of(at: Timestamp) -> Timestamp {
+    let past = TimeDelta::seconds(at.timestamp().rem_euclid(3_600));
+    at - past - TimeDelta::nanoseconds(i64::from(at.timestamp_subsec_nanos()))
 }
 
 /// The next whole multiple of a length since the Unix epoch, so that windows of a later run have the same edges.
@@ -179,7 +223,9 @@ impl Collector<'_> {
         random: u16,
     ) -> (BackfillStats, Option<CollectError>) {
         let before = self.mark();
-        let end = End::new(self.stop.clone(), deadline, self.publish);
+        let days: BTreeSet<_> = plan.windows.iter().map(|window| window.from.date_naive()).collect();
+        let publish = self.publish.saturating_mul(u32::try_from(days.len()).unwrap_or(u32::MAX).max(1));
+        let end = End::new(self.stop.clone(), deadline, publish);
         let sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
         let backfill = Backfill { sweep: RefCell::new(sweep), unpublished: Cell::new(0) };
         self.progress.start("windows", Some(plan.windows.len() as u64));
@@ -210,7 +256,7 @@ impl Collector<'_> {
         let reading = futures_util::stream::iter(numbered)
             .take_until(end.reached())
             .map(|(window, number)| self.read_window(plan.source, window, number, backfill))
-            .buffer_unordered(WINDOWS_AT_ONCE);
+            .buffer_unordered(plan.at_once);
         let mut reading = std::pin::pin!(reading);
         while let Some(read) = reading.next().await {
             self.progress.advance(1);
@@ -235,8 +281,15 @@ impl Collector<'_> {
         backfill: &Backfill,
     ) -> Result<bool, Halt> {
         let end = std::sync::Arc::clone(&backfill.sweep.borrow().end);
-        let listing = Listing { source, from: window.from, to: window.to };
-        let id = sweep_id(self.clock.now(), number);
+        let now = self.clock.now();
+        let from = window.from.max(now - HISTORY);
+        if from >= window.to {
+            // Forgotten while others were read.
+            return Ok(true);
+        }
+        let is_settled = window.to + SETTLE <= now;
+        let listing = Listing { source, from, to: window.to };
+        let id = sweep_id(now, number);
         let mut last_first = None;
         for page in 1..MOST_PAGES {
             let permit = tokio::select! {
@@ -260,7 +313,8 @@ impl Collector<'_> {
             if failed || (first.is_some() && first == last_first) {
                 return Ok(false);
             }
-            if rows < PAGE_ROWS {
+            // What may still change is read, but not to an end that anybody should rely on.
+            if rows == 0 || (rows < PAGE_ROWS && !is_settled) {
                 return Ok(true);
             }
             last_first = first;

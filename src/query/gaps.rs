@@ -19,6 +19,9 @@ use super::searched::Searched;
 use super::window::{Buckets, Window};
 use super::{QueryError, column, is_asked, texts, times};
 
+/// The length of the intervals that the history has averages of.
+const AN_HOUR: Duration = Duration::from_hours(1);
+
 /// What is asked of gaps.
 #[derive(Debug, Clone)]
 pub struct GapsOptions {
@@ -82,7 +85,7 @@ pub struct Hole {
 /// As for [`gaps`]; where nothing is expected, there is none.
 pub fn holes(days: &Days, options: &GapsOptions, account: &str, known: &[String]) -> Result<Vec<Hole>, QueryError> {
     let known = known.iter().map(|device| (account.to_owned(), device.clone())).collect();
-    let seen = match Seen::read(days, options, known) {
+    let seen = match Seen::read(days, options, known, &[Source::Raw]) {
         Err(QueryError::NothingExpected(_)) => return Ok(Vec::new()),
         seen => seen?,
     };
@@ -108,7 +111,9 @@ pub fn holes(days: &Days, options: &GapsOptions, account: &str, known: &[String]
 /// Where the window has no length or too many intervals, there is neither state nor request in it, or the archive
 /// cannot be read.
 pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
-    let seen = Seen::read(days, options, Vec::new())?;
+    // An average an hour says nothing of shorter intervals.
+    let sources: &[Source] = if options.every < AN_HOUR { &[Source::Raw] } else { &[Source::Raw, Source::Hourly] };
+    let seen = Seen::read(days, options, Vec::new(), sources)?;
     let reading = seen.reading(options);
     Ok(if options.each { reading.each() } else { reading.by_device() })
 }
@@ -193,7 +198,7 @@ impl Seeings {
 }
 
 impl Seen {
-    fn read(days: &Days, options: &GapsOptions, known: Vec<Device>) -> Result<Self, QueryError> {
+    fn read(days: &Days, options: &GapsOptions, known: Vec<Device>, sources: &[Source]) -> Result<Self, QueryError> {
         let buckets = Buckets::new(options.window, options.every, options.zone)?;
         // Of an interval that is not over nobody can say that it has no state.
         let (buckets, until) = buckets.ended_by(options.now).ok_or(QueryError::NothingExpected(options.window))?;
@@ -216,7 +221,7 @@ impl Seen {
         }
         let Found { devices, lists, names } = seen;
         let names = names.into_iter().map(|(device, (_, name))| (device, name)).collect();
-        let searched = Searched::read(days, options.window, &[Source::Raw, Source::Hourly])?;
+        let searched = Searched::read(days, options.window, sources)?;
         Ok(Self { buckets, devices, lists, names, searched })
     }
 
@@ -268,9 +273,12 @@ impl Found {
         // A page of the history says nothing of the time at which it was asked for.
         let is_of_now = |row: usize| sources.is_null(row) || sources.value(row) == Source::List.as_str();
         rows.each_run(options, buckets, |account, device, bucket, rows| {
-            let outcomes = rows
-                .filter(|&row| outcomes.is_valid(row) && is_of_now(row))
-                .map(|row| Seeing::of_outcome(outcomes.value(row)));
+            let mut of_now = rows.filter(|&row| is_of_now(row)).peekable();
+            if of_now.peek().is_none() {
+                return;
+            }
+            let outcomes =
+                of_now.filter(|&row| outcomes.is_valid(row)).map(|row| Seeing::of_outcome(outcomes.value(row)));
             let seeing = outcomes.fold(Seeing::default(), Seeing::and);
             match device {
                 Some(device) => self.see(account, device, bucket, seeing),

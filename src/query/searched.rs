@@ -1,6 +1,6 @@
 //! Which stretches of Cloudflare's history were read to their end: what is not in the archive then is not there.
 //!
-//! The polls say it. Pages of a window are read one after the other, and nothing behind one that failed: the short page
+//! The polls say it. Pages of a window are read one after the other, and nothing behind one that failed: the empty page
 //! that ends a list is there only where all before it are.
 
 use std::collections::BTreeMap;
@@ -12,16 +12,13 @@ use arrow_array::{Array, RecordBatch};
 use chrono::TimeDelta;
 
 use crate::archive::Scan;
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::schema::Schema;
-use crate::snapshot::{HISTORY, PAGE_ROWS, Source};
+use crate::snapshot::{HISTORY, SETTLE, Source};
 
 use super::scan::Days;
 use super::window::Window;
 use super::{QueryError, column, texts, times};
-
-/// States may reach Cloudflare so late: what is younger when it is read may still change.
-const SETTLE: TimeDelta = TimeDelta::minutes(15);
 
 /// What was read to its end, by account and device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,8 +76,7 @@ impl Searched {
         let rows = batch.column_by_name("rows").expect("the scan has it").as_primitive::<Int64Type>();
         for row in 0..batch.num_rows() {
             let is_history = kinds.is_valid(row) && sources.iter().any(|source| source == kinds.value(row));
-            let is_last =
-                outcomes.value(row) != "failed" && usize::try_from(rows.value(row)).is_ok_and(|rows| rows < PAGE_ROWS);
+            let is_last = outcomes.value(row) != "failed" && rows.value(row) == 0;
             if !is_history || !is_last || from.is_null(row) || to.is_null(row) {
                 continue;
             }
@@ -130,12 +126,6 @@ fn without(range: Range<i64>, taken: &[Range<i64>]) -> Vec<Range<i64>> {
     left.push(start..range.end);
     left.retain(|range| !range.is_empty());
     left
-}
-
-/// When a stretch of history that ends now is settled.
-#[must_use]
-pub fn settled(now: Timestamp) -> Timestamp {
-    now - SETTLE
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub(super) struct Checked {
     pub(super) key: Vec<usize>,
     pub(super) partition_by: Vec<usize>,
     pub(super) newest_by: Option<usize>,
+    pub(super) yields: Option<(usize, String)>,
 }
 
 /// Reads a table and holds it against its rules.
@@ -28,10 +29,19 @@ pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
     let key = positions(&columns, &table.key)?;
     let partition_by = positions(&columns, &table.partition_by)?;
     let newest_by = positions(&columns, table.newest_by.as_slice())?.first().copied();
+    let yields = match table.yields {
+        Some(Yields { column, value }) => {
+            positions(&columns, std::slice::from_ref(&column))?.first().map(|&at| (at, value))
+        }
+        None => None,
+    };
+    if let Some((at, _)) = yields.as_ref().filter(|(at, _)| columns[*at].kind != Kind::String) {
+        return Err(broken(&columns[*at].name, "says at the head which rows yield and is no text"));
+    }
     check_times(&columns, partition_by.iter().chain(&newest_by))?;
     check_partition(&columns, &key, &partition_by)?;
     let Table { dataset, description, .. } = table;
-    Ok(Schema::new(Checked { dataset, description, columns, key, partition_by, newest_by }))
+    Ok(Schema::new(Checked { dataset, description, columns, key, partition_by, newest_by, yields }))
 }
 
 /// Why a text is no table of this format.
@@ -57,7 +67,16 @@ struct Table {
     partition_by: Vec<String>,
     key: Vec<String>,
     newest_by: Option<String>,
+    yields: Option<Yields>,
     column: Vec<Entry>,
+}
+
+/// Rows with a value in a column.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Yields {
+    column: String,
+    value: String,
 }
 
 #[derive(Deserialize)]

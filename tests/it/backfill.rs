@@ -139,7 +139,7 @@ fn plan(archive: &Archive, window: Window, now: Timestamp) -> BackfillPlan {
     let holes: Vec<Window> = holes.into_iter().map(|hole| hole.window).collect();
     let left = Searched::read(&days, window, &[Source::Raw]).expect("an answer").left(ACCOUNT, None, &holes);
     let stretches = left.into_iter().map(|window| Stretch { from: window.since, to: window.until, device: None });
-    BackfillPlan::new(Source::Raw, stretches.collect(), Some(30), Budget { limit: None, share: 1.0 }, now)
+    BackfillPlan::new(Source::Raw, stretches.collect(), Some(30), Budget { limit: None, share: 1.0 }, now, None)
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_backfill_that_is_killed_goes_on_where_it_was() {
     let (code, said) = run(&mut backfill(&api, &archive));
     assert_eq!(code, Some(0), "{said}");
     let windows = windows(&archive);
-    let done = |asked: &Vec<(i64, i64)>| asked.iter().filter(|(_, rows)| *rows < 50).count();
+    let done = |asked: &Vec<(i64, i64)>| asked.iter().filter(|(_, rows)| *rows == 0).count();
     let settled = (Clock::system().now() - TimeDelta::minutes(20)).timestamp_micros();
     let finished: Vec<_> = windows.iter().filter(|((_, to), _)| *to < settled).collect();
     assert!(finished.len() > 10, "{said}");
@@ -196,12 +196,18 @@ fn backfill(api: &Api, archive: &Path) -> Command {
 
 /// The pages that were asked for, by window: their numbers, and the rows on them.
 fn windows(root: &Path) -> BTreeMap<(i64, i64), Vec<(i64, i64)>> {
+    windows_of(root, "raw")
+}
+
+fn windows_of(root: &Path, source: &str) -> BTreeMap<(i64, i64), Vec<(i64, i64)>> {
     let mut windows: BTreeMap<(i64, i64), Vec<(i64, i64)>> = BTreeMap::new();
     for (batch, row) in rows(root, &Schema::poll()) {
         let column = |name: &str| batch.column_by_name(name).expect("a column");
         let time = |name: &str| column(name).as_primitive::<TimestampMicrosecondType>().value(row);
         let number = |name: &str| column(name).as_primitive::<Int64Type>().value(row);
-        assert_eq!(column("source").as_string::<i32>().value(row), "raw");
+        if column("source").as_string::<i32>().value(row) != source {
+            continue;
+        }
         windows.entry((time("window_from"), time("window_to"))).or_default().push((number("page"), number("rows")));
     }
     windows
@@ -220,6 +226,70 @@ fn a_sweep_heals_the_last_seven_days_and_the_next_asks_nothing_more() {
     assert_eq!(code, Some(0), "{said}");
     assert!(api.handle.requests() - first < 15, "{} requests: {said}", api.handle.requests() - first);
     assert!(archived(&archive).values().all(|rows| rows.len() == 1), "no state is there twice");
+}
+
+#[test]
+fn an_average_neither_takes_the_place_of_a_state_nor_keeps_one_from_being_asked_for() {
+    let (dir, archive) = place();
+    let api = Api::start(5, Duration::from_mins(10), |options| options);
+    let (code, said) = run(backfill(&api, &archive).args(["--resolution", "hourly"]));
+    assert_eq!(code, Some(0), "{said}");
+    let hours = archived(&archive).len();
+    assert!((30..=50).contains(&hours), "{hours} hours of five devices: {said}");
+    for ((_, to), _) in windows_of(&archive, "hourly") {
+        assert_eq!(to % 3_600_000_000, 0, "an hour that is not over has no average yet");
+    }
+    // A state of the same moment as an average: an import, collected before the averages were.
+    let (batch, row) = rows(&archive, &Schema::device_state()).swap_remove(0);
+    let text = |name: &str| batch.column_by_name(name).expect("a column").as_string::<i32>().value(row).to_owned();
+    let at = batch.column_by_name("timestamp").expect("a column").as_primitive::<TimestampMicrosecondType>().value(row);
+    let at = clock::format_timestamp(clock::from_micros(at).expect("a time"));
+    let state = format!(
+        r#"{{"deviceId":"{}","registrationId":"{}","timestamp":"{at}","mode":"measured"}}"#,
+        text("device_id"),
+        text("registration_id"),
+    );
+    let file = dir.path().join("state.ndjson");
+    crate::cli::put(&file, &state);
+    let mut import = crate::program::program();
+    import.arg("--archive").arg(&archive).args(["import", "--account", ACCOUNT, "--collected-at", "2026-01-01"]);
+    let (code, said) = run(import.arg(&file));
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(backfill(&api, &archive).args(["--resolution", "hourly", "--again"]));
+    assert_eq!(code, Some(0), "{said}");
+    let modes = rows(&archive, &Schema::device_state()).into_iter().filter(|(batch, row)| {
+        batch.column_by_name("mode").expect("a column").as_string::<i32>().value(*row) == "measured"
+    });
+    assert_eq!(modes.count(), 1, "what was measured is still there");
+    // The states themselves are still asked for.
+    let (code, said) = run(&mut backfill(&api, &archive));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(archived(&archive).len() > hours + 200, "{said}");
+}
+
+#[test]
+fn healing_asks_for_whom_it_is_to_ask_for_alone() {
+    let (dir, archive) = place();
+    let api = Api::start(20, Duration::from_mins(10), |options| options);
+    let fleet = Fleet::new(FleetOptions { devices: 20, ..FleetOptions::default() });
+    let device = fleet.device_id(3);
+    let (code, said) = run(api.collect(&archive).args(["--source", "live", "--device", &device, "--self-heal"]));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(archived(&archive).len() > 500, "{said}");
+    assert!(archived(&archive).keys().all(|key| key.contains(&device)), "{said}");
+    // An id that is written in capitals is in the archive as it came; that stops nobody.
+    let state = format!(
+        r#"{{"deviceId":"CB49C27F-7F97-49C5-B6F3-F7C01EAD0FD7","timestamp":"{}"}}"#,
+        clock::format_timestamp(Clock::system().now() - TimeDelta::hours(2))
+    );
+    let file = dir.path().join("state.ndjson");
+    crate::cli::put(&file, &state);
+    let mut import = crate::program::program();
+    let (code, said) = run(import.arg("--archive").arg(&archive).args(["import", "--account", ACCOUNT]).arg(&file));
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = run(api.collect(&archive).arg("--self-heal"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("heal: "), "{said}");
 }
 
 #[test]

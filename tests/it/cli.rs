@@ -200,6 +200,6 @@ fn sim_options(options: dex_archive::sim::ServerOptions, token: &str) -> dex_arc
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test makes a file")]
-fn put(path: &std::path::Path, text: &str) {
+pub(crate) fn put(path: &std::path::Path, text: &str) {
     fs::write(path, text).expect("room on the disk");
 }

@@ -117,7 +117,8 @@ fn instant(value: &Value) -> Option<DateTime<Utc>> {
     let without = without.iter().filter_map(|format| NaiveDateTime::parse_from_str(text, format).ok());
     let mut read = with_offset.map(|at| at.to_utc()).chain(without.map(|at| at.and_utc()));
     // In chrono a leap second has more than a second's worth of nanoseconds; the archive has none.
-    read.next().filter(|at| has_known_form(text) && at.timestamp_subsec_nanos() < 1_000_000_000)
+    let read = read.next().filter(|at| (1..=9999).contains(&at.year()));
+    read.filter(|at| has_known_form(text) && at.timestamp_subsec_nanos() < 1_000_000_000)
 }
 
 /// Whether a timestamp has the letters that the API is known for. chrono reads more than those: one
