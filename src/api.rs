@@ -12,6 +12,7 @@ mod backoff;
 mod credential;
 mod limits;
 mod pacer;
+mod probe;
 mod retry;
 
 use std::sync::Mutex;
@@ -30,6 +31,7 @@ use retry::Retry;
 
 pub use credential::{Credential, CredentialError, Secret};
 pub use pacer::{Budget, BudgetError, Pacer, Permit};
+pub use probe::Probe;
 
 /// How the API is asked.
 #[derive(Debug, Clone)]

@@ -8,13 +8,17 @@ mod backfill;
 mod collect;
 mod demo;
 mod erase;
+mod health;
 mod import;
+mod metrics;
 mod print;
 mod progress;
 mod query;
 mod report;
 mod schema;
+mod service;
 mod simulate;
+mod supervise;
 mod verify;
 
 use anyhow::Context;
@@ -76,12 +80,17 @@ pub fn run() -> Exit {
         Command::Import(ref command) => import::run(&args, command),
         Command::Query(ref command) => query::run(&args, command),
         Command::Report(ref command) => report::run(&args, command),
+        Command::Status(ref command) => health::status(&args, command),
+        Command::Doctor(ref command) => health::doctor(&args, command),
         Command::Schema(ref command) => schema::run(&args, command),
         Command::Verify(ref command) => verify::run(&args, command),
         Command::Prune(ref command) => erase::prune(&args, command),
         Command::Forget(ref command) => erase::forget(&args, command),
         Command::Simulate(ref command) => simulate::run(command),
         Command::Demo(ref command) => demo::run(&args, command),
+        Command::Service(ref command) => service::run(&args, command),
+        Command::Completions(ref command) => service::completions(command),
+        Command::Man => service::man(),
     };
     ended.unwrap_or_else(|error| {
         if print::is_closed_pipe(&error) {

@@ -136,6 +136,30 @@ impl CollectStats {
         self.requests_failed > 0 || self.bodies_quarantined > 0 || self.journal_gaps > 0 || !self.damaged.is_empty()
     }
 
+    /// Adds what another sweep did at the same time.
+    pub fn merge(&mut self, other: &Self) {
+        self.devices += other.devices;
+        self.states_new += other.states_new;
+        self.states_unchanged += other.states_unchanged;
+        self.devices_unasked += other.devices_unasked;
+        self.devices_absent += other.devices_absent;
+        self.requests_failed += other.requests_failed;
+        self.bodies_quarantined += other.bodies_quarantined;
+        self.journal_gaps += other.journal_gaps;
+        self.requests_sent += other.requests_sent;
+        self.throttled_s = self.throttled_s.max(other.throttled_s);
+        self.rows_published += other.rows_published;
+        self.bytes_published += other.bytes_published;
+        self.values_unmapped += other.values_unmapped;
+        self.elapsed_s = self.elapsed_s.max(other.elapsed_s);
+        self.stopped |= other.stopped;
+        self.failures.extend_from_slice(&other.failures);
+        self.damaged.extend_from_slice(&other.damaged);
+        self.held.extend_from_slice(&other.held);
+        self.waiting_bytes += other.waiting_bytes;
+        self.waiting_since = self.waiting_since.take().or_else(|| other.waiting_since.clone());
+    }
+
     fn take(&mut self, outcome: writer::Outcome) {
         let writer::Outcome { published, waiting } = outcome;
         self.waiting_bytes = waiting.map_or(0, |waiting| waiting.bytes);

@@ -44,12 +44,31 @@ pub struct ConfigFile {
     /// The API.
     #[serde(default)]
     pub api: ApiSection,
+    /// Several accounts, each with what differs from `[api]`.
+    #[serde(default)]
+    pub account: Vec<AccountSection>,
     /// What personal data may be written.
     #[serde(default)]
     pub privacy: Rules,
     /// What a report shows.
     #[serde(default)]
     pub report: ReportSection,
+}
+
+/// `[[account]]`: one of several accounts that are collected side by side.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountSection {
+    /// The account.
+    pub id: String,
+    /// What it is called in messages.
+    pub name: Option<String>,
+    /// A file that holds its token.
+    pub token_file: Option<PathBuf>,
+    /// Its limit.
+    pub rate_limit: Option<String>,
+    /// Our share of that.
+    pub budget: Option<String>,
 }
 
 /// `[report]`: beyond which limits a device is in trouble.
@@ -133,6 +152,20 @@ pub enum ConfigError {
     /// Nobody said which account.
     #[error("no account: name it with --account, or set CLOUDFLARE_ACCOUNT_ID")]
     NoAccount,
+    /// Somebody else's account was named.
+    #[error("the config file has no account {name:?}: it has {}", .known.join(", "))]
+    UnknownAccount {
+        /// What was named.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// One of several accounts has to be named.
+    #[error("the config file has several accounts: name one with --account ({})", .0.join(", "))]
+    WhichAccount(Vec<String>),
+    /// An account is in the config file twice.
+    #[error("the config file has the account {0} twice")]
+    SameAccount(String),
     /// An id is none.
     #[error(transparent)]
     Id(#[from] IdError),
@@ -196,6 +229,49 @@ impl ConfigFile {
         })
     }
 
+    /// The accounts that are meant, and what each is called: all of the file, or the one that was typed, by its name or
+    /// id. `api` is what was typed over what the file says of the API, `typed` what was typed alone.
+    ///
+    /// # Errors
+    /// Where there is no such account, or one is there twice.
+    pub fn accounts(&self, api: &ApiSection, typed: &ApiSection) -> Result<Vec<(String, ApiSection)>, ConfigError> {
+        for (at, account) in self.account.iter().enumerate() {
+            AccountId::parse(&account.id)?;
+            if self.account[..at].iter().any(|other| other.id.eq_ignore_ascii_case(&account.id)) {
+                return Err(ConfigError::SameAccount(account.id.clone()));
+            }
+        }
+        let wanted = if self.account.is_empty() { &api.account } else { &typed.account }.as_deref();
+        let is_meant = |account: &&AccountSection| {
+            wanted.is_none_or(|wanted| {
+                wanted.eq_ignore_ascii_case(&account.id) || account.name.as_deref() == Some(wanted)
+            })
+        };
+        let meant: Vec<_> =
+            self.account.iter().filter(is_meant).map(|account| (account.called(), account.over(api, typed))).collect();
+        match wanted {
+            Some(name) if meant.is_empty() && !self.account.is_empty() && AccountId::parse(name).is_err() => {
+                let known = self.account.iter().map(AccountSection::called).collect();
+                Err(ConfigError::UnknownAccount { name: name.to_owned(), known })
+            }
+            _ if meant.is_empty() => Ok(vec![(wanted.unwrap_or_default().to_owned(), api.clone())]),
+            _ => Ok(meant),
+        }
+    }
+
+    /// The one account that is meant.
+    ///
+    /// # Errors
+    /// Where none is named, or several are there and none was typed.
+    pub fn one_account(&self, typed: Option<&str>) -> Result<AccountId, ConfigError> {
+        let typed = ApiSection { account: typed.map(str::to_owned), ..ApiSection::default() };
+        let api = ApiSection { account: typed.account.clone().or_else(|| self.api.account.clone()), ..typed.clone() };
+        match self.accounts(&api, &typed)?.as_slice() {
+            [(_, only)] => Ok(AccountId::parse(only.account.as_deref().ok_or(ConfigError::NoAccount)?)?),
+            several => Err(ConfigError::WhichAccount(several.iter().map(|(name, _)| name.clone()).collect())),
+        }
+    }
+
     /// What may be written to the archive, with the key that the environment or else a file holds.
     ///
     /// # Errors
@@ -210,6 +286,27 @@ impl ConfigFile {
             (None, None) => None,
         };
         Ok(Policy::new(&Schema::device_state(), &self.privacy, key)?)
+    }
+}
+
+impl AccountSection {
+    /// What it is called: its name, or else its id.
+    fn called(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.id.clone())
+    }
+
+    /// What it says over what is said of the API. Its own token beats the environment's, which may be another's.
+    fn over(&self, api: &ApiSection, typed: &ApiSection) -> ApiSection {
+        let own = |typed: &Option<String>, own: &Option<String>, all: &Option<String>| {
+            typed.clone().or_else(|| own.clone()).or_else(|| all.clone())
+        };
+        ApiSection {
+            account: Some(self.id.clone()),
+            token_file: typed.token_file.clone().or_else(|| self.token_file.clone()).or_else(|| api.token_file.clone()),
+            rate_limit: own(&typed.rate_limit, &self.rate_limit, &api.rate_limit),
+            budget: own(&typed.budget, &self.budget, &api.budget),
+            ..api.clone()
+        }
     }
 }
 
@@ -342,6 +439,38 @@ mod tests {
         assert!(said("[privacy]\nkey = \"x\"").contains("unknown field `key`"));
         assert!(said("[privacy]\nunknown = \"pseudonym\"").contains("expected `keep` or `drop`"));
         assert!(said("[privacy.columns]\ncolo = \"hash\"").contains("unknown variant `hash`"));
+    }
+
+    #[test]
+    fn several_accounts_are_meant_unless_one_is_named() {
+        let (a, b) = ("01a7362d577a6c3019a474fd6f485823", "11a7362d577a6c3019a474fd6f485823");
+        let text = format!(
+            "[api]\nbudget = \"50%\"\ntoken_file = \"all\"\n[[account]]\nid = \"{a}\"\nname = \"emea\"\nbudget = \"20%\"\n[[account]]\nid = \"{b}\"\ntoken_file = \"own\"\n"
+        );
+        let file: ConfigFile = toml::from_str(&text).expect("a config");
+        let accounts = |typed: Option<&str>| {
+            let typed = ApiSection { account: typed.map(str::to_owned), ..ApiSection::default() };
+            file.accounts(&file.api, &typed).map(|found| {
+                let word = |(name, api): (String, ApiSection)| {
+                    format!("{name} {} {:?}", api.budget.unwrap_or_default(), api.token_file.unwrap_or_default())
+                };
+                found.into_iter().map(word).collect::<Vec<_>>().join(", ")
+            })
+        };
+        assert_eq!(accounts(None).expect("all"), format!("emea 20% \"all\", {b} 50% \"own\""));
+        assert_eq!(accounts(Some("emea")).expect("one"), "emea 20% \"all\"");
+        assert!(accounts(Some("apac")).expect_err("none").to_string().contains("it has emea, 11a7"));
+        assert_eq!(file.one_account(Some("emea")).expect("one").as_str(), a);
+        assert!(file.one_account(None).expect_err("two").to_string().contains("name one with --account (emea, 11a7"));
+        let twice = format!("[[account]]\nid = \"{a}\"\n[[account]]\nid = \"{}\"\n", a.to_uppercase());
+        let twice: ConfigFile = toml::from_str(&twice).expect("a config");
+        assert!(
+            twice
+                .accounts(&ApiSection::default(), &ApiSection::default())
+                .expect_err("twice")
+                .to_string()
+                .ends_with("twice")
+        );
     }
 
     #[test]

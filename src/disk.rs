@@ -313,11 +313,24 @@ impl Access {
     }
 }
 
+/// Whether this user may make files in a folder, or the folder itself where it is still to be made.
+#[must_use]
+pub fn is_writable(dir: &Path) -> bool {
+    let existing = existing(dir);
+    let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    existing.is_dir() && rustix::fs::access(existing, wanted).is_ok()
+}
+
+/// What there is of a path.
+fn existing(path: &Path) -> &Path {
+    let found = path.ancestors().find(|path| path.exists());
+    found.unwrap_or(if path.is_absolute() { Path::new("/") } else { Path::new(".") })
+}
+
 /// Bytes that the process may still use on the file system that holds a path.
 #[must_use]
 pub fn free_bytes(path: &Path) -> Option<u64> {
-    let existing = path.ancestors().find(|path| path.exists())?;
-    let there = rustix::fs::statvfs(existing).ok()?;
+    let there = rustix::fs::statvfs(existing(path)).ok()?;
     Some(there.f_bavail.saturating_mul(there.f_frsize))
 }
 

@@ -26,14 +26,14 @@ mod due;
 mod outcome;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Staged};
 use crate::clock::Timestamp;
 use crate::flatten::{Columns, Plan};
-use crate::journal::{self, Item, JournalError, Segment, Writer};
+use crate::journal::{self, JournalError, Segment, Writer};
 use crate::privacy::Policy;
 use crate::schema::Schema;
 use crate::snapshot::Answer;
@@ -152,15 +152,6 @@ impl BatchLimit {
     }
 }
 
-/// When the first answer in a segment was received.
-fn first_received(segment: &Path) -> Option<Timestamp> {
-    let segment = Segment::read(segment).ok()?;
-    segment.items().find_map(|item| match item {
-        Item::Answer(answer) => Some(answer.collected_at),
-        Item::Gap { .. } => None,
-    })
-}
-
 #[derive(Debug)]
 struct Plans {
     states: Plan,
@@ -188,7 +179,7 @@ impl Ingest {
         let journal_dir = archive.settle(shard)?;
         let segments = journal::segments(&journal_dir)?;
         let last = segments.last().map_or(0, |(sequence, _)| *sequence);
-        let waiting_since = segments.iter().find_map(|(_, path)| first_received(path));
+        let waiting_since = segments.iter().find_map(|(_, path)| Segment::read(path).ok()?.first_received());
         let plans = Plans { states: Plan::new(Schema::device_state()), polls: Plan::new(Schema::poll()) };
         let next_sequence = last + 1;
         Ok(Self {

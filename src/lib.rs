@@ -10,6 +10,7 @@ pub mod disk;
 pub mod envelope;
 pub mod erase;
 pub mod flatten;
+pub mod health;
 pub mod import;
 pub mod ingest;
 pub mod journal;

@@ -6,10 +6,11 @@ use std::time::Duration;
 use reqwest::{Response, Url};
 use tokio::time::Instant;
 
+use crate::clock::Timestamp;
 use crate::envelope::{self, Content, Refusal};
 use crate::snapshot::{Body, Endpoint};
 
-use super::limits::Limits;
+use super::limits::{Limits, date};
 use super::{Client, Failure, Permit};
 
 /// What came back.
@@ -23,6 +24,8 @@ pub(super) struct Attempt {
     pub(super) limits: Limits,
     /// Cloudflare's name for the answer.
     pub(super) cf_ray: Option<String>,
+    /// What time it was for the server.
+    pub(super) date: Option<Timestamp>,
     /// From the first byte sent to the last received.
     pub(super) latency: Duration,
 }
@@ -94,6 +97,7 @@ impl Attempt {
         let ray = response.headers().get("cf-ray").and_then(|ray| ray.to_str().ok());
         let ray = ray.filter(|ray| ray.len() <= MAX_RAY).map(str::to_owned);
         let limits = Limits::read(response.headers(), client.clock.now());
+        let date = date(response.headers());
         let status = Some(response.status().as_u16());
         let most = match endpoint {
             Endpoint::List => client.options.max_body_bytes,
@@ -101,7 +105,7 @@ impl Attempt {
             Endpoint::Live => client.options.max_body_bytes / PAGE_IN_DEVICES,
         };
         let body = read_body(response, most).await;
-        Self { status, said: body.map(|text| Said::read(&text)), limits, cf_ray: ray, latency: Duration::ZERO }
+        Self { status, said: body.map(|text| Said::read(&text)), limits, cf_ray: ray, date, latency: Duration::ZERO }
     }
 
     /// Whether the status says that it went well.
@@ -177,7 +181,7 @@ impl Said {
 impl Default for Attempt {
     fn default() -> Self {
         let said = Err(Trouble::Broken("nothing was sent".to_owned()));
-        Self { status: None, said, limits: Limits::default(), cf_ray: None, latency: Duration::ZERO }
+        Self { status: None, said, limits: Limits::default(), cf_ray: None, date: None, latency: Duration::ZERO }
     }
 }
 

@@ -42,8 +42,7 @@ impl Limits {
     /// Reads the headers of an answer that came at `now`. Dates in them are measured by the answer's own
     /// `Date`, where it has one: our clock or the server's may be wrong.
     pub(super) fn read(headers: &HeaderMap, now: Timestamp) -> Self {
-        let date = headers.get("date").and_then(|date| DateTime::parse_from_rfc2822(date.to_str().ok()?.trim()).ok());
-        let now = date.map_or(now, |date| date.to_utc());
+        let now = date(headers).unwrap_or(now);
         let mut limits = Self { retry_after: retry_after(headers, now), ..Self::default() };
         for item in items(headers, "ratelimit-policy") {
             if let (Some(quota), Some(window @ 1..)) = (number(item, "q"), number(item, "w")) {
@@ -58,6 +57,12 @@ impl Limits {
         limits.states.extend(older(headers, now));
         limits
     }
+}
+
+/// What time it was for the server, to the second.
+pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
+    let date = headers.get("date")?.to_str().ok()?;
+    DateTime::parse_from_rfc2822(date.trim()).ok().map(|date| date.to_utc())
 }
 
 /// The items of a list: `"a";q=1, "b";q=2`. A quoted name may hold a comma.

@@ -36,6 +36,22 @@ impl Archive {
         Ok(ShardLock { _file: file, shard })
     }
 
+    /// Who has the right to write to a shard; none where nobody has. The lock is taken for that moment.
+    ///
+    /// # Errors
+    /// Where the lock cannot be read.
+    pub fn holder(&self, shard: u32) -> Result<Option<String>, ArchiveError> {
+        let path = paths::shard_lock(&self.root, shard);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(ArchiveError::io("open", &path))?,
+        };
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(Some(read_holder(file))),
+            _ => Ok(None),
+        }
+    }
+
     /// Waits for the right to publish; given up when the file is dropped.
     pub(super) fn lock_publish(&self) -> Result<File, ArchiveError> {
         let path = paths::publish_lock(&self.root);
@@ -73,6 +89,8 @@ mod tests {
         let said = archive.lock(0, "other").expect_err("locked").to_string();
         assert!(said.ends_with("is in use by collect, process 17: wait for it, or stop it"), "{said}");
         archive.lock(1, "other").expect("another shard is free");
+        assert_eq!(archive.holder(0).expect("a lock").as_deref(), Some("collect, process 17"));
+        assert_eq!(archive.holder(1).expect("a lock"), None);
         drop(first);
         archive.lock(0, "other").expect("the lock is free again");
     }

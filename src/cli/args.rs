@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
+use crate::api::ClientOptions;
 use crate::archive::Archive;
 use crate::clock::Zone;
 use crate::config::{self, ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
@@ -50,6 +51,10 @@ pub(super) enum Command {
     Query(QueryArgs),
     /// Make the page to read on Monday: of the fleet, or of devices
     Report(ReportArgs),
+    /// Say how the collecting goes: last sweep, coverage, journal, disk, gaps
+    Status(StatusArgs),
+    /// Say whether the API, the token and this machine are fit for collecting
+    Doctor(DoctorArgs),
     /// Show the columns
     Schema(SchemaArgs),
     /// Check that the archive is what it should be
@@ -62,6 +67,89 @@ pub(super) enum Command {
     Simulate(SimulateArgs),
     /// See it work: no account and no network needed
     Demo(DemoArgs),
+    /// Print what runs the collector unattended: for cron, systemd or Kubernetes
+    Service(ServiceArgs),
+    /// Print what makes a shell complete commands
+    Completions(CompletionsArgs),
+    /// Print the manual, for man
+    #[command(after_help = "Example:\n  dex-archive man > /usr/local/share/man/man1/dex-archive.1")]
+    Man,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Exit codes: 0 all is well; 3 somebody should do something.\n\nExamples:\n  dex-archive status\n  dex-archive status --max-age 15m --format json"
+)]
+pub(super) struct StatusArgs {
+    /// A sweep that is older is too old
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    pub(super) max_age: String,
+    /// A state of each device is expected in each interval of this length
+    #[arg(long, default_value = "1h", value_name = "DURATION")]
+    pub(super) expect: String,
+    /// A table, or JSON
+    #[arg(long, value_enum, default_value_t = CheckFormat::Table)]
+    pub(super) format: CheckFormat,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Two requests are made, and nothing is written. Exit codes: 0 all is well; 3 somebody should do something.\n\nExample:\n  CLOUDFLARE_API_TOKEN=… dex-archive doctor --account 01a7…5823"
+)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+    /// A table, or JSON
+    #[arg(long, value_enum, default_value_t = CheckFormat::Table)]
+    pub(super) format: CheckFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CheckFormat {
+    Table,
+    Json,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  dex-archive completions bash > /etc/bash_completion.d/dex-archive\n  dex-archive completions zsh > ~/.zfunc/_dex-archive\n  dex-archive completions fish > ~/.config/fish/completions/dex-archive.fish"
+)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(super) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  dex-archive service cron --every 15m | crontab -\n  dex-archive --archive /var/lib/dex-archive service systemd --account 01a7…5823 --token-file /etc/dex-archive/token\n  dex-archive service kubernetes --account 01a7…5823 --every 15m | kubectl apply -f -"
+)]
+pub(super) struct ServiceArgs {
+    /// What is to run it
+    #[arg(value_enum)]
+    pub(super) scheduler: Scheduler,
+    /// The Cloudflare account
+    #[arg(long, env = "CLOUDFLARE_ACCOUNT_ID", value_name = "ID")]
+    pub(super) account: Option<String>,
+    /// The file that holds the API token there
+    #[arg(long, default_value = "/etc/dex-archive/token", value_name = "FILE")]
+    pub(super) token_file: PathBuf,
+    /// Time between two sweeps
+    #[arg(long, default_value = "15m", value_name = "DURATION")]
+    pub(super) every: String,
+    /// The user that collects, for systemd
+    #[arg(long, default_value = "dex-archive", value_name = "USER")]
+    pub(super) user: String,
+    /// The image that holds the program, for Kubernetes
+    #[arg(long, default_value = "dex-archive:latest", value_name = "IMAGE")]
+    pub(super) image: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Scheduler {
+    Cron,
+    Systemd,
+    Kubernetes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -108,6 +196,12 @@ pub(super) struct CollectArgs {
     /// Write what the last sweep did to a file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(super) summary_json: Option<PathBuf>,
+    /// Write how it went to a file after each sweep, for Prometheus: `node_exporter`'s textfile collector reads it
+    #[arg(long, value_name = "FILE")]
+    pub(super) metrics_file: Option<PathBuf>,
+    /// Serve the same over HTTP, at `/metrics`: as 127.0.0.1:9464
+    #[arg(long, value_name = "ADDRESS", requires = "every")]
+    pub(super) metrics_listen: Option<std::net::SocketAddr>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -413,6 +507,9 @@ pub(super) enum ReportFormat {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  dex-archive schema\n  dex-archive schema --format duckdb > views.sql && duckdb -init views.sql"
+)]
 pub(super) struct SchemaArgs {
     /// A table, JSON, or a script of views for `duckdb -init`
     #[arg(long, value_enum, default_value_t = SchemaFormat::Table)]
@@ -477,6 +574,9 @@ pub(super) struct ForgetArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Examples:\n  dex-archive simulate --devices 500 --port 8080\n  dex-archive simulate --devices 500 --dump states.ndjson --ticks 288"
+)]
 pub(super) struct SimulateArgs {
     /// Devices in the fleet
     #[arg(long, default_value_t = 200)]
@@ -514,6 +614,7 @@ pub(super) struct SimulateArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:\n  dex-archive demo --devices 50 --hours 24")]
 pub(super) struct DemoArgs {
     /// Devices in the simulated fleet
     #[arg(long, default_value_t = 200)]
@@ -549,6 +650,11 @@ impl Args {
         self.archive.as_ref().filter(|typed| said.as_ref() != Some(typed))
     }
 
+    /// The config file, if one was named.
+    pub(super) fn config_file(&self) -> Option<&PathBuf> {
+        self.config.as_ref()
+    }
+
     /// Opens the archive for reading; with it, the rest of the config file.
     pub(super) fn open_archive(&self) -> anyhow::Result<(Archive, ConfigFile)> {
         let (root, file) = self.config()?;
@@ -572,6 +678,13 @@ impl Args {
 }
 
 impl ApiArgs {
+    /// The clients of the accounts that are meant, and what each is called: what was typed over what an account's own
+    /// section says, and that over `[api]`.
+    pub(super) fn clients(&self, file: &ConfigFile, seed: u64) -> Result<Vec<(String, ClientOptions)>, ConfigError> {
+        let accounts = file.accounts(&self.over(file.api.clone()), &self.over(ApiSection::default()))?;
+        accounts.into_iter().map(|(name, api)| Ok((name, api.client_options(seed)?))).collect()
+    }
+
     /// What was typed, over what the file says.
     pub(super) fn over(&self, file: ApiSection) -> ApiSection {
         ApiSection {

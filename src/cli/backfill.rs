@@ -17,6 +17,7 @@ use crate::query::{Cell, Days, GapsOptions, QueryError, Searched, StateOptions, 
 use crate::snapshot::{AccountId, DeviceId, HISTORY, SETTLE, Source};
 
 use super::args::{Args, BackfillArgs, ResolutionArg};
+use super::collect::until_stopped;
 use super::progress::Bar;
 use super::{Exit, collect, print, random};
 
@@ -29,40 +30,49 @@ const SHORTEST_HOLE: Duration = Duration::from_mins(15);
 /// Healing takes at least so long, or is left to the next time.
 const SHORTEST_HEALING: Duration = Duration::from_secs(5);
 
-/// Fills the archive from the history.
+/// Fills the archive from the history, one account after the other.
 pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     let (root, file) = args.config()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
-    let client_options = command.api.over(file.api).client_options(collect::seed(&clock))?;
-    let wanted = Wanted::new(command, client_options.account_id.clone(), clock.now())?;
-    let budget = client_options.budget;
+    let accounts = command.api.clients(&file, collect::seed(&clock))?;
+    if accounts.len() > 1 && !command.device.is_empty() {
+        return Err(config::ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
+    }
+    let wanted = accounts.iter().map(|(_, options)| Wanted::new(command, options.account_id.clone(), clock.now()));
+    let wanted = wanted.collect::<anyhow::Result<Vec<_>>>()?;
     if command.dry_run {
         let archive = if Archive::is_absent(&root)? { None } else { Some(Archive::open(&root)?) };
-        let plan = wanted.plan(archive.as_ref(), &policy, budget)?;
-        let windows = plan.windows.iter().map(Stretch::to_string);
-        print::data(windows.chain([format!("plan: {plan}")]).collect::<Vec<_>>().join("\n") + "\n")?;
+        for ((_, options), wanted) in accounts.iter().zip(&wanted) {
+            let plan = wanted.plan(archive.as_ref(), &policy, options.budget)?;
+            let windows = plan.windows.iter().map(Stretch::to_string);
+            print::data(windows.chain([format!("plan: {plan}")]).collect::<Vec<_>>().join("\n") + "\n")?;
+        }
         return Ok(Exit::Done);
     }
-    collect::until_stopped(async |stop| {
-        let client = collect::client(client_options, &root, &clock).await?;
-        let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::new(access))?;
-        let (ingest, recovered) = Ingest::open(archive, 0, &collect::holder(&clock, "backfill"), policy.clone())?;
-        let exit = collect::note_recovered(&recovered);
-        let plan = wanted.plan(Some(ingest.archive()), &policy, budget)?;
-        if !args.quiet {
-            print::note(&format!("plan: {plan}"));
+    until_stopped(async |stop| {
+        let mut exit = Exit::Done;
+        for ((name, client_options), wanted) in accounts.into_iter().zip(&wanted) {
+            let budget = client_options.budget;
+            let client = collect::client(client_options, &root, &clock).await?;
+            let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::new(access))?;
+            let (ingest, recovered) = Ingest::open(archive, 0, &collect::holder(&clock, "backfill"), policy.clone())?;
+            exit = collect::worse(exit, collect::note_recovered(&recovered));
+            let plan = wanted.plan(Some(ingest.archive()), &policy, budget)?;
+            if !args.quiet {
+                print::note(&format!("plan ({name}): {plan}"));
+            }
+            let bar = Bar::new(args.quiet);
+            let mut collector = Collector::new(client, ingest, clock.clone(), options(), &bar, stop.clone());
+            let (stats, failed) = collector.backfill(&plan, None, random(0)).await;
+            exit = collect::worse(exit, report(&stats, failed.is_some(), args.quiet));
+            if let Some(path) = &command.summary_json {
+                print::file(path, &(serde_json::to_string_pretty(&stats)? + "\n"))?;
+            }
+            let finished = collector.finish();
+            failed.map_or(finished, Err)?;
         }
-        let bar = Bar::new(args.quiet);
-        let mut collector = Collector::new(client, ingest, clock.clone(), options(), &bar, stop);
-        let (stats, failed) = collector.backfill(&plan, None, random(0)).await;
-        let told = report(&stats, failed.is_some(), args.quiet);
-        if let Some(path) = &command.summary_json {
-            print::file(path, &(serde_json::to_string_pretty(&stats)? + "\n"))?;
-        }
-        let finished = collector.finish();
-        failed.map_or(finished, Err)?;
-        Ok(collect::worse(exit, told))
+        Ok(exit)
     })
 }
 

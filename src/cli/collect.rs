@@ -15,12 +15,13 @@ use crate::config::{self, ConfigError};
 use crate::disk::{Access, Disk};
 use crate::ingest::{Ingest, PublishRule, Published};
 use crate::privacy::Policy;
-use crate::snapshot::DeviceId;
+use crate::snapshot::{AccountId, DeviceId};
 
 use super::args::{Args, CollectArgs, SourceArg};
 use super::backfill::{self, Healer};
+use super::metrics::Metrics;
 use super::progress::Bar;
-use super::{Exit, print, random};
+use super::{Exit, print, random, supervise};
 
 /// The interval that a single sweep has to fit, where nothing is said.
 const INTERVAL: Duration = Duration::from_mins(5);
@@ -34,24 +35,48 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let every = command.every.as_deref().map(config::parse_duration).transpose()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
-    let client_options = command.api.over(file.api).client_options(seed(&clock))?;
+    let accounts = command.api.clients(&file, seed(&clock))?;
     let rule = file.archive.publish_rule()?;
     let options = collect_options(command, every.unwrap_or(INTERVAL), rule)?;
+    if accounts.len() > 1 && !options.devices.is_empty() {
+        return Err(ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
+    }
     if command.dry_run {
-        print::data(format!("plan: {}\n", Plan::new(&options, client_options.budget)))?;
+        for (name, client) in &accounts {
+            let of = if accounts.len() > 1 { format!(" ({name})") } else { String::new() };
+            print::data(format!("plan{of}: {}\n", Plan::new(&options, client.budget)))?;
+        }
         return Ok(Exit::Done);
     }
     until_stopped(async |stop| {
-        let client = client(client_options, &root, &clock).await?;
+        let mut clients = Vec::new();
+        for (name, client_options) in accounts {
+            clients.push((name, client(client_options, &root, &clock).await?));
+        }
         let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::new(access))?;
         let mut ingest = Ingest::attach(archive, 0, &holder(&clock, "collect"), policy.clone())?;
         let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
         let exit = recovered.as_ref().map_or(Exit::Done, note_recovered);
-        let healer = backfill::healer(&client, &ingest, &clock, &options, &policy, args.quiet);
-        let healer = command.self_heal.then_some(healer);
-        let bar = Bar::new(args.quiet);
-        let collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop.clone());
-        sweeps(Sweeps { collector, command, every, healer, quiet: args.quiet }, &stop, exit).await
+        let metrics = Metrics::new(&root, command.metrics_file.clone(), every.is_some())?;
+        if let Some(address) = command.metrics_listen {
+            print::note(&format!("metrics: http://{}/metrics", metrics.listen(address).await?));
+        }
+        // Bars of several accounts would be drawn over each other.
+        let bar = Bar::new(args.quiet || clients.len() > 1);
+        let heal =
+            |client: &Client, ingest: &Ingest| backfill::healer(client, ingest, &clock, &options, &policy, args.quiet);
+        let (mut accounts, mut collectors, mut writes) = (Vec::new(), Vec::new(), Some(ingest));
+        for (name, client) in clients {
+            let healer = writes.as_ref().map(|ingest| heal(&client, ingest));
+            accounts.push(Account { name, id: client.account().clone(), healer });
+            collectors.push(match (writes.take(), collectors.first()) {
+                (Some(ingest), _) => Collector::new(client, ingest, clock.clone(), options.clone(), &bar, stop.clone()),
+                (None, Some(first)) => Collector::beside(first, client, options.clone()),
+                (None, None) => unreachable!("the first takes what writes"),
+            });
+        }
+        let quiet = args.quiet;
+        sweeps(Sweeps { collectors, accounts, command, every, metrics, clock: clock.clone(), quiet }, &stop, exit).await
     })
 }
 
@@ -67,6 +92,7 @@ pub(super) fn until_stopped(work: impl AsyncFnOnce(Stop) -> anyhow::Result<Exit>
             ended = work(stop) => ended,
             // What is journalled is published by the next start.
             () = two_signals(&switch) => Ok(Exit::Failed),
+            () = supervise::alive() => unreachable!("it never ends"),
         }
     });
     runtime.shutdown_background();
@@ -165,6 +191,19 @@ pub(super) fn summary(stats: &CollectStats) -> String {
     )
 }
 
+/// One line of what was asked of an account.
+fn asked(stats: &CollectStats) -> String {
+    format!(
+        "{} devices, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled)",
+        stats.devices,
+        stats.devices_absent,
+        stats.requests_failed,
+        stats.requests_sent,
+        stats.elapsed_s,
+        stats.throttled_s
+    )
+}
+
 /// A number that differs from run to run; nothing secret hangs on it.
 #[expect(clippy::cast_sign_loss, reason = "any number will do")]
 pub(super) fn seed(clock: &Clock) -> u64 {
@@ -227,63 +266,154 @@ fn devices(command: &CollectArgs) -> Result<Vec<DeviceId>, ConfigError> {
     Ok(devices)
 }
 
+/// An account that is collected.
+struct Account {
+    name: String,
+    id: AccountId,
+    healer: Option<Healer>,
+}
+
 /// Sweeps, one after the other.
 struct Sweeps<'a> {
-    collector: Collector<'a>,
+    /// One for each account.
+    collectors: Vec<Collector<'a>>,
+    accounts: Vec<Account>,
     command: &'a CollectArgs,
     every: Option<Duration>,
-    healer: Option<Healer>,
+    metrics: Metrics,
+    clock: Clock,
     quiet: bool,
 }
 
 /// Sweeps until the schedule or a signal ends it.
-async fn sweeps(sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::Result<Exit> {
-    let Sweeps { mut collector, command, every, healer, quiet } = sweeps;
+async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::Result<Exit> {
+    supervise::ready();
+    let (command, every) = (sweeps.command, sweeps.every);
+    let mut ended_by = None;
     for number in 1_u64.. {
-        let (stats, mut failed) = collector.sweep(random(number)).await;
+        let swept = Collector::sweep_side_by_side(&mut sweeps.collectors, random(number)).await;
         let ended = command.sweeps == Some(number) || stop.is_requested();
-        let told = report(&stats, failed.as_ref(), command, quiet);
+        let Told { exit: told, stats, mut failed } = sweeps.tell(swept)?;
         exit = match told {
             // A loop that is stopped has done what it should; what its sweeps met was told when they met it.
-            Ok(_) if every.is_some() && command.sweeps.is_none() && failed.is_none() && stats.held.is_empty() => {
-                Exit::Done
-            }
-            Ok(told) => worse(exit, told),
-            Err(error) if every.is_some() => {
-                print::note(&format!("error: {error:#}"));
-                Exit::Failed
-            }
-            Err(error) => return Err(error),
+            _ if every.is_some() && command.sweeps.is_none() && failed.is_none() && stats.held.is_empty() => Exit::Done,
+            told => worse(exit, told),
         };
-        if let (Some(healer), None, false) = (&healer, &failed, stop.is_requested()) {
-            let interval = every.unwrap_or(INTERVAL);
-            let time = if every.is_some() { collector.time_left(interval) } else { left(interval, &stats) };
-            let waiting = stats.waiting_since.as_deref().and_then(clock::parse_timestamp);
-            let (told, error) = healer.heal(&mut collector, time, waiting, number << 8).await;
+        if command.self_heal && failed.is_none() && !stop.is_requested() {
+            let (told, error) = sweeps.heal(&stats, number).await;
             (exit, failed) = (worse(exit, told), error);
         }
-        match (every, failed) {
-            // In a loop a sweep that failed is told, and the next one tries again.
-            (Some(every), failed) if !ended && !matches!(failed, Some(CollectError::Ended)) => {
-                failed.iter().for_each(|error| print::note(&format!("error: {error}")));
-                if !collector.next_tick(every).await {
-                    break;
-                }
-            }
-            (_, Some(error)) => {
-                let finished = collector.finish();
-                return Err(finished.err().unwrap_or(error).into());
-            }
-            (_, None) => break,
+        let is_over = ended || every.is_none() || matches!(failed, Some(CollectError::Ended));
+        if is_over {
+            ended_by = failed;
+            break;
+        }
+        // In a loop a sweep that failed is told, and the next one tries again.
+        failed.iter().for_each(|error| print::note(&format!("error: {error}")));
+        let Some(every) = every else { break };
+        if !sweeps.collectors[0].next_tick(every).await {
+            break;
         }
     }
-    if every.is_some() {
-        let published = collector.publish_waiting().await?;
+    if every.is_some() && ended_by.is_none() {
+        let published = sweeps.collectors[0].publish_waiting().await?;
         tell(&published.damaged, &published.held);
         exit = worse(exit, exit_of(&published));
     }
-    collector.finish()?;
-    Ok(exit)
+    let mut finished = Ok(());
+    for collector in sweeps.collectors {
+        finished = finished.and(collector.finish());
+    }
+    match (finished, ended_by) {
+        (Err(error), _) | (Ok(()), Some(error)) => Err(error.into()),
+        (Ok(()), None) => Ok(exit),
+    }
+}
+
+/// What was told of a sweep of all accounts.
+struct Told {
+    exit: Exit,
+    /// All of them together.
+    stats: CollectStats,
+    /// Why the only one did not come to its end, or none of several did.
+    failed: Option<CollectError>,
+}
+
+impl Sweeps<'_> {
+    /// Tells how the accounts' sweeps went. Where one of several failed, it is told, and the others count.
+    fn tell(&self, swept: Vec<(CollectStats, Option<CollectError>)>) -> anyhow::Result<Told> {
+        let (several, now) = (swept.len() > 1, self.clock.now());
+        let mut total = CollectStats::default();
+        let (mut failures, mut by_account) = (Vec::new(), serde_json::Map::new());
+        for ((stats, failed), account) in swept.into_iter().zip(&self.accounts) {
+            let is_fine = failed.is_none() && !stats.has_failures() && stats.held.is_empty();
+            self.metrics.note(account.id.as_str(), &stats, is_fine, now);
+            if several && (!self.quiet || !is_fine) {
+                print::note(&format!("{}: {}", account.name, asked(&stats)));
+            }
+            if several {
+                by_account.insert(account.id.as_str().to_owned(), serde_json::to_value(&stats)?);
+            }
+            if total.sweep_id.is_empty() {
+                total = stats;
+            } else {
+                total.merge(&stats);
+            }
+            failures.extend(failed.map(|error| (&account.name, error)));
+        }
+        let all_failed = failures.len() == self.accounts.len();
+        if several && !all_failed {
+            failures.iter().for_each(|(name, error)| print::note(&format!("error: {name}: {error}")));
+        }
+        let mut exit = report(&total, !failures.is_empty(), self.quiet);
+        let written = self.metrics.publish(&total).and_then(|()| self.write_summary(&total, by_account));
+        match written {
+            // That nobody can read how it went is no reason to stop collecting.
+            Err(error) if self.every.is_some() => {
+                print::note(&format!("error: {error:#}"));
+                exit = Exit::Failed;
+            }
+            written => written?,
+        }
+        supervise::status(&summary(&total));
+        let failed = failures.pop().map(|(_, error)| error).filter(|_| all_failed);
+        Ok(Told { exit, stats: total, failed })
+    }
+
+    fn write_summary(
+        &self,
+        total: &CollectStats,
+        by_account: serde_json::Map<String, serde_json::Value>,
+    ) -> anyhow::Result<()> {
+        let Some(path) = &self.command.summary_json else { return Ok(()) };
+        let mut summary = serde_json::to_value(total)?;
+        if let (Some(object), false) = (summary.as_object_mut(), by_account.is_empty()) {
+            object.insert("accounts".to_owned(), by_account.into());
+        }
+        print::file(path, serde_json::to_string_pretty(&summary)? + "\n")
+    }
+
+    /// Spends what is left of the interval on holes, one account after the other.
+    async fn heal(&mut self, stats: &CollectStats, number: u64) -> (Exit, Option<CollectError>) {
+        let interval = self.every.unwrap_or(INTERVAL);
+        let waiting = stats.waiting_since.as_deref().and_then(clock::parse_timestamp);
+        let start = std::time::Instant::now();
+        let (mut exit, mut accounts) = (Exit::Done, u32::try_from(self.accounts.len()).unwrap_or(u32::MAX));
+        for (collector, account) in self.collectors.iter_mut().zip(&self.accounts) {
+            let Some(healer) = &account.healer else { continue };
+            let time = match self.every {
+                Some(every) => collector.time_left(every),
+                None => left(interval, stats).saturating_sub(start.elapsed()),
+            };
+            let (told, failed) = healer.heal(collector, time / accounts.max(1), waiting, number << 8).await;
+            exit = worse(exit, told);
+            if failed.is_some() {
+                return (exit, failed);
+            }
+            accounts -= 1;
+        }
+        (exit, None)
+    }
 }
 
 /// What a sweep left of its interval.
@@ -292,13 +422,8 @@ fn left(interval: Duration, stats: &CollectStats) -> Duration {
 }
 
 /// Tells what a sweep did. What did not go well is told to those too who want to hear little.
-fn report(
-    stats: &CollectStats,
-    failed: Option<&CollectError>,
-    command: &CollectArgs,
-    quiet: bool,
-) -> anyhow::Result<Exit> {
-    let exit = exit_for(failed.is_some() || !stats.held.is_empty(), stats.has_failures());
+fn report(stats: &CollectStats, failed: bool, quiet: bool) -> Exit {
+    let exit = exit_for(failed || !stats.held.is_empty(), stats.has_failures());
     if !quiet || exit != Exit::Done {
         print::note(&summary(stats));
         stats.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));
@@ -310,10 +435,7 @@ fn report(
         ));
     }
     tell(&stats.damaged, &stats.held);
-    if let Some(path) = &command.summary_json {
-        print::file(path, &(serde_json::to_string_pretty(stats)? + "\n"))?;
-    }
-    Ok(exit)
+    exit
 }
 
 pub(super) fn worse(a: Exit, b: Exit) -> Exit {
@@ -328,6 +450,7 @@ pub(super) fn worse(a: Exit, b: Exit) -> Exit {
 async fn two_signals(switch: &StopSwitch) {
     signal().await;
     print::note("stopping: what was received is published; a second signal stops at once");
+    supervise::stopping();
     switch.stop();
     signal().await;
 }

@@ -7,10 +7,10 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::clock::{Clock, Zone};
-use crate::config::{self, ConfigError};
+use crate::config;
 use crate::import::{ImportOptions, ImportStats, read_file};
 use crate::ingest::BatchLimit;
-use crate::snapshot::{AccountId, sweep_id};
+use crate::snapshot::sweep_id;
 
 use super::args::{Args, ImportArgs};
 use super::{Exit, collect, print, random};
@@ -23,8 +23,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     let (root, file) = args.config()?;
     let policy = file.policy()?;
     let clock = Clock::system();
-    let account = command.account.clone().or_else(|| file.api.account.clone()).ok_or(ConfigError::NoAccount)?;
-    let account_id = AccountId::parse(&account).map_err(ConfigError::Id)?;
+    let account_id = file.one_account(command.account.as_deref())?;
     let now = clock.now();
     let collected_at = match &command.collected_at {
         Some(text) => config::parse_time(text, Zone::UTC, now)?,

@@ -19,7 +19,7 @@ use crate::clock::{self, Timestamp};
 use crate::snapshot::{DeviceId, HISTORY, Listing, PAGE_ROWS, SETTLE, Source, sweep_id};
 
 use super::schedule::End;
-use super::sweep::{Collector, Halt, Sweep};
+use super::sweep::{Asked, Collector, Halt, Sweep};
 use super::{CollectError, CollectStats};
 
 /// About so many rows are in a window: 100 pages. A stop costs what was read of one.
@@ -236,7 +236,9 @@ impl Collector<'_> {
             Err(Halt::Journal)
         };
         self.progress.finish();
-        let (asked, failed) = self.conclude(backfill.sweep.into_inner(), asked, None, before).await;
+        let published = self.publish_timed(None).await;
+        let asked = Asked { sweep: backfill.sweep.into_inner(), came_to: asked, before };
+        let (asked, failed) = self.conclude(asked, Some(published));
         let windows_left = plan.windows.len() as u64 - windows_done;
         (BackfillStats { windows_done, windows_left, asked }, failed)
     }

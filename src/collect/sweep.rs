@@ -36,7 +36,7 @@ const UNREACHABLE: u32 = 10;
 /// So many failures are told one by one.
 const FAILURES_TOLD: usize = 5;
 
-/// Collects one account into one shard.
+/// Collects one account into one shard; others may collect theirs into the same one, beside it.
 pub struct Collector<'a> {
     pub(super) client: Client,
     pub(super) clock: Clock,
@@ -74,6 +74,13 @@ pub(super) struct Mark {
     at: Instant,
     sent: u64,
     paused: Duration,
+}
+
+/// What was asked, before anything of it is published.
+pub(super) struct Asked {
+    pub(super) sweep: Sweep,
+    pub(super) came_to: Result<(), Halt>,
+    pub(super) before: Mark,
 }
 
 /// How far the list is read.
@@ -115,6 +122,23 @@ impl<'a> Collector<'a> {
         Self { client, clock, options, policy, writer, progress, stop, carried, publish, unwritten: 0 }
     }
 
+    /// Another collector, of another account, that hands what it receives to the same writer.
+    #[must_use]
+    pub fn beside(&self, client: Client, options: CollectOptions) -> Self {
+        Self {
+            client,
+            clock: self.clock.clone(),
+            options,
+            policy: self.policy.clone(),
+            writer: self.writer.clone(),
+            progress: self.progress,
+            stop: self.stop.clone(),
+            carried: Carried::default(),
+            publish: Duration::ZERO,
+            unwritten: 0,
+        }
+    }
+
     /// Waits for the next tick of the schedule; false where the end was asked for.
     pub async fn next_tick(&self, every: Duration) -> bool {
         schedule::next_tick(&self.clock, every, &self.stop).await
@@ -132,16 +156,40 @@ impl<'a> Collector<'a> {
     /// It ends early where the API lets nobody in, no page of the list can be read, or the archive or
     /// its journal cannot be written. What was received stays in the journal.
     pub async fn sweep(&mut self, random: u16) -> (CollectStats, Option<CollectError>) {
+        let mut both = Self::sweep_side_by_side(std::slice::from_mut(self), random).await;
+        both.pop().expect("there is one result for each collector")
+    }
+
+    /// The same for several collectors at once, with one publish at the end, which counts as the first one's.
+    pub async fn sweep_side_by_side(collectors: &mut [Self], random: u16) -> Vec<(CollectStats, Option<CollectError>)> {
+        let numbered = collectors.iter_mut().zip((0..).map(|at: u16| random.wrapping_add(at.wrapping_mul(0x1111))));
+        let asked = futures_util::future::join_all(numbered.map(|(collector, random)| collector.ask_all(random))).await;
+        let mut published = match collectors.first_mut() {
+            Some(first) => {
+                let rule = first.options.publish;
+                let chance = Chance { rule, now: first.clock.now(), next: first.options.interval };
+                Some(first.publish_timed(Some(chance)).await)
+            }
+            None => None,
+        };
+        let took = collectors.first().map_or(Duration::ZERO, |first| first.publish);
+        let concluded = collectors.iter_mut().zip(asked).map(|(collector, asked)| {
+            collector.publish = took;
+            let (mut stats, failed) = collector.conclude(asked, published.take());
+            stats.devices_unasked = collector.carried.devices.len() as u64;
+            (stats, failed)
+        });
+        concluded.collect()
+    }
+
+    /// Asks for all that a sweep is to ask for.
+    async fn ask_all(&mut self, random: u16) -> Asked {
         let before = self.mark();
         let end = End::new(self.stop.clone(), self.options.deadline, self.publish);
         let mut sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
         let asked = if self.has_room().await { self.ask(&mut sweep).await } else { Err(Halt::Journal) };
         self.progress.finish();
-        let rule = self.options.publish;
-        let chance = Chance { rule, now: self.clock.now(), next: self.options.interval };
-        let (mut stats, failed) = self.conclude(sweep, asked, Some(chance), before).await;
-        stats.devices_unasked = self.carried.devices.len() as u64;
-        (stats, failed)
+        Asked { sweep, came_to: asked, before }
     }
 
     /// When something began, and what had been sent and waited for by then.
@@ -149,25 +197,31 @@ impl<'a> Collector<'a> {
         Mark { at: Instant::now(), sent: self.client.pacer().sent(), paused: self.client.pacer().paused() }
     }
 
-    /// Publishes what was brought, if that is due, and says what was done since a mark.
-    pub(super) async fn conclude(
-        &mut self,
-        sweep: Sweep,
-        asked: Result<(), Halt>,
-        chance: Option<Chance>,
-        before: Mark,
-    ) -> (CollectStats, Option<CollectError>) {
+    /// Publishes what was brought, if that is due, and notes how long it took.
+    pub(super) async fn publish_timed(&mut self, chance: Option<Chance>) -> Result<writer::Outcome, CollectError> {
         let publishing = Instant::now();
         let outcome = self.publish(chance).await;
         self.publish = publishing.elapsed();
         self.unwritten = outcome.as_ref().map_or(self.unwritten, |outcome| outcome.published.unwritten);
+        outcome
+    }
+
+    /// Says what was done since it was begun, with what was published of it, if this one published.
+    pub(super) fn conclude(
+        &self,
+        asked: Asked,
+        published: Option<Result<writer::Outcome, CollectError>>,
+    ) -> (CollectStats, Option<CollectError>) {
+        let Asked { sweep, came_to, before } = asked;
         let mut stats = sweep.stats;
         stats.devices = sweep.seen.len() as u64;
         stats.requests_sent = self.client.pacer().sent() - before.sent;
         stats.throttled_s = self.client.pacer().paused().saturating_sub(before.paused).as_secs_f64();
         stats.elapsed_s = before.at.elapsed().as_secs_f64();
         stats.stopped = sweep.end.is_reached();
-        let failed = match (asked, outcome.map(|outcome| stats.take(outcome))) {
+        let published =
+            published.transpose().map(|outcome| outcome.into_iter().for_each(|outcome| stats.take(outcome)));
+        let failed = match (came_to, published) {
             (Err(Halt::Failed(error)), _) | (_, Err(error)) => Some(error),
             (Err(Halt::Journal) | Ok(()), Ok(())) => None,
         };

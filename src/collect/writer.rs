@@ -21,12 +21,12 @@ const SYNC_AFTER: Duration = Duration::from_millis(500);
 /// Answers that wait for the writer; more make the requests wait.
 const QUEUED_ANSWERS: usize = 64;
 
-/// A handle on the writer's thread.
-#[derive(Debug)]
+/// A handle on the writer's thread, which ends with the last of them.
+#[derive(Debug, Clone)]
 pub(super) struct Writer {
     commands: Sender<Command>,
     broken: Arc<AtomicBool>,
-    thread: thread::JoinHandle<Result<(), IngestError>>,
+    thread: Arc<thread::JoinHandle<Result<(), IngestError>>>,
 }
 
 enum Command {
@@ -64,7 +64,7 @@ impl Writer {
         let (commands, queue) = flume::bounded(QUEUED_ANSWERS);
         let broken = Arc::new(AtomicBool::new(false));
         let mut work = Work { ingest, broken: Arc::clone(&broken), failed: None, unsynced_since: None };
-        Self { commands, broken, thread: thread::spawn(move || work.run(&queue)) }
+        Self { commands, broken, thread: Arc::new(thread::spawn(move || work.run(&queue))) }
     }
 
     /// Hands over an answer.
@@ -80,10 +80,11 @@ impl Writer {
         done.recv_async().await.map_err(|_closed| WriterGone)
     }
 
-    /// Waits for the thread's end.
+    /// Waits for the thread's end, where this is the last handle on it.
     pub(super) fn join(self) -> Result<(), IngestError> {
         drop(self.commands);
-        self.thread.join().expect("the writer's thread returns its errors and does not panic")
+        let Some(thread) = Arc::into_inner(self.thread) else { return Ok(()) };
+        thread.join().expect("the writer's thread returns its errors and does not panic")
     }
 }
 

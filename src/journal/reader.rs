@@ -7,6 +7,8 @@ use bytes::Bytes;
 
 use crate::snapshot::Answer;
 
+use crate::clock::Timestamp;
+
 use super::{JOURNAL_FORMAT, JournalError, MAGIC, SEGMENT_HEADER, frame, parse_segment_name};
 
 /// A segment in memory.
@@ -70,6 +72,15 @@ impl Segment {
     pub fn items(&self) -> impl Iterator<Item = Item> {
         let has_header = self.bytes.len() >= SEGMENT_HEADER && self.bytes.starts_with(MAGIC);
         Items { bytes: &self.bytes, at: if has_header { SEGMENT_HEADER } else { 0 } }
+    }
+
+    /// When the first answer in it was received.
+    #[must_use]
+    pub fn first_received(&self) -> Option<Timestamp> {
+        self.items().find_map(|item| match item {
+            Item::Answer(answer) => Some(answer.collected_at),
+            Item::Gap { .. } => None,
+        })
     }
 
     /// The bytes of a gap.

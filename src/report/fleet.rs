@@ -15,6 +15,9 @@ use super::words::percent;
 /// The most rows of a table.
 pub(super) const MOST_ROWS: usize = 15;
 
+/// Of the intervals in which a state is expected, so many may be missed for want of a good answer.
+const MOST_MISSED: f64 = 0.05;
+
 /// The most applications that are shown.
 const MOST_APPS: usize = 10;
 
@@ -99,7 +102,7 @@ impl Asking<'_> {
             }
         );
         let covered = Fact {
-            is_poor: present < 0.9 * expected,
+            is_poor: total(Cause::NotAsked.name()) + total(Cause::Failed.name()) > MOST_MISSED * expected,
             ..Fact::new("Coverage", if expected > 0.0 { percent(present / expected) } else { "-".to_owned() })
         };
         let section = Section {

@@ -44,6 +44,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct ServerOptions {
     /// Whom it tells of.
     pub fleet: Fleet,
+    /// Other accounts that have the same fleet.
+    pub accounts: Vec<String>,
     /// The token that is accepted. Without it and `email_key`, any credentials are.
     pub token: Option<String>,
     /// The email and the global key that are accepted.
@@ -88,6 +90,7 @@ impl ServerOptions {
             gzip: false,
             deny_list: false,
             deny_live: false,
+            accounts: Vec::new(),
             keep_served: true,
         }
     }
@@ -289,7 +292,7 @@ impl Core {
         if ask.endpoint == Endpoint::Other {
             return Err(Answer::failure(404, 7003, "No route for the URI"));
         }
-        if ask.account != options.fleet.options().account_id {
+        if ask.account != options.fleet.options().account_id && !options.accounts.contains(&ask.account) {
             let path = ask.path.strip_prefix("/client/v4").unwrap_or(&ask.path);
             let text = "perhaps your object identifier is invalid?";
             return Err(Answer::failure(404, 7003, &format!("Could not route to /client/v4{path}, {text}")));

@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("verify", &["archive", "journal", "privacy", "schema"]),
     ("erase", &["archive", "journal", "privacy", "schema"]),
     ("query", &["archive", "clock", "schema", "snapshot"]),
+    ("health", &["api", "archive", "clock", "disk", "envelope", "journal", "query", "schema", "snapshot"]),
     ("report", &["clock", "query", "schema"]),
     ("collect", &["api", "clock", "envelope", "ingest", "privacy", "snapshot"]),
     ("import", &["clock", "envelope", "ingest", "snapshot"]),
@@ -29,8 +30,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "api", "archive", "clock", "collect", "config", "disk", "erase", "import", "ingest", "privacy", "query",
-            "report", "schema", "sim", "snapshot", "verify",
+            "api", "archive", "clock", "collect", "config", "disk", "erase", "health", "import", "ingest", "privacy",
+            "query", "report", "schema", "sim", "snapshot", "verify",
         ],
     ),
 ];

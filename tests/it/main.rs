@@ -12,6 +12,7 @@ mod hostile;
 mod import;
 mod kill;
 mod layers;
+mod operate;
 mod privacy;
 mod program;
 mod refuse;

@@ -1,0 +1,69 @@
+//! `status` and `doctor`.
+
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde::Serialize;
+
+use crate::api::Client;
+use crate::archive::Archive;
+use crate::clock::Clock;
+use crate::config;
+use crate::health::{Check, Level, Place, Status, StatusOptions, examine, examine_place};
+
+use super::args::{Args, CheckFormat, DoctorArgs, StatusArgs};
+use super::{Exit, collect, print, runtime};
+
+/// Says how the collecting goes.
+pub(super) fn status(args: &Args, command: &StatusArgs) -> anyhow::Result<Exit> {
+    let (root, _) = args.config()?;
+    let options = StatusOptions {
+        now: Clock::system().now(),
+        max_age: config::parse_duration(&command.max_age)?,
+        expect: config::parse_duration(&command.expect)?,
+    };
+    let status = Status::read(&Archive::open(&root)?, &options)?;
+    show(command.format, &status.checks, &status)?;
+    Ok(if status.is_poor() { Exit::Partly } else { Exit::Done })
+}
+
+/// Says whether everything is fit for collecting.
+pub(super) fn doctor(args: &Args, command: &DoctorArgs) -> anyhow::Result<Exit> {
+    let (root, file) = args.config()?;
+    file.policy()?;
+    let clock = Clock::system();
+    let mut checks = examine_place(&Place { root: &root });
+    match command.api.clients(&file, collect::seed(&clock)) {
+        Ok(accounts) => {
+            let several = accounts.len() > 1;
+            for (name, options) in accounts {
+                let client = Client::new(options, clock.clone())?;
+                let found = runtime()?.block_on(examine(&client)).into_iter();
+                checks.extend(found.map(|check| if several { check.of(&name) } else { check }));
+            }
+        }
+        Err(error) => checks.push(Check::poor("credentials", error.to_string(), "nothing can be asked before that")),
+    }
+    show(command.format, &checks, &checks)?;
+    let is_poor = checks.iter().any(|check| check.level == Level::Poor);
+    Ok(if is_poor { Exit::Partly } else { Exit::Done })
+}
+
+fn show(format: CheckFormat, checks: &[Check], all: &impl Serialize) -> anyhow::Result<()> {
+    match format {
+        CheckFormat::Json => print::data(serde_json::to_string_pretty(all)? + "\n")?,
+        CheckFormat::Table => print::data(format!("{}\n", table(checks)))?,
+    }
+    Ok(())
+}
+
+fn table(checks: &[Check]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    for check in checks {
+        let found = print::safe_word(&check.found);
+        let words =
+            if check.remedy.is_empty() { found } else { format!("{found}\n→ {}", print::safe_word(&check.remedy)) };
+        table.add_row([check.level.name(), &print::safe_word(&check.name), &words]);
+    }
+    table
+}

@@ -1,0 +1,179 @@
+//! How the sweeps went, for Prometheus: as a file that `node_exporter`'s textfile collector reads, or over HTTP.
+//!
+//! What a process that ends after one sweep can say is how that sweep went: gauges. A loop counts as well.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+use prometheus::{CounterVec, Gauge, GaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder};
+
+use crate::clock::{self, Timestamp};
+use crate::collect::CollectStats;
+use crate::disk::{Access, Disk, free_bytes};
+
+/// A figure of a sweep: its name, what it is, and where it stands.
+type Figure = (&'static str, &'static str, fn(&CollectStats) -> f64);
+
+const ACCOUNT: &str = "account";
+
+/// Of the last sweep of each account.
+const LAST_SWEEP: &[Figure] = &[
+    ("last_sweep_duration_seconds", "Seconds that the last sweep took.", |stats| stats.elapsed_s),
+    ("last_sweep_devices", "Devices that the last sweep saw or asked for.", |stats| number(stats.devices)),
+    ("last_sweep_devices_absent", "Devices of which the API had no state.", |stats| number(stats.devices_absent)),
+    ("last_sweep_devices_unasked", "Devices that there was no time to ask for.", |stats| number(stats.devices_unasked)),
+    ("last_sweep_requests", "Requests that the last sweep sent, retries included.", |stats| {
+        number(stats.requests_sent)
+    }),
+    ("last_sweep_requests_failed", "Requests that failed for good.", |stats| number(stats.requests_failed)),
+    ("last_sweep_throttled_seconds", "Seconds for which the API kept everything waiting.", |stats| stats.throttled_s),
+];
+
+/// Counted over all sweeps of a loop, by account.
+const COUNTED: &[Figure] = &[
+    ("sweeps_total", "Sweeps.", |_| 1.0),
+    ("requests_total", "Requests sent, retries included.", |stats| number(stats.requests_sent)),
+    ("requests_failed_total", "Requests that failed for good.", |stats| number(stats.requests_failed)),
+    ("throttled_seconds_total", "Seconds for which the API kept everything waiting.", |stats| stats.throttled_s),
+];
+
+/// Of all accounts together: they are published at once.
+const PUBLISHED: &[Figure] = &[
+    ("last_publish_states_new", "States that were new to the archive.", |stats| number(stats.states_new)),
+    ("last_publish_rows", "Rows in the parts that were published.", |stats| number(stats.rows_published)),
+    ("last_publish_bytes", "Bytes of the parts that were published.", |stats| number(stats.bytes_published)),
+    ("bodies_quarantined", "Bodies that were no device state.", |stats| number(stats.bodies_quarantined)),
+    ("journal_pending_bytes", "Bytes in the journal that wait to be published.", |stats| number(stats.waiting_bytes)),
+    ("journal_pending_since_timestamp_seconds", "When the oldest of them was received; 0 where none waits.", |stats| {
+        stats.waiting_since.as_deref().and_then(clock::parse_timestamp).map_or(0.0, seconds)
+    }),
+];
+
+/// What is told, and to whom.
+pub(super) struct Metrics {
+    registry: Registry,
+    ended: GaugeVec,
+    success: GaugeVec,
+    last: Vec<GaugeVec>,
+    counted: Vec<CounterVec>,
+    published: Vec<Gauge>,
+    free: Gauge,
+    root: PathBuf,
+    file: Option<PathBuf>,
+    text: Arc<Mutex<String>>,
+}
+
+impl Metrics {
+    /// Metrics of the archive in a folder, written to a file after each sweep if one is named.
+    pub(super) fn new(root: &Path, file: Option<PathBuf>, is_loop: bool) -> anyhow::Result<Self> {
+        let registry = Registry::new_custom(Some("dex_archive".to_owned()), None)?;
+        let by_account = |name: &str, help: &str| -> anyhow::Result<GaugeVec> {
+            let gauge = GaugeVec::new(Opts::new(name, help), &[ACCOUNT])?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let plain = |name: &str, help: &str| -> anyhow::Result<Gauge> {
+            let gauge = Gauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let counter = |name: &str, help: &str| -> anyhow::Result<CounterVec> {
+            let counter = CounterVec::new(Opts::new(name, help), &[ACCOUNT])?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let version = GaugeVec::new(Opts::new("build_info", "The program's version; always 1."), &["version"])?;
+        version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        registry.register(Box::new(version))?;
+        let of_a_loop: &[Figure] = if is_loop { COUNTED } else { &[] };
+        Ok(Self {
+            ended: by_account("last_sweep_timestamp_seconds", "When the last sweep ended.")?,
+            success: by_account("last_sweep_success", "1 where it came to its end without a failure, else 0.")?,
+            last: LAST_SWEEP.iter().map(|(name, help, _)| by_account(name, help)).collect::<Result<_, _>>()?,
+            counted: of_a_loop.iter().map(|(name, help, _)| counter(name, help)).collect::<Result<_, _>>()?,
+            published: PUBLISHED.iter().map(|(name, help, _)| plain(name, help)).collect::<Result<_, _>>()?,
+            free: plain("disk_free_bytes", "Bytes that are free on the archive's disk.")?,
+            root: root.to_owned(),
+            file,
+            text: Arc::default(),
+            registry,
+        })
+    }
+
+    /// Serves them at `/metrics` from now on.
+    pub(super) async fn listen(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("cannot listen on {address} for metrics"))?;
+        let address = listener.local_addr()?;
+        self.render()?;
+        let text = Arc::clone(&self.text);
+        let metrics = move || {
+            let text = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            std::future::ready(([(CONTENT_TYPE, TEXT_FORMAT)], text))
+        };
+        // It ends with the process.
+        tokio::spawn(async move { axum::serve(listener, Router::new().route("/metrics", get(metrics))).await });
+        Ok(address)
+    }
+
+    /// Notes how the sweep of an account went.
+    pub(super) fn note(&self, account: &str, stats: &CollectStats, is_fine: bool, now: Timestamp) {
+        let labels = [account];
+        self.ended.with_label_values(&labels).set(seconds(now));
+        self.success.with_label_values(&labels).set(if is_fine { 1.0 } else { 0.0 });
+        for (gauge, (_, _, value)) in self.last.iter().zip(LAST_SWEEP) {
+            gauge.with_label_values(&labels).set(value(stats));
+        }
+        for (counter, (_, _, value)) in self.counted.iter().zip(COUNTED) {
+            counter.with_label_values(&labels).inc_by(value(stats));
+        }
+    }
+
+    /// Notes what was published of all of them, and tells all of it.
+    pub(super) fn publish(&self, total: &CollectStats) -> anyhow::Result<()> {
+        for (gauge, (_, _, value)) in self.published.iter().zip(PUBLISHED) {
+            gauge.set(value(total));
+        }
+        self.render()?;
+        let Some(path) = &self.file else { return Ok(()) };
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        replace(path, &text).with_context(|| format!("cannot write the metrics to {}", path.display()))
+    }
+
+    fn render(&self) -> anyhow::Result<()> {
+        free_bytes(&self.root).into_iter().for_each(|free| self.free.set(number(free)));
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather())?;
+        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        Ok(())
+    }
+}
+
+/// Puts a file in another's place, so that nobody reads half of it. Others than we read it.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let disk = Disk::new(Access::All);
+    let mut name = path.file_name().context("it is no file's name")?.to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let new = path.with_file_name(name);
+    if new.exists() {
+        disk.remove(&new)?;
+    }
+    let mut file = disk.create(&new)?;
+    std::io::Write::write_all(&mut file, text.as_bytes())?;
+    file.sync()?;
+    Ok(disk.rename(&new, path)?)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are doubles")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are doubles")]
+fn seconds(at: Timestamp) -> f64 {
+    at.timestamp_millis() as f64 / 1e3
+}

@@ -1,0 +1,294 @@
+//! `service`, `completions` and `man`: what runs the collector, and what makes it easy to type.
+
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory;
+
+use crate::config;
+
+use super::args::{Args, CompletionsArgs, Scheduler, ServiceArgs};
+use super::{Exit, print};
+
+/// Prints what runs the collector unattended.
+pub(super) fn run(args: &Args, command: &ServiceArgs) -> anyhow::Result<Exit> {
+    let (root, file) = args.config()?;
+    let every = config::parse_duration(&command.every)?;
+    let account = match (&command.account, file.account.is_empty()) {
+        // The accounts of the config file, with their own tokens.
+        (None, false) if command.scheduler != Scheduler::Kubernetes => None,
+        (typed, _) => Some(file.one_account(typed.as_deref())?.to_string()),
+    };
+    let minutes = every.as_secs().div_ceil(60);
+    let service = Service {
+        program: std::env::current_exe().ok().unwrap_or_else(|| PathBuf::from("dex-archive")),
+        root: std::path::absolute(&root)?,
+        account,
+        config: args.config_file().map(std::path::absolute).transpose()?,
+        every: command.every.clone(),
+        minutes,
+        command,
+    };
+    let text = match command.scheduler {
+        Scheduler::Cron => service.cron()?,
+        Scheduler::Systemd => service.systemd(),
+        Scheduler::Kubernetes => service.kubernetes()?,
+    };
+    print::data(text)?;
+    Ok(Exit::Done)
+}
+
+/// Prints what makes a shell complete commands.
+pub(super) fn completions(command: &CompletionsArgs) -> anyhow::Result<Exit> {
+    let mut text = Vec::new();
+    clap_complete::generate(command.shell, &mut Args::command(), "dex-archive", &mut text);
+    print::data(text)?;
+    Ok(Exit::Done)
+}
+
+/// Prints the manual.
+pub(super) fn man() -> anyhow::Result<Exit> {
+    let mut text = Vec::new();
+    let mut program = Args::command();
+    program.build();
+    clap_mangen::Man::new(program.clone()).render(&mut text)?;
+    for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
+        // Each command's own pages follow, its options first.
+        let man = clap_mangen::Man::new(command.clone());
+        man.render_name_section(&mut text)?;
+        man.render_synopsis_section(&mut text)?;
+        man.render_description_section(&mut text)?;
+        man.render_options_section(&mut text)?;
+        man.render_extra_section(&mut text)?;
+    }
+    print::data(text)?;
+    Ok(Exit::Done)
+}
+
+/// What is to run, and where.
+struct Service<'a> {
+    program: PathBuf,
+    root: PathBuf,
+    /// One account, or those of the config file.
+    account: Option<String>,
+    config: Option<PathBuf>,
+    every: String,
+    minutes: u64,
+    command: &'a ServiceArgs,
+}
+
+impl Service<'_> {
+    fn config(&self, quote: impl Fn(&str) -> String) -> String {
+        self.config.as_ref().map_or(String::new(), |path| format!(" --config {}", quote(&path.display().to_string())))
+    }
+
+    /// Whose fleet is collected, and with which token; nothing where the config file says that.
+    fn who(&self, token_file: &str) -> String {
+        let who = |account| format!(" --account {account} --token-file {token_file}");
+        self.account.as_ref().map_or(String::new(), who)
+    }
+
+    /// A line for a crontab.
+    fn cron(&self) -> anyhow::Result<String> {
+        let schedule = self.schedule()?;
+        let quote = |text: &str| cron_word(text);
+        let path = |path: &Path| quote(&path.display().to_string());
+        Ok(format!(
+            "# A sweep every {}; one that is still running makes the next end with 75, which is no fault.\n\
+             {schedule} {} --archive {}{} collect{} --deadline {} --self-heal --quiet\n",
+            self.every,
+            path(&self.program),
+            path(&self.root),
+            self.config(quote),
+            self.who(&path(&self.command.token_file)),
+            self.every,
+        ))
+    }
+
+    /// A unit for a loop that watches itself, and its installation.
+    fn systemd(&self) -> String {
+        let path = |path: &Path| systemd_word(&path.display().to_string());
+        let directory = match self.root.strip_prefix("/var/lib") {
+            Ok(below) if below.components().count() > 0 => {
+                format!("StateDirectory={}\nStateDirectoryMode=0750\n", systemd_word(&below.display().to_string()))
+            }
+            _ => format!("ReadWritePaths={}\n", path(&self.root)),
+        };
+        format!(
+            "# /etc/systemd/system/dex-archive.service\n\
+             # useradd --system --shell /usr/sbin/nologin {user}\n\
+             # systemctl daemon-reload && systemctl enable --now dex-archive.service\n\
+             [Unit]\n\
+             Description=Archive of the WARP fleet's device states\n\
+             Wants=network-online.target\n\
+             After=network-online.target\n\
+             \n\
+             [Service]\n\
+             Type=notify\n\
+             User={user}\n\
+             {credential}\
+             ExecStart={program} --archive {root}{config} collect{who} --every {every} --self-heal\n\
+             {directory}\
+             Restart=on-failure\n\
+             RestartSec=1min\n\
+             RestartPreventExitStatus=2\n\
+             WatchdogSec=10min\n\
+             TimeoutStopSec=2min\n\
+             UMask=0027\n\
+             NoNewPrivileges=yes\n\
+             ProtectSystem=strict\n\
+             ProtectHome=yes\n\
+             PrivateTmp=yes\n\
+             PrivateDevices=yes\n\
+             ProtectKernelTunables=yes\n\
+             ProtectKernelModules=yes\n\
+             ProtectKernelLogs=yes\n\
+             ProtectControlGroups=yes\n\
+             ProtectClock=yes\n\
+             ProtectHostname=yes\n\
+             ProtectProc=invisible\n\
+             RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX\n\
+             RestrictNamespaces=yes\n\
+             RestrictRealtime=yes\n\
+             RestrictSUIDSGID=yes\n\
+             LockPersonality=yes\n\
+             MemoryDenyWriteExecute=yes\n\
+             CapabilityBoundingSet=\n\
+             SystemCallArchitectures=native\n\
+             SystemCallFilter=@system-service\n\
+             \n\
+             [Install]\n\
+             WantedBy=multi-user.target\n",
+            user = self.command.user,
+            credential = self
+                .account
+                .as_ref()
+                .map_or(String::new(), |_| { format!("LoadCredential=token:{}\n", path(&self.command.token_file)) }),
+            program = path(&self.program),
+            root = path(&self.root),
+            config = self.config(systemd_word),
+            who = self.who("%d/token"),
+            every = self.every,
+        )
+    }
+
+    /// A `CronJob`, with the archive on a volume and the token in a secret.
+    fn kubernetes(&self) -> anyhow::Result<String> {
+        let schedule = self.schedule()?;
+        Ok(format!(
+            r#"# kubectl create secret generic dex-archive --from-file=token=FILE
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata:
+  name: dex-archive
+spec:
+  accessModes: ["ReadWriteOnce"]
+  resources:
+    requests:
+      storage: 50Gi
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata:
+  name: dex-archive
+spec:
+  schedule: "{schedule}"
+  concurrencyPolicy: Forbid
+  startingDeadlineSeconds: 120
+  successfulJobsHistoryLimit: 1
+  failedJobsHistoryLimit: 3
+  jobTemplate:
+    spec:
+      backoffLimit: 0
+      # A pod that hangs makes room for the next.
+      activeDeadlineSeconds: {deadline}
+      template:
+        spec:
+          restartPolicy: Never
+          automountServiceAccountToken: false
+          securityContext:
+            runAsNonRoot: true
+            runAsUser: 10001
+            fsGroup: 10001
+            seccompProfile:
+              type: RuntimeDefault
+          containers:
+            - name: collect
+              image: {image}
+              args: ["--archive", "/data/archive", "collect", "--account", "{account}", "--token-file", "/secrets/token", "--deadline", "{every}", "--self-heal"]
+              securityContext:
+                allowPrivilegeEscalation: false
+                readOnlyRootFilesystem: true
+                capabilities:
+                  drop: ["ALL"]
+              resources:
+                requests: {{ cpu: 100m, memory: 128Mi }}
+                limits: {{ memory: 512Mi }}
+              volumeMounts:
+                - {{ name: archive, mountPath: /data }}
+                - {{ name: token, mountPath: /secrets, readOnly: true }}
+          volumes:
+            - name: archive
+              persistentVolumeClaim:
+                claimName: dex-archive
+            - name: token
+              secret:
+                secretName: dex-archive
+                defaultMode: 0440
+"#,
+            deadline = self.minutes * 60 * 2,
+            image = yaml_word(&self.command.image),
+            account = self.account.as_deref().unwrap_or_default(),
+            every = self.every,
+        ))
+    }
+
+    /// When cron is to start it: cron knows even parts of an hour and of a day.
+    fn schedule(&self) -> anyhow::Result<String> {
+        match self.minutes {
+            minutes @ 1..60 if 60 % minutes == 0 => Ok(format!("*/{minutes} * * * *")),
+            minutes if minutes % 60 == 0 && minutes < 1_440 && 1_440 % minutes == 0 => {
+                Ok(format!("7 */{} * * *", minutes / 60))
+            }
+            1_440 => Ok("7 3 * * *".to_owned()),
+            _ => anyhow::bail!(
+                "cron knows no such interval as {}: 1m, 5m, 15m, 30m, 1h, 6h and 1d are some it knows",
+                self.every
+            ),
+        }
+    }
+}
+
+/// A word for the shell in a crontab, where a per cent sign ends the line.
+fn cron_word(text: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+    if text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''").replace('%', "\\%"))
+    }
+}
+
+/// A word in a unit, where per cent signs, backslashes, quotes and spaces mean something.
+fn systemd_word(text: &str) -> String {
+    let text = text.replace('%', "%%");
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-%".contains(letter);
+    if text.chars().all(is_plain) { text } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }
+}
+
+/// A text in YAML: JSON's texts are YAML's.
+fn yaml_word(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_keep_their_meaning_where_they_are_put() {
+        assert_eq!(cron_word("/srv/dex archive/50%"), "'/srv/dex archive/50\\%'");
+        assert_eq!(cron_word("/srv/it's"), "'/srv/it'\\''s'");
+        assert_eq!(systemd_word("/srv/a \"b\" 50%"), "\"/srv/a \\\"b\\\" 50%%\"");
+        assert_eq!(systemd_word("/var/lib/dex-archive"), "/var/lib/dex-archive");
+    }
+}

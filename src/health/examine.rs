@@ -1,0 +1,158 @@
+//! What a collector needs: an API that answers, and a place for the archive.
+
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::TimeDelta;
+
+use crate::api::{Client, Failure, Probe};
+use crate::archive::{Archive, ArchiveError};
+use crate::clock;
+use crate::disk;
+use crate::envelope;
+use crate::snapshot::DeviceId;
+
+use super::{Check, bytes};
+
+/// A clock that is off by more makes windows of time that the API does not understand.
+const MOST_SKEW: TimeDelta = TimeDelta::seconds(60);
+
+/// By so much clocks differ that nobody sets: the header is to the second.
+const USUAL_SKEW: TimeDelta = TimeDelta::seconds(3);
+
+/// An answer that takes longer is slow.
+const SLOW: Duration = Duration::from_secs(3);
+
+/// Less than this is soon used up.
+const LITTLE_ROOM: u64 = 1 << 30;
+
+/// Where the archive is, or is to be.
+pub struct Place<'a> {
+    /// Its folder.
+    pub root: &'a Path,
+}
+
+/// Looks at the place of an archive.
+#[must_use]
+pub fn examine_place(place: &Place) -> Vec<Check> {
+    let root = place.root;
+    let mut checks = vec![archive(root)];
+    checks.push(if disk::is_writable(root) {
+        Check::fine("folder", format!("{} can be written to", root.display()))
+    } else {
+        let remedy = "make it the collecting user's, or name another with --archive";
+        Check::poor("folder", format!("{} cannot be written to", root.display()), remedy)
+    });
+    checks.push(match disk::free_bytes(root) {
+        Some(free) if free < LITTLE_ROOM => {
+            Check::poor("disk", format!("{} free", bytes(free)), "make room before the next sweep")
+        }
+        Some(free) => Check::fine("disk", format!("{} free", bytes(free))),
+        None => Check::note("disk", "nobody knows how much is free", ""),
+    });
+    checks
+}
+
+/// Asks the API, and looks at how it answers: two requests.
+pub async fn examine(client: &Client) -> Vec<Check> {
+    let list = client.probe_list().await;
+    let mut checks = vec![endpoint("list of devices", &list)];
+    let texts = list.states.iter().filter_map(|body| std::str::from_utf8(&body.bytes).ok());
+    let device = texts.filter_map(envelope::device_id).find_map(|id| DeviceId::parse(&id).ok());
+    match device {
+        Some(device) => checks.push(endpoint("state of a device", &client.probe_live(&device).await)),
+        None if list.failure.is_none() => {
+            let remedy = "if there should be some, look at the account's id, and whether DEX is set up";
+            checks.push(Check::note(
+                "state of a device",
+                "not tried: no device was on the list in the last hour",
+                remedy,
+            ));
+        }
+        None => checks.push(Check::note("state of a device", "not tried: the list could not be read", "")),
+    }
+    checks.push(limit(client, &list));
+    checks.extend(clock_check(&list));
+    checks
+}
+
+fn archive(root: &Path) -> Check {
+    let name = "archive";
+    match Archive::is_absent(root) {
+        Ok(true) => {
+            return Check::note(name, format!("{} is still to be made", root.display()), "the first collect does");
+        }
+        Ok(false) => (),
+        Err(error) => return Check::poor(name, error.to_string(), "name the archive's own folder with --archive"),
+    }
+    let archive = match Archive::open(root) {
+        Ok(archive) => archive,
+        Err(error @ ArchiveError::Format { .. }) => {
+            return Check::poor(name, error.to_string(), "use the newer dex-archive");
+        }
+        Err(error) => return Check::poor(name, error.to_string(), "see what is wrong: `dex-archive verify`"),
+    };
+    match (0..archive.shards()).find_map(|shard| archive.holder(shard).transpose()) {
+        Some(Ok(holder)) => {
+            Check::note(name, format!("in use by {holder}"), "no other can collect or import meanwhile")
+        }
+        Some(Err(error)) => Check::poor(name, error.to_string(), "make the archive's files this user's"),
+        None => Check::fine(name, format!("{} can be read, and nobody is writing to it", root.display())),
+    }
+}
+
+fn endpoint(name: &str, probe: &Probe) -> Check {
+    let latency =
+        clock::format_duration(Duration::from_millis(u64::try_from(probe.latency.as_millis()).unwrap_or(u64::MAX)));
+    let status = probe.status.map_or(String::new(), |status| format!("HTTP {status}, "));
+    match &probe.failure {
+        None if probe.latency > SLOW => {
+            Check::note(name, format!("{status}{latency}: slow"), "a sweep of many devices will take long")
+        }
+        None => Check::fine(name, format!("{status}{latency}")),
+        Some(Failure::Denied(reason)) => {
+            let remedy = "give the token the permission `Cloudflare DEX Read` (or Zero Trust Read) of this account, \
+                          and look at the account's id";
+            Check::poor(name, reason, remedy)
+        }
+        Some(Failure::Unreachable(reason)) => {
+            Check::poor(name, reason, "look at the network, the proxy, and --api-url")
+        }
+        Some(failure) => Check::poor(name, failure.reason(), "try again; if it stays, it is Cloudflare's to mend"),
+    }
+}
+
+/// What the server says of its limit, beside what is kept to.
+fn limit(client: &Client, probe: &Probe) -> Check {
+    let name = "rate limit";
+    let budget = client.pacer().budget();
+    let kept = budget.requests_in(Duration::from_mins(5));
+    let kept =
+        kept.map_or("no limit is kept to".to_owned(), |requests| format!("{requests} requests in 5m are kept to"));
+    let left = probe.remaining.map_or(String::new(), |left| format!(", {left} left"));
+    let Some((quota, window)) = probe.quotas.first() else {
+        return Check::fine(name, format!("the server names none; {kept}"));
+    };
+    let named = format!("the server allows {quota} in {}{left}; {kept}", clock::format_duration(*window));
+    match budget.requests_in(*window) {
+        Some(ours) if ours > u64::from(*quota) => Check::note(
+            name,
+            named,
+            "set --rate-limit to what the server allows: until then, it is corrected as it goes",
+        ),
+        _ => Check::fine(name, named),
+    }
+}
+
+fn clock_check(probe: &Probe) -> Option<Check> {
+    let ahead = probe.clock_ahead?;
+    let seconds = ahead.num_seconds().unsigned_abs();
+    let side = if ahead > TimeDelta::zero() { "ahead of" } else { "behind" };
+    let found = format!("{seconds} s {side} the API's");
+    let remedy = "set the clock by NTP: what a sweep asks for is counted from it";
+    Some(match ahead.abs() {
+        skew if skew > MOST_SKEW => Check::poor("clock", found, remedy),
+        skew if skew > USUAL_SKEW => Check::note("clock", found, remedy),
+        _ => Check::fine("clock", "as the API's"),
+    })
+}

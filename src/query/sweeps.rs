@@ -1,0 +1,118 @@
+//! The newest pass over the fleet of each account, as its polls tell it.
+
+use std::collections::BTreeMap;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, RecordBatch};
+
+use crate::archive::Scan;
+use crate::clock::{self, Timestamp};
+use crate::schema::Schema;
+use crate::snapshot::Source;
+
+use super::scan::Days;
+use super::window::Window;
+use super::{QueryError, column, texts, times};
+
+/// A pass over the fleet of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastSweep {
+    /// The account.
+    pub account_id: String,
+    /// The pass.
+    pub sweep_id: String,
+    /// When its first request was sent.
+    pub began: Timestamp,
+    /// When its last was.
+    pub ended: Timestamp,
+    /// How many there were.
+    pub requests: u64,
+    /// How many of them failed.
+    pub failed: u64,
+    /// States that they brought.
+    pub states: u64,
+}
+
+/// By account and pass.
+type Sweeps = BTreeMap<(String, String), Tally>;
+
+#[derive(Clone, Copy)]
+struct Tally {
+    began: i64,
+    ended: i64,
+    requests: u64,
+    failed: u64,
+    states: u64,
+}
+
+/// The newest pass over the fleet of each account that began in a window. What asked the history is none.
+///
+/// # Errors
+/// Where the archive cannot be read.
+pub fn last_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, QueryError> {
+    let newest = sweeps(days, window)?.map(|sweep| (sweep.account_id.clone(), sweep));
+    Ok(newest.collect::<BTreeMap<_, _>>().into_values().collect())
+}
+
+/// The oldest of each.
+///
+/// # Errors
+/// Where the archive cannot be read.
+pub fn first_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, QueryError> {
+    let mut oldest: BTreeMap<String, LastSweep> = BTreeMap::new();
+    for sweep in sweeps(days, window)? {
+        oldest.entry(sweep.account_id.clone()).or_insert(sweep);
+    }
+    Ok(oldest.into_values().collect())
+}
+
+/// By account, and then by time: the names of passes sort so.
+fn sweeps(days: &Days, window: Window) -> Result<impl Iterator<Item = LastSweep>, QueryError> {
+    let polls = Schema::poll();
+    let names = ["account_id", "sweep_id", "requested_at", "source", "outcome", "rows"];
+    let columns = names.iter().map(|name| column(&polls, name)).collect();
+    let scan = Scan { columns, ..Scan::default() };
+    let mut all = Sweeps::new();
+    let add = |found: &mut Sweeps, batch: &RecordBatch| add(found, batch, window);
+    days.fold(&polls, window, &scan, Sweeps::new, add, |found| {
+        found.into_iter().for_each(|(key, tally)| all.entry(key).or_insert(Tally::NONE).merge(tally));
+    })?;
+    Ok(all.into_iter().map(|((account_id, sweep_id), tally)| {
+        let time = |micros| clock::from_micros(micros).unwrap_or_default();
+        let Tally { began, ended, requests, failed, states } = tally;
+        LastSweep { account_id, sweep_id, began: time(began), ended: time(ended), requests, failed, states }
+    }))
+}
+
+fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
+    let (accounts, sweeps) = (texts(batch, "account_id"), texts(batch, "sweep_id"));
+    let (sources, outcomes, at) = (texts(batch, "source"), texts(batch, "outcome"), times(batch, "requested_at"));
+    let rows = batch.column_by_name("rows").expect("the scan has it").as_primitive::<Int64Type>();
+    let is_history = |row: usize| {
+        sources.is_valid(row) && [Source::Raw, Source::Hourly].iter().any(|s| s.as_str() == sources.value(row))
+    };
+    for row in (0..batch.num_rows()).filter(|&row| at.is_valid(row) && window.holds(at.value(row)) && !is_history(row))
+    {
+        let key = (accounts.value(row).to_owned(), sweeps.value(row).to_owned());
+        found.entry(key).or_insert(Tally::NONE).merge(Tally {
+            began: at.value(row),
+            ended: at.value(row),
+            requests: 1,
+            failed: u64::from(outcomes.value(row) == "failed"),
+            states: u64::try_from(rows.value(row)).unwrap_or(0),
+        });
+    }
+}
+
+impl Tally {
+    const NONE: Self = Self { began: i64::MAX, ended: i64::MIN, requests: 0, failed: 0, states: 0 };
+
+    fn merge(&mut self, other: Self) {
+        self.began = self.began.min(other.began);
+        self.ended = self.ended.max(other.ended);
+        self.requests += other.requests;
+        self.failed += other.failed;
+        self.states += other.states;
+    }
+}

@@ -1,0 +1,321 @@
+//! What runs for years without anybody: what it says of itself, to whom, and what starts it.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use dex_archive::clock::{self, Clock};
+use dex_archive::sim::{FaultKind, Faults, ServerOptions};
+
+use crate::cli::put;
+use crate::collect::{archived, rows};
+use crate::program::{ACCOUNT, Api, place, program, run};
+
+const OTHER: &str = "11a7362d577a6c3019a474fd6f485823";
+
+fn json(command: &mut Command) -> (Option<i32>, serde_json::Value) {
+    let output = command.output().expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}")))
+}
+
+fn levels(checks: &serde_json::Value) -> Vec<(&str, &str)> {
+    let checks = checks.as_array().expect("a list").iter();
+    checks.map(|check| (check["name"].as_str().expect("a name"), check["level"].as_str().expect("a level"))).collect()
+}
+
+#[test]
+fn status_tells_how_the_collecting_goes_and_when_it_does_not() {
+    let (dir, archive) = place();
+    let api = Api::start(5, Duration::from_mins(1), |options| options);
+    let (code, said) = run(&mut api.collect(&archive));
+    assert_eq!(code, Some(0), "{said}");
+    let status = |more: &[&str]| {
+        let mut command = program();
+        json(command.arg("--archive").arg(&archive).args(["status", "--format", "json"]).args(more))
+    };
+    let (code, told) = status(&[]);
+    assert_eq!(code, Some(0), "{told:#}");
+    let sweep = &told["last_sweeps"][0];
+    assert_eq!((sweep["account_id"].as_str(), sweep["failed"].as_u64()), (Some(ACCOUNT), Some(0)));
+    assert!(sweep["states"].as_u64() > Some(0) && told["bytes"].as_u64() > Some(1_000) && told["days"] == 1);
+    assert_eq!(told["pending_bytes"], 0);
+    // A sweep that is too old.
+    let (code, told) = status(&["--max-age", "1ms"]);
+    assert_eq!(code, Some(3));
+    assert!(levels(&told["checks"]).contains(&("last sweep", "poor")), "{told:#}");
+    // What waits in the journal, as after a kill.
+    let config = dir.path().join("config.toml");
+    put(&config, "[archive]\npublish = \"1h\"\n");
+    let (code, said) = run(api.collect(&archive).arg("--config").arg(&config));
+    assert_eq!(code, Some(0), "{said}");
+    let (code, told) = status(&[]);
+    assert_eq!(code, Some(0));
+    assert!(told["pending_bytes"].as_u64() > Some(1_000) && told["pending_since"].is_string(), "{told:#}");
+    // A sweep of which most failed.
+    api.handle.set_faults(Faults::none().with(FaultKind::Server, 1.0));
+    let device = dex_archive::sim::Fleet::new(dex_archive::sim::FleetOptions::default()).device_id(1);
+    let (code, _) = run(api.collect(&archive).args(["--source", "live", "--device", &device, "--attempts", "1"]));
+    assert_eq!(code, Some(3));
+    let (code, told) = status(&[]);
+    assert_eq!(code, Some(3));
+    assert!(levels(&told["checks"]).contains(&("last sweep", "poor")), "{told:#}");
+    // An archive that nobody collects into.
+    let file = dir.path().join("state.ndjson");
+    let at = clock::format_timestamp(Clock::system().now() - TimeDelta::days(30));
+    put(&file, &format!(r#"{{"deviceId":"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7","timestamp":"{at}"}}"#));
+    let other = dir.path().join("other");
+    let mut import = program();
+    assert_eq!(run(import.arg("--archive").arg(&other).args(["import", "--account", ACCOUNT]).arg(&file)).0, Some(0));
+    let (code, told) = json(program().arg("--archive").arg(&other).args(["status", "--format", "json"]));
+    assert_eq!((code, told["last_sweeps"].as_array().map(Vec::len)), (Some(3), Some(0)));
+    let mut none = program();
+    let (code, said) = run(none.arg("--archive").arg(dir.path().join("none")).arg("status"));
+    assert_eq!(code, Some(1), "{said}");
+}
+
+#[test]
+fn doctor_names_what_is_wrong_and_what_to_do() {
+    let (dir, archive) = place();
+    let api = Api::start(5, Duration::from_mins(1), |options| options);
+    let doctor = || {
+        let mut doctor = program();
+        let collect = api.collect(&archive);
+        let typed: Vec<_> =
+            collect.get_args().map(|arg| if arg == "collect" { "doctor".into() } else { arg.to_owned() }).collect();
+        doctor.args(typed).args(["--format", "json"]);
+        for (name, value) in collect.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+            doctor.env(name, value);
+        }
+        doctor
+    };
+    let (code, checks) = json(&mut doctor());
+    assert_eq!(code, Some(0), "{checks:#}");
+    let names: Vec<&str> = levels(&checks).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["archive", "folder", "disk", "list of devices", "state of a device", "rate limit", "clock"]);
+    assert!(!archive.exists(), "nothing is written");
+    let level = |wanted: &str| {
+        let (code, checks) = json(&mut doctor());
+        let level = levels(&checks).into_iter().find(|(name, _)| *name == wanted).map(|(_, level)| level.to_owned());
+        (code, level, checks)
+    };
+    for (fault, check) in [(FaultKind::Refused, "list of devices"), (FaultKind::ClockOff, "clock")] {
+        api.handle.set_faults(Faults::none().with(fault, 1.0));
+        let (code, level, checks) = level(check);
+        assert_eq!((code, level.as_deref()), (Some(3), Some("poor")), "{checks:#}");
+    }
+    api.handle.set_faults(Faults::none());
+    let (code, said) = run(doctor().env_remove("CLOUDFLARE_API_TOKEN"));
+    assert_eq!(code, Some(3), "{said}");
+    // Somebody else's folder, and one that is in use.
+    std::fs::create_dir_all(&archive).expect("a folder");
+    put(&archive.join("letter.txt"), "dear");
+    assert_eq!(level("archive").1.as_deref(), Some("poor"));
+    std::fs::remove_file(archive.join("letter.txt")).expect("a file");
+    let collecting =
+        Running(api.collect(&archive).args(["--every", "1h"]).stderr(Stdio::null()).spawn().expect("a process"));
+    wait_for(|| {
+        level("archive").2[0]["found"].as_str().is_some_and(|found| found.contains("in use by dex-archive collect"))
+    });
+    drop((collecting, dir));
+}
+
+#[test]
+fn a_loop_tells_systemd_that_it_runs_and_prometheus_how_it_went() {
+    let (dir, archive) = place();
+    let api = Api::start(5, Duration::from_mins(1), |options| options);
+    let (socket, file) = (dir.path().join("notify"), dir.path().join("dex.prom"));
+    let heard = UnixDatagram::bind(&socket).expect("a socket");
+    let told = Arc::new(Mutex::new(String::new()));
+    let telling = Arc::clone(&told);
+    // Somebody always listens: who tells systemd something waits until it is taken.
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4_096];
+        while let Ok(length) = heard.recv(&mut bytes) {
+            telling.lock().expect("nobody panics").push_str(&String::from_utf8_lossy(&bytes[..length]));
+        }
+    });
+    let is_told = |word: &str| told.lock().expect("nobody panics").contains(word);
+    let mut command = api.collect(&archive);
+    command.args(["--every", "1s", "--metrics-listen", "127.0.0.1:0", "--metrics-file"]).arg(&file);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "300000").stderr(Stdio::piped());
+    let mut collecting = Running(command.spawn().expect("the program starts"));
+    wait_for(|| ["READY=1\n", "WATCHDOG=1\n", "STATUS=5 devices"].into_iter().all(is_told));
+    let mut said = Vec::new();
+    let mut stderr = collecting.0.stderr.take().expect("it is piped");
+    while !String::from_utf8_lossy(&said).contains("/metrics\n") {
+        let mut byte = [0];
+        stderr.read_exact(&mut byte).expect("the address is told");
+        said.push(byte[0]);
+    }
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let address = said.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+    let served = get(address);
+    assert!(served.starts_with("HTTP/1.1 200 OK") && served.contains("text/plain; version=0.0.4"), "{served}");
+    let sweeps = format!("dex_archive_sweeps_total{{account=\"{ACCOUNT}\"}}");
+    let counted = |text: &str| text.lines().find_map(|line| line.strip_prefix(&sweeps)?.trim().parse::<f64>().ok());
+    let before = counted(&served).expect("it counts");
+    wait_for(|| counted(&get(address)).is_some_and(|now| now > before));
+    let written = std::fs::read_to_string(&file).expect("the file is there");
+    assert!(counted(&written).is_some() && written.contains("dex_archive_last_sweep_success"), "{written}");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(collecting.0.id()).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process");
+    wait_for(|| is_told("STOPPING=1\n"));
+    assert_eq!(collecting.0.wait().expect("a process").code(), Some(0));
+    let left: Vec<_> = std::fs::read_dir(dir.path())
+        .expect("a folder")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    assert!(!left.iter().any(|name| name.contains("tmp")), "{left:?}");
+}
+
+fn get(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("somebody listens");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text
+}
+
+/// A process that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn wait_for(mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_mins(1), "it never came to be");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn several_accounts_are_swept_side_by_side_into_one_archive() {
+    let (dir, archive) = place();
+    let api =
+        Api::start(60, Duration::from_mins(1), |options| ServerOptions { accounts: vec![OTHER.to_owned()], ..options });
+    let (config, summary) = (dir.path().join("config.toml"), dir.path().join("summary.json"));
+    let token = dir.path().join("token");
+    put(&token, "Sn3lZJTBX6kkg7OdcBUAxOO963GEIyGQqnFTOFYY\n");
+    put(
+        &config,
+        &format!(
+            "[api]\nurl = \"{}\"\nrate_limit = \"none\"\n[[account]]\nid = \"{ACCOUNT}\"\nname = \"emea\"\ntoken_file = {token:?}\n\
+             [[account]]\nid = \"{OTHER}\"\nname = \"apac\"\ntoken_file = {token:?}\nbudget = \"20%\"\n",
+            api.url
+        ),
+    );
+    let collect = || {
+        let mut command = program();
+        command.arg("--archive").arg(&archive).arg("--config").arg(&config).arg("collect");
+        command
+    };
+    let (code, said) = run(collect().arg("--summary-json").arg(&summary));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("emea: 55 devices") && said.contains("apac: 55 devices"), "{said}");
+    let told: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&summary).expect("the file is there")).expect("JSON");
+    let states = rows(&archive, &dex_archive::schema::Schema::device_state()).len() as u64;
+    assert_eq!(told["states_new"].as_u64(), Some(states));
+    assert_eq!(told["accounts"].as_object().map(serde_json::Map::len), Some(2));
+    assert!(told["accounts"][OTHER]["requests_sent"].as_u64() > Some(0));
+    // One archive, one publish: the same devices of both accounts stand in one part.
+    let accounts: std::collections::BTreeSet<String> = archived(&archive)
+        .into_values()
+        .flatten()
+        .map(|(batch, row)| {
+            let accounts = batch.column_by_name("account_id").expect("a column");
+            arrow_array::cast::AsArray::as_string::<i32>(accounts).value(row).to_owned()
+        })
+        .collect();
+    assert_eq!(accounts.into_iter().collect::<Vec<_>>(), [ACCOUNT, OTHER]);
+    // One by its name; none of another's.
+    let (code, said) = run(collect().args(["--account", "apac", "--dry-run"]));
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    let (code, said) = run(collect().args(["--account", "nobody"]));
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("the config file has no account \"nobody\": it has emea, apac"), "{said}");
+    // Where one is let in and the other is not, the one is archived.
+    let before = archived(&archive).len();
+    let text = std::fs::read_to_string(&config).expect("a file");
+    put(&config, &text.replace(OTHER, "21a7362d577a6c3019a474fd6f485823"));
+    wait_for(|| {
+        let (code, said) = run(&mut collect());
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("error: apac: the list of devices cannot be read: HTTP 404"), "{said}");
+        archived(&archive).len() > before
+    });
+}
+
+#[test]
+fn what_starts_it_is_printed_for_each_scheduler() {
+    let say = |args: &[&str]| {
+        let output = program().args(args).output().expect("the program starts");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr),
+        )
+    };
+    let (code, cron) = say(&["--archive", "/srv/dex", "service", "cron", "--account", ACCOUNT, "--every", "30m"]);
+    assert_eq!(code, Some(0), "{cron}");
+    assert!(cron.contains("*/30 * * * * ") && cron.contains(" --archive /srv/dex collect --account "), "{cron}");
+    let (code, said) = say(&["service", "cron", "--account", ACCOUNT, "--every", "7m"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("cron knows no such interval as 7m"), "{said}");
+    let (code, said) = say(&["service", "systemd"]);
+    assert_eq!(code, Some(2), "{said}");
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script) = say(&["completions", shell]);
+        assert!(code == Some(0) && script.contains("backfill") && script.contains("metrics-file"), "{shell}: {script}");
+    }
+    let (code, man) = say(&["man"]);
+    assert!(
+        code == Some(0) && man.starts_with(".ie") && man.contains("collect") && man.contains("metrics\\-listen"),
+        "{man}"
+    );
+}
+
+#[test]
+fn each_command_has_help_with_an_example() {
+    let help = |args: &[&str]| {
+        let output = program().args(args).arg("--help").output().expect("the program starts");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for command in [
+        "collect",
+        "backfill",
+        "import",
+        "report",
+        "status",
+        "doctor",
+        "schema",
+        "verify",
+        "prune",
+        "forget",
+        "simulate",
+        "demo",
+        "service",
+        "completions",
+        "man",
+    ] {
+        let text = help(&[command]);
+        assert!(text.contains("Example") && text.contains(&format!("dex-archive {command}")), "{command}: {text}");
+    }
+    for question in ["trend", "latest", "changes", "apps", "gaps"] {
+        let text = help(&["query", question]);
+        assert!(
+            text.contains("Example") && text.contains(&format!("dex-archive query {question}")),
+            "{question}: {text}"
+        );
+    }
+}
