@@ -1,0 +1,90 @@
+"""What runs the collector and what watches it, as those programs read it: Prometheus, systemd, Kubernetes."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+PROGRAM = os.path.abspath(os.environ["DEX_ARCHIVE"])
+README = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "README.md")
+ACCOUNT = "01a7362d577a6c3019a474fd6f485823"
+
+
+def run(*args, **more):
+    return subprocess.run([PROGRAM, *args], check=True, capture_output=True, text=True, **more)
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("metrics")
+    server = subprocess.Popen([PROGRAM, "simulate", "--devices", "20"], stdout=subprocess.PIPE, text=True)
+    try:
+        environment = dict(line.strip().split("=", 1) for line in (server.stdout.readline(), server.stdout.readline()))
+        environment |= {"CLOUDFLARE_API_TOKEN": "simulated", "PATH": os.environ["PATH"]}
+        file = str(folder / "dex.prom")
+        run("--archive", str(folder / "archive"), "collect", "--every", "1s", "--sweeps", "2", "--rate-limit", "none",
+            "--metrics-file", file, env=environment)
+    finally:
+        server.kill()
+        server.wait()
+    with open(file, encoding="utf-8") as text:
+        return {family.name: family for family in text_string_to_metric_families(text.read())}
+
+
+def test_prometheus_reads_the_metrics(families):
+    value = lambda name, **labels: next(s.value for s in families[name].samples if labels.items() <= s.labels.items())
+    assert value("dex_archive_sweeps", account=ACCOUNT) == 2
+    assert families["dex_archive_sweeps"].type == "counter"
+    assert value("dex_archive_last_sweep_success", account=ACCOUNT) == 1
+    assert 0 < value("dex_archive_last_sweep_devices", account=ACCOUNT) <= 20
+    assert value("dex_archive_journal_pending_since_timestamp_seconds") == 0
+    assert value("dex_archive_disk_free_bytes") > 0
+    for family in families.values():
+        assert family.documentation and family.type in ("gauge", "counter"), family
+        # A unit in the name is a base unit.
+        assert not re.search(r"_(ms|us|minutes|kb|mb|pct|percent)(_|$)", family.name), family.name
+
+
+def test_alert_rules_of_the_readme_are_about_metrics_that_there_are(families):
+    with open(README, encoding="utf-8") as file:
+        (rules,) = re.findall(r"```yaml\n(groups:.*?)```", file.read(), re.S)
+    rules = [rule for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
+    assert len(rules) >= 4
+    known = {sample.name for family in families.values() for sample in family.samples}
+    for rule in rules:
+        named = set(re.findall(r"dex_archive_\w+", rule["expr"]))
+        assert named and named <= known, named - known
+        assert rule["alert"] and rule["annotations"]["summary"]
+
+
+def test_systemd_has_nothing_to_say_against_the_unit(tmp_path):
+    unit = tmp_path / "dex-archive.service"
+    for archive in ("/var/lib/dex-archive", "/srv/dex archive/50%"):
+        text = run("--archive", archive, "service", "systemd", "--account", ACCOUNT, "--user", "daemon").stdout
+        unit.write_text(text)
+        checked = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    exposure = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(unit)], capture_output=True, text=True)
+    assert exposure.returncode == 0, exposure.stdout[-300:] + exposure.stderr
+
+
+def test_kubernetes_manifests_are_yaml_of_their_kinds():
+    text = run("service", "kubernetes", "--account", ACCOUNT, "--every", "15m", "--image", "r/x:1\"").stdout
+    claim, job = yaml.safe_load_all(text)
+    assert (claim["kind"], job["kind"], job["spec"]["schedule"]) == ("PersistentVolumeClaim", "CronJob", "*/15 * * * *")
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "r/x:1\"" and container["args"][-1] == "--self-heal" and ACCOUNT in container["args"]
+    # The arguments are the program's own.
+    help_text = run("collect", "--help").stdout
+    assert all(arg in help_text for arg in container["args"] if arg.startswith("--"))
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+def test_bash_takes_the_completions():
+    script = run("completions", "bash").stdout
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
