@@ -9,6 +9,7 @@
 mod answer;
 mod apps;
 mod device;
+mod drift;
 mod gaps;
 mod latest;
 mod metric;
@@ -33,6 +34,7 @@ use crate::schema::Schema;
 pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
 pub use device::resolve_devices;
+pub use drift::drift;
 pub use gaps::{Cause, GapsOptions, Hole, gaps, holes};
 pub use latest::{StateOptions, changes, latest};
 pub use metric::{Metric, MetricKind, metrics};

@@ -511,9 +511,32 @@ pub(super) enum ReportFormat {
     after_help = "Examples:\n  dex-archive schema\n  dex-archive schema --format duckdb > views.sql && duckdb -init views.sql"
 )]
 pub(super) struct SchemaArgs {
+    #[command(subcommand)]
+    pub(super) question: Option<SchemaQuestion>,
     /// A table, JSON, or a script of views for `duckdb -init`
     #[arg(long, value_enum, default_value_t = SchemaFormat::Table)]
     pub(super) format: SchemaFormat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SchemaQuestion {
+    /// What states held that is in no column: path, types, since when, on how many devices
+    Drift(DriftArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "What no column holds is kept in the column `unmapped`, as it was sent. An example may be personal.\n\nExample:\n  dex-archive schema drift --since 90d"
+)]
+pub(super) struct DriftArgs {
+    /// From when on: a time, a date, or how long ago
+    #[arg(long, default_value = "30d", value_name = "TIME")]
+    pub(super) since: String,
+    /// Up to when
+    #[arg(long, default_value = "now", value_name = "TIME")]
+    pub(super) until: String,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -46,10 +46,16 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
         Question::Apps(question) => (asker.apps(question)?, false),
         Question::Gaps(question) => (asker.gaps(question)?, false),
     };
+    show(&answer, output, plot)?;
+    Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
+}
+
+/// Writes an answer where it is wanted, as it is wanted.
+pub(super) fn show(answer: &Answer, output: &OutputArgs, plot: bool) -> anyhow::Result<()> {
     let text = if plot {
-        course::charts(&answer, output.tz, print::width().unwrap_or(WIDTH)).into_bytes()
+        course::charts(answer, output.tz, print::width().unwrap_or(WIDTH)).into_bytes()
     } else {
-        format::write(&answer, output.format, output.tz)?
+        format::write(answer, output.format, output.tz)?
     };
     match &output.output {
         Some(path) if path != Path::new("-") => print::file(path, &text)?,
@@ -58,7 +64,7 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
         }
         _ => print::data(&text)?,
     }
-    Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
+    Ok(())
 }
 
 /// Who asks, and what.

@@ -8,11 +8,19 @@ use serde_json::{Value, json};
 
 use crate::schema::{Column, Kind, Personal, Schema, Unit};
 
-use super::args::{Args, SchemaArgs, SchemaFormat};
+use crate::clock::Clock;
+use crate::config;
+use crate::query::{self, Days, Window};
+
+use super::args::{Args, DriftArgs, SchemaArgs, SchemaFormat, SchemaQuestion};
+use super::query::show;
 use super::{Exit, print};
 
 /// Shows the columns of both datasets.
 pub(super) fn run(args: &Args, command: &SchemaArgs) -> anyhow::Result<Exit> {
+    if let Some(SchemaQuestion::Drift(question)) = &command.question {
+        return drift(args, question);
+    }
     print::data(&match command.format {
         SchemaFormat::Table => tables(),
         SchemaFormat::Json => {
@@ -21,6 +29,17 @@ pub(super) fn run(args: &Args, command: &SchemaArgs) -> anyhow::Result<Exit> {
         SchemaFormat::Duckdb => duckdb(&std::path::absolute(args.config()?.0)?),
     })?;
     Ok(Exit::Done)
+}
+
+/// Shows what states held that is not in the schema.
+fn drift(args: &Args, question: &DriftArgs) -> anyhow::Result<Exit> {
+    let (archive, _) = args.open_archive()?;
+    let (zone, now) = (question.output.tz, Clock::system().now());
+    let time = |text: &str| config::parse_time(text, zone, now);
+    let window = Window { since: time(&question.since)?, until: time(&question.until)? };
+    let days = Days::new(&archive, question.output.skip_damaged);
+    show(&query::drift(&days, window)?, &question.output, false)?;
+    Ok(if days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
 }
 
 fn tables() -> String {

@@ -329,3 +329,30 @@ def test_gaps_of_an_import_were_not_asked_for(root):
     expected = sql(root, "SELECT account_id, device_id, count(DISTINCT time_bucket(INTERVAL '1 hour', timestamp)) AS present"
                    " FROM {files} WHERE {window} GROUP BY ALL")
     assert_same(answer, expected, ["account_id", "device_id"])
+
+
+def test_drift_is_what_stands_in_unmapped(tmp_path):
+    root, file = str(tmp_path / "archive"), tmp_path / "states.ndjson"
+    ids = [f"cb49c27f-7f97-49c5-b6f3-f7c01ead0f{number:02d}" for number in range(4)]
+    states = [
+        {"deviceId": ids[0], "timestamp": "2026-10-01T00:00:00Z", "new.field": 1, "cpuPctByApp": [{"name": "x", "pid": 7}]},
+        {"deviceId": ids[0], "timestamp": "2026-10-02T00:00:00Z", "new.field": "two"},
+        {"deviceId": ids[1], "timestamp": "2026-10-03T00:00:00Z", "new.field": None, "cpuPct": "12"},
+        {"deviceId": ids[2], "timestamp": "2026-10-03T00:00:00Z", "cpuPctByApp": [{"name": "x"}, {"name": "y", "pid": 8}]},
+        {"deviceId": ids[3], "timestamp": "2026-10-03T00:00:00Z", "cpuPct": 12},
+    ]
+    file.write_text("".join(json.dumps(state) + "\n" for state in states))
+    run("--archive", root, "import", "--account", ACCOUNTS[0], str(file))
+    found = [json.loads(line) for line in run(
+        "--archive", root, "schema", "drift", "--since", "2026-10-01", "--until", "2026-10-04", "--format", "ndjson"
+    ).splitlines()]
+    paths = sql(root, """
+        SELECT regexp_replace(path, '\\[[0-9]+\\]', '[]', 'g') AS path, count(*) AS states, count(DISTINCT device_id) AS devices
+        FROM (SELECT device_id, unnest(json_keys(unmapped)) AS path FROM {files} WHERE {window}) GROUP BY 1"""
+        .replace("{window}", "timestamp >= '2026-10-01' AND timestamp < '2026-10-04'"))
+    assert_same(found, paths, ["path"])
+    by_path = {row["path"]: row for row in found}
+    assert by_path["cpuPctByApp[].pid"]["example"] == "8" and by_path["cpuPct"]["types"] == "string"
+    (new,) = (row for path, row in by_path.items() if "new.field" in path)
+    assert (new["types"], new["devices_share"]) == ("integer, null, string", 0.5)
+    assert (new["first"], new["last"]) == ("2026-10-01T00:00:00.000000Z", "2026-10-03T00:00:00.000000Z")

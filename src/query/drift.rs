@@ -1,0 +1,163 @@
+//! What states held that the schema does not expect: the paths of `unmapped`, over time and devices.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arrow_array::{Array, RecordBatch};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::archive::Scan;
+use crate::clock;
+use crate::schema::Schema;
+
+use super::answer::{Answer, AnswerColumn, Cell};
+use super::scan::Days;
+use super::window::Window;
+use super::{QueryError, texts, times};
+
+/// Letters of an example at most.
+const LONGEST_EXAMPLE: usize = 60;
+
+/// Each path that the schema does not expect: of which types its values are, when it was first and last seen, in how
+/// many states and devices, which share of the devices that is, and an example, as it was sent. Positions in a list are
+/// left out of a path.
+///
+/// # Errors
+/// Where the window has no length, or the archive cannot be read.
+pub fn drift(days: &Days, window: Window) -> Result<Answer, QueryError> {
+    window.check()?;
+    let schema = Schema::device_state();
+    let unmapped = schema.unmapped().expect("the table has the column");
+    let columns = ["device_id", "timestamp"].map(|name| super::column(&schema, name)).into_iter().chain([unmapped]);
+    let scan = Scan { columns: columns.collect(), ..Scan::default() };
+    let name = schema.columns[unmapped].name.as_str();
+    let mut all = Found::default();
+    let add = |found: &mut Found, batch: &RecordBatch| found.add(batch, name, window);
+    days.fold(&schema, window, &scan, Found::default, add, |found| all.merge(found))?;
+    let devices = all.devices.len();
+    let rows = all.paths.into_iter().map(|(path, seen)| seen.row(path, devices)).collect();
+    let keys = ["path", "types", "first", "last"].map(AnswerColumn::key);
+    let counts = [("states", ""), ("devices", ""), ("devices_share", "share"), ("example", "")]
+        .map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
+    let title = format!("what the schema does not expect, in states of {devices} devices");
+    Ok(Answer { title, columns: keys.into_iter().chain(counts).collect(), rows })
+}
+
+#[derive(Default)]
+struct Found {
+    devices: BTreeSet<String>,
+    paths: BTreeMap<String, Seen>,
+}
+
+/// What was seen of a path.
+#[derive(Default)]
+struct Seen {
+    types: BTreeSet<&'static str>,
+    first: i64,
+    last: i64,
+    states: i64,
+    devices: BTreeSet<String>,
+    example: String,
+}
+
+impl Found {
+    fn add(&mut self, batch: &RecordBatch, unmapped: &str, window: Window) {
+        let (ids, at, bodies) = (texts(batch, "device_id"), times(batch, "timestamp"), texts(batch, unmapped));
+        for row in (0..batch.num_rows()).filter(|&row| at.is_valid(row) && window.holds(at.value(row))) {
+            let id = ids.value(row);
+            if !self.devices.contains(id) {
+                self.devices.insert(id.to_owned());
+            }
+            if bodies.is_null(row) {
+                continue;
+            }
+            // What the archive wrote is an object; what somebody else wrote there says nothing.
+            let kept: BTreeMap<String, &RawValue> = serde_json::from_str(bodies.value(row)).unwrap_or_default();
+            for (path, value) in kept {
+                self.paths.entry(without_positions(&path)).or_default().see(id, at.value(row), value);
+            }
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.devices.extend(other.devices);
+        for (path, seen) in other.paths {
+            self.paths.entry(path).or_default().merge(seen);
+        }
+    }
+}
+
+impl Seen {
+    fn see(&mut self, device: &str, at: i64, value: &RawValue) {
+        let example: String = value.get().chars().take(LONGEST_EXAMPLE).collect();
+        let devices = [device.to_owned()].into();
+        self.merge(Self { types: [kind(value)].into(), first: at, last: at, states: 1, devices, example });
+    }
+
+    fn merge(&mut self, other: Self) {
+        if self.states == 0 {
+            return *self = other;
+        }
+        // The newest says most; of one moment, the order of the archive decides.
+        if other.last >= self.last {
+            self.example = other.example;
+        }
+        (self.first, self.last) = (self.first.min(other.first), self.last.max(other.last));
+        self.states += other.states;
+        self.types.extend(other.types);
+        self.devices.extend(other.devices);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a share of fewer than 2^53")]
+    fn row(self, path: String, devices: usize) -> Vec<Cell> {
+        let own = self.devices.len();
+        vec![
+            path.into(),
+            Cell::Text(self.types.into_iter().collect::<Vec<_>>().join(", ")),
+            clock::from_micros(self.first).into(),
+            clock::from_micros(self.last).into(),
+            self.states.into(),
+            Cell::Count(i64::try_from(own).unwrap_or(i64::MAX)),
+            Cell::Number(own as f64 / devices.max(1) as f64),
+            self.example.into(),
+        ]
+    }
+}
+
+fn kind(value: &RawValue) -> &'static str {
+    match serde_json::from_str(value.get()) {
+        Ok(Value::Null) => "null",
+        Ok(Value::Bool(_)) => "boolean",
+        Ok(Value::Number(number)) if number.is_f64() => "number",
+        Ok(Value::Number(_)) => "integer",
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Array(_)) => "list",
+        Ok(Value::Object(_)) => "object",
+        Err(_) => "unreadable",
+    }
+}
+
+/// `cpuPctByApp[3].pid` is `cpuPctByApp[].pid`.
+fn without_positions(path: &str) -> String {
+    let mut text = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('[') {
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        text.push_str(before);
+        text.push('[');
+        rest = if after[digits..].starts_with(']') { &after[digits..] } else { after };
+    }
+    text + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_in_lists_are_left_out_of_paths() {
+        assert_eq!(without_positions("cpuPctByApp[2][0].pid"), "cpuPctByApp[][].pid");
+        assert_eq!(without_positions("[\"x.y\"]"), "[\"x.y\"]");
+        assert_eq!(without_positions("new[12x]"), "new[12x]");
+    }
+}
