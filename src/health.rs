@@ -1,6 +1,6 @@
 //! Whether the collecting goes on as it should.
 //!
-//! [`Status::read`] reads what the archive says of the last days, [`examine`] asks the API itself, and looks at what a
+//! [`Status::read`] reads what the archive says of the last days, [`examine()`] asks the API itself, and looks at what a
 //! collector needs on this machine. Both end in [`Check`]s: what was found, how bad it is, and what to do. Nothing here
 //! changes anything.
 

@@ -85,7 +85,7 @@ pub struct BackfillStats {
 }
 
 impl BackfillPlan {
-    /// Cuts stretches into windows that hold about [`WINDOW_ROWS`] rows each, by the number of devices, where that is
+    /// Cuts stretches into windows that hold about 5,000 rows each, by the number of devices, where that is
     /// known, or fewer, so that several can be read to their end in the time that there is. What lies farther back
     /// than Cloudflare's history reaches is left out. Of averages, whole hours that are over are asked for.
     #[must_use]

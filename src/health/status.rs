@@ -168,7 +168,7 @@ impl Status {
     fn coverage(&self) -> Check {
         let name = "coverage, last day";
         if self.expected == 0 {
-            return Check::note(name, "no device was seen or asked for", "");
+            return Check::note(name, "no whole interval yet in which a state was expected", "");
         }
         let (present, missed) = (ratio(self.present, self.expected), ratio(self.missed, self.expected));
         let found = format!(
