@@ -4,6 +4,10 @@
 //! an array of them, or the API's envelope around either. A line that is no JSON goes to the quarantine
 //! with its number. What was read is durable half a second later, however slowly more comes.
 //! Decompression and the choice of files are the caller's business.
+//!
+//! Lines of Logpush are put into the API's words first.
+
+mod logpush;
 
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
@@ -18,15 +22,28 @@ use crate::envelope::{self, Content};
 use crate::ingest::{Ingest, IngestError};
 use crate::snapshot::{AccountId, Answer, Body, Origin, Source};
 
+use logpush::Translated;
+
 /// What the rows of an import say of themselves.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
-    /// The account that the states belong to.
-    pub account_id: AccountId,
+    /// What the files hold.
+    pub form: Form,
+    /// The account that the states belong to, where they do not say so themselves.
+    pub account_id: Option<AccountId>,
     /// Name of the import; it stands in every row.
     pub sweep_id: String,
     /// When the states were collected.
     pub collected_at: Timestamp,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Bodies of the API.
+    Api,
+    /// Lines of Logpush's `dex_device_state_events`.
+    Logpush,
 }
 
 /// What a file brought. What became of it is known once it is published.
@@ -48,6 +65,14 @@ pub enum ImportError {
         name: String,
         /// Why not.
         error: io::Error,
+    },
+    /// Nobody says whose state it is.
+    #[error("{name}, line {line}: it does not say whose state it is: name the account with --account")]
+    NoAccount {
+        /// Name of the file.
+        name: String,
+        /// The line, from 1.
+        line: u64,
     },
     /// What was read cannot be journalled.
     #[error(transparent)]
@@ -79,7 +104,8 @@ pub fn read_file(
 ) -> Result<ImportStats, ImportError> {
     let (bodies, stats, synced) = (Vec::new(), ImportStats::default(), Instant::now());
     let name = &Arc::from(name);
-    let mut import = Import { ingest, name, options, bodies, stats, synced };
+    let account = options.account_id.clone();
+    let mut import = Import { ingest, name, options, account, bodies, stats, synced };
     // A thread reads, so that what was read need not wait for what is still to come.
     let (sender, pieces) = flume::bounded(WAITING_PIECES);
     thread::spawn(move || read_pieces(file, &sender));
@@ -164,6 +190,8 @@ struct Import<'a> {
     ingest: &'a mut Ingest,
     name: &'a Arc<str>,
     options: &'a ImportOptions,
+    /// Whose the bodies are that wait.
+    account: Option<AccountId>,
     bodies: Vec<Body>,
     stats: ImportStats,
     synced: Instant,
@@ -204,6 +232,9 @@ impl Import<'_> {
         }
         self.stats.values += 1;
         let utf8 = std::str::from_utf8(&text).ok();
+        if self.options.form == Form::Logpush {
+            return self.take_line(number, utf8.and_then(logpush::translate), &text);
+        }
         // Whether it is whole, the reading of the journal finds out.
         if utf8.is_some_and(envelope::begins_as_state) {
             return self.push(number, text);
@@ -218,26 +249,44 @@ impl Import<'_> {
         }
     }
 
+    /// Takes a line of Logpush. One that cannot be put into the API's words is kept as it is.
+    fn take_line(&mut self, number: u64, line: Option<Translated>, text: &Bytes) -> Result<(), ImportError> {
+        let (account, body) = line.map_or_else(|| (None, text.clone()), |line| (line.account, Bytes::from(line.body)));
+        let account = account.or_else(|| self.options.account_id.clone()).or_else(|| self.account.clone());
+        if account != self.account {
+            // Bodies of one answer are of one account.
+            self.journal()?;
+            self.account = account;
+        }
+        self.push(number, body)
+    }
+
     fn push(&mut self, line: u64, bytes: Bytes) -> Result<(), ImportError> {
+        if self.account.is_none() {
+            return Err(ImportError::NoAccount { name: self.name.to_string(), line });
+        }
         let origin = Some(Origin { file: Arc::clone(self.name), line });
         self.bodies.push(Body { bytes, origin });
         self.stats.bodies += 1;
         if self.bodies.len() >= ANSWER_BODIES || self.synced.elapsed() >= SYNC_AFTER { self.flush() } else { Ok(()) }
     }
 
+    fn journal(&mut self) -> Result<(), ImportError> {
+        let Some(account_id) = self.account.clone().filter(|_| !self.bodies.is_empty()) else { return Ok(()) };
+        let answer = Answer {
+            account_id,
+            sweep_id: self.options.sweep_id.clone(),
+            source: if self.options.form == Form::Logpush { Source::Logpush } else { Source::Import },
+            collected_at: self.options.collected_at,
+            bodies: std::mem::take(&mut self.bodies),
+            poll: None,
+        };
+        Ok(self.ingest.append(answer)?)
+    }
+
     /// Journals what waits, and syncs unless that was done just now.
     fn flush(&mut self) -> Result<(), ImportError> {
-        if !self.bodies.is_empty() {
-            let answer = Answer {
-                account_id: self.options.account_id.clone(),
-                sweep_id: self.options.sweep_id.clone(),
-                source: Source::Import,
-                collected_at: self.options.collected_at,
-                bodies: std::mem::take(&mut self.bodies),
-                poll: None,
-            };
-            self.ingest.append(answer)?;
-        }
+        self.journal()?;
         if self.synced.elapsed() >= SYNC_AFTER {
             self.ingest.sync()?;
             self.synced = Instant::now();

@@ -55,6 +55,8 @@ pub enum Source {
     Hourly,
     /// A file.
     Import,
+    /// A file of Cloudflare's Logpush.
+    Logpush,
 }
 
 /// The endpoint that a request went to.
@@ -232,6 +234,7 @@ impl Source {
             Self::Raw => "raw",
             Self::Hourly => "hourly",
             Self::Import => "import",
+            Self::Logpush => "logpush",
         }
     }
 }

@@ -274,18 +274,27 @@ pub(super) enum SourceArg {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  dex-archive import --account 01a7…5823 states.ndjson.gz\n  curl … | dex-archive import --account 01a7…5823 -"
+    after_help = "Examples:\n  dex-archive import --account 01a7…5823 states.ndjson.gz\n  curl … | dex-archive import --account 01a7…5823 -\n  dex-archive import --format logpush logs/2026-11-24/"
 )]
 pub(super) struct ImportArgs {
-    /// NDJSON or JSON arrays, plain, .gz or .zst (`-`: stdin)
+    /// NDJSON or JSON arrays, plain, .gz or .zst (`-`: stdin); of a folder, every file in it and below
     #[arg(required = true, value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
     /// The account that the states belong to [default: the config file's]
     #[arg(long, env = "CLOUDFLARE_ACCOUNT_ID", value_name = "ID")]
     pub(super) account: Option<String>,
+    /// What the files hold: bodies of the API, or lines of Logpush's dataset `dex_device_state_events`
+    #[arg(long, value_enum, default_value_t = ImportFormat::Api)]
+    pub(super) format: ImportFormat,
     /// When the states were collected [default: now]
     #[arg(long, value_name = "TIME")]
     pub(super) collected_at: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ImportFormat {
+    Api,
+    Logpush,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -2,17 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 use crate::clock::{Clock, Zone};
-use crate::config;
-use crate::import::{ImportOptions, ImportStats, read_file};
+use crate::config::{self, ConfigError};
+use crate::import::{Form, ImportOptions, ImportStats, read_file};
 use crate::ingest::BatchLimit;
 use crate::snapshot::sweep_id;
 
-use super::args::{Args, ImportArgs};
+use super::args::{Args, ImportArgs, ImportFormat};
 use super::{Exit, collect, print, random};
 
 /// Bytes that are read at once.
@@ -23,7 +23,12 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     let (root, file) = args.config()?;
     let policy = file.policy()?;
     let clock = Clock::system();
-    let account_id = file.one_account(command.account.as_deref())?;
+    let form = if command.format == ImportFormat::Logpush { Form::Logpush } else { Form::Api };
+    let account_id = match file.one_account(command.account.as_deref()) {
+        // Lines of Logpush say it themselves.
+        Err(ConfigError::NoAccount | ConfigError::WhichAccount(_)) if form == Form::Logpush => None,
+        account => Some(account?),
+    };
     let now = clock.now();
     let collected_at = match &command.collected_at {
         Some(text) => config::parse_time(text, Zone::UTC, now)?,
@@ -32,14 +37,20 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     // Every file is opened before anything is written, so that a wrong name leaves nothing behind.
     let mut files = Vec::new();
     for path in &command.files {
-        files.push((path, open(path).with_context(|| format!("cannot read {}", path.display()))?));
+        for path in below(path).with_context(|| format!("cannot read {}", path.display()))? {
+            if path != Path::new("-") {
+                File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            }
+            files.push(path);
+        }
     }
     let (mut ingest, recovered) = collect::open(&root, &clock, "import", file.archive.readable_by, policy)?;
     ingest.merge_up_to(BatchLimit::LARGE);
     let exit = collect::note_recovered(&recovered);
-    let options = ImportOptions { account_id, sweep_id: sweep_id(now, random(0)), collected_at };
+    let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let mut total = ImportStats::default();
-    for (path, file) in files {
+    for path in files {
+        let file = open(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let stats = read_file(&mut ingest, file, &path.display().to_string(), &options)?;
         total = ImportStats { values: total.values + stats.values, bodies: total.bodies + stats.bodies };
     }
@@ -58,6 +69,24 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         ));
     }
     Ok(collect::worse(exit, collect::exit_of(&published)))
+}
+
+/// The files that are meant by a path: itself, or those of a folder and what is below it, in the order of their names.
+/// Hidden ones are not meant.
+fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut entries = std::fs::read_dir(path)?
+        .map(|entry| entry.map(|entry| (entry.file_name(), entry.path())))
+        .collect::<io::Result<Vec<_>>>()?;
+    entries.retain(|(name, _)| !name.as_encoded_bytes().starts_with(b"."));
+    entries.sort_unstable();
+    let mut files = Vec::new();
+    for (_, path) in entries {
+        files.extend(below(&path)?);
+    }
+    Ok(files)
 }
 
 fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {

@@ -10,7 +10,7 @@ use arrow_array::{Array, RecordBatch};
 use dex_archive::archive::Archive;
 use dex_archive::clock;
 use dex_archive::disk::Disk;
-use dex_archive::import::{ImportOptions, read_file};
+use dex_archive::import::{Form, ImportOptions, read_file};
 use dex_archive::ingest::Ingest;
 use dex_archive::privacy::{Key, Policy, Rules};
 use dex_archive::schema::{Column, Kind, Schema};
@@ -52,7 +52,8 @@ fn no_marker_is_journalled() {
         Ingest::open(archive, 0, "test", policy()).expect("the lock")
     };
     let (mut ingest, _) = open();
-    let options = ImportOptions { account_id, sweep_id: "s".to_owned(), collected_at: at };
+    let options =
+        ImportOptions { form: Form::Api, account_id: Some(account_id), sweep_id: "s".to_owned(), collected_at: at };
     read_file(&mut ingest, Box::new(Cursor::new(file())), "f", &options).expect("a file");
     ingest.sync().expect("a disk");
     drop(ingest);

@@ -1,0 +1,71 @@
+"""Lines of Logpush become the rows that the API's bodies of the same states would be."""
+
+import gzip
+import json
+import os
+import subprocess
+
+import duckdb
+import pytest
+
+PROGRAM = os.path.abspath(os.environ["DEX_ARCHIVE"])
+ACCOUNTS = ("01a7362d577a6c3019a474fd6f485823", "11a7362d577a6c3019a474fd6f485823")
+DEVICE = "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7"
+
+
+def run(*args):
+    return subprocess.run([PROGRAM, *args], capture_output=True, text=True)
+
+
+def line(account, timestamp, **more):
+    return {"AccountID": account, "DeviceID": DEVICE, "DeviceRegistrationID": "r", "Timestamp": timestamp} | more
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logpush")
+    lines = [
+        line(ACCOUNTS[0], 1790812800123456789, CPUPercentage=0.07, ClientVersion="1", WarpColoCode="FRA",
+             CPUPercentageByApp=[{"name": "a", "percentage": 0.29}], TunnelStatsUpstream={"rttUs": 7, "bytesSent": 9},
+             ISPIPv4City="Berlin", AppFirewallEnabled=True),
+        line(ACCOUNTS[1], "2026-10-02T00:00:00Z", DiskUsagePercentage=1, RAMUsedPercentage=None),
+        line(ACCOUNTS[0], 1790985600, BatteryPercentage=0.333),
+    ]
+    (folder / "logs" / "20261001").mkdir(parents=True)
+    (folder / "logs" / ".hidden").write_text("no JSON")
+    first = folder / "logs" / "20261001" / "a.log.gz"
+    first.write_bytes(gzip.compress("".join(json.dumps(entry) + "\n" for entry in lines[:2]).encode()))
+    (folder / "logs" / "b.log").write_text(json.dumps(lines[2]) + "\n")
+    root = str(folder / "archive")
+    done = run("--archive", root, "import", "--format", "logpush", str(folder / "logs"))
+    assert done.returncode == 0, done.stderr
+    # Taken in again, nothing is there twice.
+    assert run("--archive", root, "import", "--format", "logpush", str(folder / "logs")).returncode == 0
+    return root
+
+
+def test_values_are_those_of_the_lines(root):
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    rows = connection.execute(f"""
+        SELECT account_id, strftime(timestamp, '%Y-%m-%dT%H:%M:%S.%f') AS at, source, cpu_pct, version, colo,
+               cpu_pct_by_app, rtt_rtt_us_upstream AS rtt, tunnel_stats_bytes_sent_upstream AS sent,
+               isp_ipv4_location_city AS city, unmapped, disk_usage_pct, ram_used_pct, battery_pct
+        FROM '{root}/device_state/*/*.parquet' ORDER BY timestamp""").df().to_dict("records")
+    first, second, third = rows
+    assert (first["account_id"], first["at"], first["source"]) == (ACCOUNTS[0], "2026-10-01T00:00:00.123456", "logpush")
+    # Exactly: 0.07 a hundredfold is 7, which a product of doubles is not.
+    assert (first["cpu_pct"], first["version"], first["colo"], first["rtt"], first["sent"], first["city"]) == (7.0, "1", "FRA", 7, 9, "Berlin")
+    assert [dict(app) for app in first["cpu_pct_by_app"]] == [{"name": "a", "cpu_pct": 29.0}]
+    assert json.loads(first["unmapped"]) == {"AppFirewallEnabled": True}
+    assert (second["account_id"], second["disk_usage_pct"]) == (ACCOUNTS[1], 100.0)
+    assert (third["at"], third["battery_pct"]) == ("2026-10-03T00:00:00.000000", 33.3)
+
+
+def test_a_line_that_says_no_account_needs_one(tmp_path):
+    file, root = tmp_path / "lines.log", str(tmp_path / "archive")
+    file.write_text(json.dumps({"DeviceID": DEVICE, "Timestamp": 1790812800}) + "\nno JSON\n")
+    done = run("--archive", root, "import", "--format", "logpush", str(file))
+    assert done.returncode == 1 and "line 1: it does not say whose state it is: name the account" in done.stderr
+    done = run("--archive", root, "import", "--format", "logpush", "--account", ACCOUNTS[0], str(file))
+    assert done.returncode == 3 and "1 new states, 0 unchanged, 1 quarantined" in done.stderr
