@@ -133,7 +133,13 @@ impl CollectStats {
     /// Whether anything failed that should not have.
     #[must_use]
     pub fn has_failures(&self) -> bool {
-        self.requests_failed > 0 || self.bodies_quarantined > 0 || self.journal_gaps > 0 || !self.damaged.is_empty()
+        self.requests_failed > 0 || self.has_publish_failures()
+    }
+
+    /// Whether what was published was not all that was received, or not all that was there.
+    #[must_use]
+    pub fn has_publish_failures(&self) -> bool {
+        self.bodies_quarantined > 0 || self.journal_gaps > 0 || !self.damaged.is_empty()
     }
 
     /// Adds what another sweep did at the same time.

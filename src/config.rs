@@ -199,6 +199,9 @@ pub enum ConfigError {
     /// A limit of the report is none.
     #[error(transparent)]
     Limit(#[from] LimitError),
+    /// A schedule is not of whole minutes.
+    #[error("{0:?} is no whole number of minutes, which schedulers count in")]
+    Minutes(String),
     /// A duration is none.
     #[error("{0:?} is no duration: 90s, 5m, 1h and 1d are")]
     Duration(String),

@@ -33,7 +33,7 @@ use crate::schema::Schema;
 
 pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
-pub use device::resolve_devices;
+pub use device::{devices_seen, resolve_devices};
 pub use drift::drift;
 pub use gaps::{Cause, GapsOptions, Hole, gaps, holes};
 pub use latest::{StateOptions, changes, latest};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, StructArray, new_null_array};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, RecordBatchOptions, StructArray, new_null_array};
 use arrow_schema::{DataType, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
@@ -333,5 +333,8 @@ fn complete(batch: &RecordBatch, target: &arrow_schema::SchemaRef) -> RecordBatc
         None => new_null_array(field.data_type(), batch.num_rows()),
     });
     let columns: Vec<ArrayRef> = columns.collect();
-    RecordBatch::try_new(Arc::clone(target), columns).expect("the columns were checked when the part was opened")
+    // A scan of no column is still one of so many rows.
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let whole = RecordBatch::try_new_with_options(Arc::clone(target), columns, &options);
+    whole.expect("the columns were checked when the part was opened")
 }

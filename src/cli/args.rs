@@ -122,7 +122,7 @@ pub(super) struct CompletionsArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  dex-archive service cron --every 15m | crontab -\n  dex-archive --archive /var/lib/dex-archive service systemd --account 01a7…5823 --token-file /etc/dex-archive/token\n  dex-archive service kubernetes --account 01a7…5823 --every 15m | kubectl apply -f -"
+    after_help = "Examples:\n  (crontab -l; dex-archive service cron --every 15m) | crontab -\n  dex-archive --archive /var/lib/dex-archive service systemd --account 01a7…5823 --token-file /etc/dex-archive/token\n  dex-archive service kubernetes --account 01a7…5823 --every 15m | kubectl apply -f -"
 )]
 pub(super) struct ServiceArgs {
     /// What is to run it
@@ -131,9 +131,9 @@ pub(super) struct ServiceArgs {
     /// The Cloudflare account
     #[arg(long, env = "CLOUDFLARE_ACCOUNT_ID", value_name = "ID")]
     pub(super) account: Option<String>,
-    /// The file that holds the API token there
-    #[arg(long, default_value = "/etc/dex-archive/token", value_name = "FILE")]
-    pub(super) token_file: PathBuf,
+    /// The file that holds the API token there [default: the config file's, or else `/etc/dex-archive/token`]
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
     /// Time between two sweeps
     #[arg(long, default_value = "15m", value_name = "DURATION")]
     pub(super) every: String,

@@ -13,7 +13,7 @@ use crate::config;
 use crate::disk::Disk;
 use crate::ingest::{Ingest, PublishRule};
 use crate::privacy::Policy;
-use crate::query::{Cell, Days, GapsOptions, QueryError, Searched, StateOptions, Window, holes, latest};
+use crate::query::{Days, GapsOptions, QueryError, Searched, Window, devices_seen, holes};
 use crate::snapshot::{AccountId, DeviceId, HISTORY, SETTLE, Source};
 
 use super::args::{Args, BackfillArgs, ResolutionArg};
@@ -52,6 +52,8 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     }
     until_stopped(async |stop| {
         let mut exit = Exit::Done;
+        let several = accounts.len() > 1;
+        let mut summaries = serde_json::Map::new();
         for ((name, client_options), wanted) in accounts.into_iter().zip(&wanted) {
             let budget = client_options.budget;
             let client = collect::client(client_options, &root, &clock).await?;
@@ -66,11 +68,24 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
             let mut collector = Collector::new(client, ingest, clock.clone(), options(), &bar, stop.clone());
             let (stats, failed) = collector.backfill(&plan, None, random(0)).await;
             exit = collect::worse(exit, report(&stats, failed.is_some(), args.quiet));
+            summaries.insert(wanted.account.as_str().to_owned(), serde_json::to_value(&stats)?);
             if let Some(path) = &command.summary_json {
-                print::file(path, &(serde_json::to_string_pretty(&stats)? + "\n"))?;
+                let own = summaries.values().next().filter(|_| !several).cloned();
+                let summary = own.unwrap_or_else(|| serde_json::json!({ "accounts": summaries }));
+                print::file(path, serde_json::to_string_pretty(&summary)? + "\n")?;
             }
             let finished = collector.finish();
-            failed.map_or(finished, Err)?;
+            match failed.map_or(finished, Err) {
+                // The others' history is read all the same.
+                Err(error) if several => {
+                    print::note(&format!("error: {name}: {error}"));
+                    exit = Exit::Failed;
+                }
+                ended => ended?,
+            }
+            if stop.is_requested() {
+                break;
+            }
         }
         Ok(exit)
     })
@@ -151,11 +166,7 @@ fn stretch(window: Window, device: Option<DeviceId>) -> Stretch {
 
 /// Accounts and devices with a state within the history.
 fn known_devices(days: &Days, now: Timestamp) -> Result<Vec<(String, String)>, QueryError> {
-    let window = Window { since: now - HISTORY, until: now };
-    let options = StateOptions { devices: None, columns: vec!["account_id".to_owned()], window };
-    let answer = latest(days, &options)?;
-    let ids = answer.rows.iter().map(|row| (row.last().and_then(Cell::text), row.first().and_then(Cell::text)));
-    Ok(ids.filter_map(|(account, device)| account.zip(device)).collect())
+    Ok(devices_seen(days, Window { since: now - HISTORY, until: now })?.into_iter().collect())
 }
 
 /// A backfill neither sweeps nor waits for more.
@@ -305,14 +316,14 @@ fn whole(every: Duration, now: Timestamp, waiting: Option<Timestamp>) -> Option<
 /// What a healer needs, before the writer's thread takes the archive.
 pub(super) fn healer(
     client: &Client,
-    ingest: &Ingest,
+    archive: &Archive,
     clock: &Clock,
     options: &CollectOptions,
     policy: &Policy,
     quiet: bool,
 ) -> Healer {
     Healer {
-        archive: ingest.archive().clone(),
+        archive: archive.clone(),
         account: client.account().clone(),
         clock: clock.clone(),
         budget: client.pacer().budget(),

@@ -37,7 +37,9 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let (policy, access) = (file.policy()?, file.archive.readable_by);
     let accounts = command.api.clients(&file, seed(&clock))?;
     let rule = file.archive.publish_rule()?;
-    let options = collect_options(command, every.unwrap_or(INTERVAL), rule)?;
+    let deadline = command.deadline.as_deref().map(config::parse_duration).transpose()?;
+    // Who starts single sweeps says by the deadline how often.
+    let options = collect_options(command, every.or(deadline).unwrap_or(INTERVAL), rule)?;
     if accounts.len() > 1 && !options.devices.is_empty() {
         return Err(ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
     }
@@ -63,11 +65,10 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         }
         // Bars of several accounts would be drawn over each other.
         let bar = Bar::new(args.quiet || clients.len() > 1);
-        let heal =
-            |client: &Client, ingest: &Ingest| backfill::healer(client, ingest, &clock, &options, &policy, args.quiet);
+        let archive = ingest.archive().clone();
         let (mut accounts, mut collectors, mut writes) = (Vec::new(), Vec::new(), Some(ingest));
         for (name, client) in clients {
-            let healer = writes.as_ref().map(|ingest| heal(&client, ingest));
+            let healer = backfill::healer(&client, &archive, &clock, &options, &policy, args.quiet);
             accounts.push(Account { name, id: client.account().clone(), healer });
             collectors.push(match (writes.take(), collectors.first()) {
                 (Some(ingest), _) => Collector::new(client, ingest, clock.clone(), options.clone(), &bar, stop.clone()),
@@ -204,6 +205,22 @@ fn asked(stats: &CollectStats) -> String {
     )
 }
 
+/// What was asked of one of several accounts. What was published is theirs together.
+fn asked_json(stats: &CollectStats) -> serde_json::Value {
+    serde_json::json!({
+        "sweep_id": stats.sweep_id,
+        "devices": stats.devices,
+        "devices_absent": stats.devices_absent,
+        "devices_unasked": stats.devices_unasked,
+        "requests_sent": stats.requests_sent,
+        "requests_failed": stats.requests_failed,
+        "throttled_s": stats.throttled_s,
+        "elapsed_s": stats.elapsed_s,
+        "stopped": stats.stopped,
+        "failures": stats.failures,
+    })
+}
+
 /// A number that differs from run to run; nothing secret hangs on it.
 #[expect(clippy::cast_sign_loss, reason = "any number will do")]
 pub(super) fn seed(clock: &Clock) -> u64 {
@@ -270,7 +287,7 @@ fn devices(command: &CollectArgs) -> Result<Vec<DeviceId>, ConfigError> {
 struct Account {
     name: String,
     id: AccountId,
-    healer: Option<Healer>,
+    healer: Healer,
 }
 
 /// Sweeps, one after the other.
@@ -343,16 +360,21 @@ impl Sweeps<'_> {
     /// Tells how the accounts' sweeps went. Where one of several failed, it is told, and the others count.
     fn tell(&self, swept: Vec<(CollectStats, Option<CollectError>)>) -> anyhow::Result<Told> {
         let (several, now) = (swept.len() > 1, self.clock.now());
+        // What was published, the first one says; what went wrong with that went wrong for all.
+        let is_published = swept.first().is_none_or(|(stats, failed)| {
+            let is_theirs = matches!(failed, Some(CollectError::Ingest(_) | CollectError::Ended));
+            !is_theirs && !stats.has_publish_failures() && stats.held.is_empty()
+        });
         let mut total = CollectStats::default();
         let (mut failures, mut by_account) = (Vec::new(), serde_json::Map::new());
         for ((stats, failed), account) in swept.into_iter().zip(&self.accounts) {
-            let is_fine = failed.is_none() && !stats.has_failures() && stats.held.is_empty();
+            let is_fine = is_published && failed.is_none() && stats.requests_failed == 0;
             self.metrics.note(account.id.as_str(), &stats, is_fine, now);
             if several && (!self.quiet || !is_fine) {
                 print::note(&format!("{}: {}", account.name, asked(&stats)));
             }
             if several {
-                by_account.insert(account.id.as_str().to_owned(), serde_json::to_value(&stats)?);
+                by_account.insert(account.id.as_str().to_owned(), asked_json(&stats));
             }
             if total.sweep_id.is_empty() {
                 total = stats;
@@ -376,7 +398,11 @@ impl Sweeps<'_> {
             written => written?,
         }
         supervise::status(&summary(&total));
-        let failed = failures.pop().map(|(_, error)| error).filter(|_| all_failed);
+        let ended = failures.iter().position(|(_, error)| matches!(error, CollectError::Ended));
+        let failed = match ended {
+            Some(at) => Some(failures.swap_remove(at).1),
+            None => failures.pop().map(|(_, error)| error).filter(|_| all_failed),
+        };
         Ok(Told { exit, stats: total, failed })
     }
 
@@ -395,22 +421,27 @@ impl Sweeps<'_> {
 
     /// Spends what is left of the interval on holes, one account after the other.
     async fn heal(&mut self, stats: &CollectStats, number: u64) -> (Exit, Option<CollectError>) {
-        let interval = self.every.unwrap_or(INTERVAL);
         let waiting = stats.waiting_since.as_deref().and_then(clock::parse_timestamp);
         let start = std::time::Instant::now();
         let (mut exit, mut accounts) = (Exit::Done, u32::try_from(self.accounts.len()).unwrap_or(u32::MAX));
         for (collector, account) in self.collectors.iter_mut().zip(&self.accounts) {
-            let Some(healer) = &account.healer else { continue };
             let time = match self.every {
                 Some(every) => collector.time_left(every),
-                None => left(interval, stats).saturating_sub(start.elapsed()),
+                None => left(account.healer.interval, stats).saturating_sub(start.elapsed()),
             };
-            let (told, failed) = healer.heal(collector, time / accounts.max(1), waiting, number << 8).await;
+            let time = time / accounts.max(1);
+            let (told, failed) = account.healer.heal(collector, time, waiting, number << 8).await;
             exit = worse(exit, told);
-            if failed.is_some() {
-                return (exit, failed);
-            }
             accounts -= 1;
+            match failed {
+                Some(error) if self.accounts.len() > 1 && !matches!(error, CollectError::Ended) => {
+                    // The others' holes are healed all the same.
+                    print::note(&format!("error: {}: {error}", account.name));
+                    exit = Exit::Failed;
+                }
+                Some(error) => return (exit, Some(error)),
+                None => (),
+            }
         }
         (exit, None)
     }

@@ -136,8 +136,11 @@ impl Metrics {
 
     /// Notes what was published of all of them, and tells all of it.
     pub(super) fn publish(&self, total: &CollectStats) -> anyhow::Result<()> {
-        for (gauge, (_, _, value)) in self.published.iter().zip(PUBLISHED) {
-            gauge.set(value(total));
+        for (gauge, (name, _, value)) in self.published.iter().zip(PUBLISHED) {
+            // What was not published now keeps what it was.
+            if total.bytes_published > 0 || !name.starts_with("last_publish") {
+                gauge.set(value(total));
+            }
         }
         self.render()?;
         let Some(path) = &self.file else { return Ok(()) };

@@ -44,6 +44,9 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
                 print::note(&format!("{}: {sections} sections, {devices} devices, {size}", path.display()));
             }
         }
+        None if command.format == ReportFormat::Html && print::is_terminal() => {
+            anyhow::bail!("a page is nothing for a terminal: name a file with -o, or ask for --format markdown")
+        }
         _ => print::data(&text)?,
     }
     Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })

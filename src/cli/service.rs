@@ -1,18 +1,29 @@
 //! `service`, `completions` and `man`: what runs the collector, and what makes it easy to type.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 
-use crate::config;
+use crate::config::{self, ApiSection, ConfigError};
 
 use super::args::{Args, CompletionsArgs, Scheduler, ServiceArgs};
 use super::{Exit, print};
+
+/// Where a token is, if nobody says.
+const TOKEN_FILE: &str = "/etc/dex-archive/token";
 
 /// Prints what runs the collector unattended.
 pub(super) fn run(args: &Args, command: &ServiceArgs) -> anyhow::Result<Exit> {
     let (root, file) = args.config()?;
     let every = config::parse_duration(&command.every)?;
+    if every.as_secs() % 60 != 0 || every.as_secs() == 0 {
+        return Err(ConfigError::Minutes(command.every.clone()).into());
+    }
+    let typed = ApiSection { account: command.account.clone(), ..ApiSection::default() };
+    // What the config file says of the token is as good as what is typed.
+    let said = file.accounts(&file.api, &typed)?.into_iter().next().and_then(|(_, api)| api.token_file);
+    let token_file = command.token_file.clone().or(said).unwrap_or_else(|| PathBuf::from(TOKEN_FILE));
     let account = match (&command.account, file.account.is_empty()) {
         // The accounts of the config file, with their own tokens.
         (None, false) if command.scheduler != Scheduler::Kubernetes => None,
@@ -23,6 +34,7 @@ pub(super) fn run(args: &Args, command: &ServiceArgs) -> anyhow::Result<Exit> {
         program: std::env::current_exe().ok().unwrap_or_else(|| PathBuf::from("dex-archive")),
         root: std::path::absolute(&root)?,
         account,
+        token_file: std::path::absolute(token_file)?,
         config: args.config_file().map(std::path::absolute).transpose()?,
         every: command.every.clone(),
         minutes,
@@ -70,6 +82,7 @@ struct Service<'a> {
     root: PathBuf,
     /// One account, or those of the config file.
     account: Option<String>,
+    token_file: PathBuf,
     config: Option<PathBuf>,
     every: String,
     minutes: u64,
@@ -99,7 +112,7 @@ impl Service<'_> {
             path(&self.program),
             path(&self.root),
             self.config(quote),
-            self.who(&path(&self.command.token_file)),
+            self.who(&path(&self.token_file)),
             self.every,
         ))
     }
@@ -116,6 +129,7 @@ impl Service<'_> {
         format!(
             "# /etc/systemd/system/dex-archive.service\n\
              # useradd --system --shell /usr/sbin/nologin {user}\n\
+             {prepare}\
              # systemctl daemon-reload && systemctl enable --now dex-archive.service\n\
              [Unit]\n\
              Description=Archive of the WARP fleet's device states\n\
@@ -136,7 +150,7 @@ impl Service<'_> {
              UMask=0027\n\
              NoNewPrivileges=yes\n\
              ProtectSystem=strict\n\
-             ProtectHome=yes\n\
+             ProtectHome={home}\n\
              PrivateTmp=yes\n\
              PrivateDevices=yes\n\
              ProtectKernelTunables=yes\n\
@@ -162,13 +176,35 @@ impl Service<'_> {
             credential = self
                 .account
                 .as_ref()
-                .map_or(String::new(), |_| { format!("LoadCredential=token:{}\n", path(&self.command.token_file)) }),
+                .map_or(String::new(), |_| { format!("LoadCredential=token:{}\n", path(&self.token_file)) }),
             program = path(&self.program),
             root = path(&self.root),
             config = self.config(systemd_word),
             who = self.who("%d/token"),
+            prepare = self.prepare(),
+            home = if self.is_at_home() { "no" } else { "yes" },
             every = self.every,
         )
+    }
+
+    /// What is to be done before the unit can start.
+    fn prepare(&self) -> String {
+        let user = &self.command.user;
+        let mut lines = String::new();
+        if self.root.strip_prefix("/var/lib").is_err() {
+            let root = self.root.display();
+            let _ = writeln!(lines, "# install -d -o {user} -g {user} -m 750 '{root}'");
+        }
+        if self.account.is_none() {
+            let _ = writeln!(lines, "# the token files of the config file must be readable by {user}");
+        }
+        lines
+    }
+
+    /// Whether any of it is where other units may not look.
+    fn is_at_home(&self) -> bool {
+        let paths = [Some(&self.program), Some(&self.root), self.config.as_ref()];
+        paths.into_iter().flatten().any(|path| ["/home", "/root"].iter().any(|home| path.starts_with(home)))
     }
 
     /// A `CronJob`, with the archive on a volume and the token in a secret.
@@ -176,6 +212,7 @@ impl Service<'_> {
         let schedule = self.schedule()?;
         Ok(format!(
             r#"# kubectl create secret generic dex-archive --from-file=token=FILE
+{create}# The image holds the program as its entry point.
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata:
@@ -214,7 +251,7 @@ spec:
           containers:
             - name: collect
               image: {image}
-              args: ["--archive", "/data/archive", "collect", "--account", "{account}", "--token-file", "/secrets/token", "--deadline", "{every}", "--self-heal"]
+              args: ["--archive", "/data/archive",{config} "collect", "--account", "{account}", "--token-file", "/secrets/token", "--deadline", "{every}", "--self-heal"]
               securityContext:
                 allowPrivilegeEscalation: false
                 readOnlyRootFilesystem: true
@@ -226,7 +263,7 @@ spec:
               volumeMounts:
                 - {{ name: archive, mountPath: /data }}
                 - {{ name: token, mountPath: /secrets, readOnly: true }}
-          volumes:
+{mount}          volumes:
             - name: archive
               persistentVolumeClaim:
                 claimName: dex-archive
@@ -234,12 +271,22 @@ spec:
               secret:
                 secretName: dex-archive
                 defaultMode: 0440
-"#,
+{volume}"#,
+            create = self.if_config("# kubectl create configmap dex-archive --from-file=config.toml=FILE\n"),
+            config = self.if_config(r#" "--config", "/config/config.toml","#),
+            mount = self.if_config("                - { name: config, mountPath: /config, readOnly: true }\n"),
+            volume = self
+                .if_config("            - name: config\n              configMap:\n                name: dex-archive\n"),
             deadline = self.minutes * 60 * 2,
             image = yaml_word(&self.command.image),
             account = self.account.as_deref().unwrap_or_default(),
             every = self.every,
         ))
+    }
+
+    /// What is needed only where there is a config file.
+    fn if_config(&self, text: &'static str) -> &'static str {
+        if self.config.is_some() { text } else { "" }
     }
 
     /// When cron is to start it: cron knows even parts of an hour and of a day.

@@ -236,8 +236,9 @@ impl Collector<'_> {
             Err(Halt::Journal)
         };
         self.progress.finish();
+        let took = before.at.elapsed();
         let published = self.publish_timed(None).await;
-        let asked = Asked { sweep: backfill.sweep.into_inner(), came_to: asked, before };
+        let asked = Asked { sweep: backfill.sweep.into_inner(), came_to: asked, before, took };
         let (asked, failed) = self.conclude(asked, Some(published));
         let windows_left = plan.windows.len() as u64 - windows_done;
         (BackfillStats { windows_done, windows_left, asked }, failed)

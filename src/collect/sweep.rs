@@ -71,7 +71,7 @@ pub(super) struct Sweep {
 
 /// Where the counts stood when something began.
 pub(super) struct Mark {
-    at: Instant,
+    pub(super) at: Instant,
     sent: u64,
     paused: Duration,
 }
@@ -81,6 +81,7 @@ pub(super) struct Asked {
     pub(super) sweep: Sweep,
     pub(super) came_to: Result<(), Halt>,
     pub(super) before: Mark,
+    pub(super) took: Duration,
 }
 
 /// How far the list is read.
@@ -172,9 +173,10 @@ impl<'a> Collector<'a> {
             }
             None => None,
         };
-        let took = collectors.first().map_or(Duration::ZERO, |first| first.publish);
+        let (took, unwritten) =
+            collectors.first().map_or_else(Default::default, |first| (first.publish, first.unwritten));
         let concluded = collectors.iter_mut().zip(asked).map(|(collector, asked)| {
-            collector.publish = took;
+            (collector.publish, collector.unwritten) = (took, unwritten);
             let (mut stats, failed) = collector.conclude(asked, published.take());
             stats.devices_unasked = collector.carried.devices.len() as u64;
             (stats, failed)
@@ -189,7 +191,8 @@ impl<'a> Collector<'a> {
         let mut sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
         let asked = if self.has_room().await { self.ask(&mut sweep).await } else { Err(Halt::Journal) };
         self.progress.finish();
-        Asked { sweep, came_to: asked, before }
+        let took = before.at.elapsed();
+        Asked { sweep, came_to: asked, before, took }
     }
 
     /// When something began, and what had been sent and waited for by then.
@@ -212,12 +215,13 @@ impl<'a> Collector<'a> {
         asked: Asked,
         published: Option<Result<writer::Outcome, CollectError>>,
     ) -> (CollectStats, Option<CollectError>) {
-        let Asked { sweep, came_to, before } = asked;
+        let Asked { sweep, came_to, before, took } = asked;
         let mut stats = sweep.stats;
         stats.devices = sweep.seen.len() as u64;
         stats.requests_sent = self.client.pacer().sent() - before.sent;
         stats.throttled_s = self.client.pacer().paused().saturating_sub(before.paused).as_secs_f64();
-        stats.elapsed_s = before.at.elapsed().as_secs_f64();
+        let published_in = published.as_ref().map_or(Duration::ZERO, |_| self.publish);
+        stats.elapsed_s = (took + published_in).as_secs_f64();
         stats.stopped = sweep.end.is_reached();
         let published =
             published.transpose().map(|outcome| outcome.into_iter().for_each(|outcome| stats.take(outcome)));

@@ -118,6 +118,9 @@ fn endpoint(name: &str, probe: &Probe) -> Check {
         Some(Failure::Unreachable(reason)) => {
             Check::poor(name, reason, "look at the network, the proxy, and --api-url")
         }
+        Some(failure) if probe.status == Some(404) => {
+            Check::poor(name, failure.reason(), "look at the account's id, and at --api-url")
+        }
         Some(failure) => Check::poor(name, failure.reason(), "try again; if it stays, it is Cloudflare's to mend"),
     }
 }

@@ -1,5 +1,6 @@
 //! What the archive says of how the collecting goes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -26,6 +27,9 @@ const LONGEST_WAIT: TimeDelta = TimeDelta::hours(2);
 
 /// The disk should be good for so long.
 const SHORTEST_ROOM: f64 = 14.0;
+
+/// And never less than this free.
+const LEAST_ROOM: u64 = 1 << 30;
 
 /// The days by which growth is measured.
 const GROWTH_DAYS: usize = 7;
@@ -56,6 +60,8 @@ pub struct Status {
     pub pending_bytes: u64,
     /// Since when the oldest of them wait.
     pub pending_since: Option<Moment>,
+    /// When the newest of them was received.
+    pub pending_newest: Option<Moment>,
     /// Days with device states.
     pub days: u64,
     /// Bytes of the datasets.
@@ -104,28 +110,32 @@ impl Status {
     pub fn read(archive: &Archive, options: &StatusOptions) -> Result<Self, QueryError> {
         let (days, now) = (Days::new(archive, true), options.now);
         let back = |time: TimeDelta| Window { since: now - time, until: now };
-        let mut sweeps = last_sweeps(&days, back(TimeDelta::days(1)))?;
-        if sweeps.is_empty() {
-            sweeps = last_sweeps(&days, back(HISTORY))?;
-        }
+        // An account that stopped days ago is to be told as well.
+        let sweeps = last_sweeps(&days, back(HISTORY))?;
+        let began = began(&days, now)?;
         let question =
             |window| GapsOptions { devices: None, window, every: options.expect, zone: Zone::UTC, each: false, now };
-        let [expected, present, missed] = coverage(&days, &question(back(TimeDelta::days(1))))?;
+        let is_one = sweeps.len() == 1;
+        let mut covered = [0; 3];
         let mut oldest_gap: Option<Timestamp> = None;
         let expect = TimeDelta::from_std(options.expect).unwrap_or_default();
         let window = back(HISTORY - expect);
         for account in sweeps.iter().map(|sweep| &sweep.account_id) {
-            // Before the collecting began there was nothing to miss.
-            let since = began(archive, &days, account, window)?.max(window.since);
-            let found = match (Window { since, ..window }).check() {
-                Ok(()) => holes(&days, &question(Window { since, ..window }), account, &[])?,
+            // Before the collecting began there was nothing to miss; the interval in which it did is not counted.
+            let first = began.get(account).map(|began| next_whole(*began, options.expect));
+            let since = |earliest: Timestamp| first.map_or(earliest, |first| first.max(earliest));
+            let day = Window { since: since(now - TimeDelta::days(1)), until: now };
+            let own = coverage(&days, &question(day), (!is_one).then_some(account))?;
+            covered = std::array::from_fn(|at| covered[at] + own[at]);
+            let window = Window { since: since(window.since), ..window };
+            let found = match window.check() {
+                Ok(()) => holes(&days, &question(window), account, &[])?,
                 Err(_) => Vec::new(),
             };
-            // The interval in which it began is counted as a whole.
-            let began = found.iter().map(|hole| hole.window.since.max(since));
-            oldest_gap = began.chain(oldest_gap).min();
+            oldest_gap = found.iter().map(|hole| hole.window.since.max(window.since)).chain(oldest_gap).min();
         }
-        let (pending_bytes, pending_since) = pending(archive);
+        let [expected, present, missed] = covered;
+        let Pending { bytes: pending_bytes, since: pending_since, newest } = Pending::read(archive);
         let (day_count, bytes, bytes_per_day) = size(archive, now)?;
         let free_bytes = disk::free_bytes(archive.root());
         let mut status = Self {
@@ -135,6 +145,7 @@ impl Status {
             missed,
             pending_bytes,
             pending_since: pending_since.map(Moment),
+            pending_newest: newest.map(Moment),
             days: day_count,
             bytes,
             bytes_per_day,
@@ -155,7 +166,9 @@ impl Status {
     }
 
     fn checks(&self, options: &StatusOptions) -> Vec<Check> {
-        let sweeps = self.last_sweeps.iter().map(|sweep| sweep.check(options, self.last_sweeps.len() > 1));
+        let several = self.last_sweeps.len() > 1;
+        let newest = self.pending_newest.map(|newest| newest.0);
+        let sweeps = self.last_sweeps.iter().map(|sweep| sweep.check(options, newest, several));
         let mut checks: Vec<Check> = sweeps.collect();
         if checks.is_empty() {
             let remedy = "nothing collects: run `dex-archive collect`, by hand and then from cron or as a service";
@@ -205,6 +218,9 @@ impl Status {
         let name = "disk";
         let Some(free) = self.free_bytes else { return Check::note(name, "nobody knows how much is free", "") };
         match self.days_until_full {
+            _ if free < LEAST_ROOM => {
+                Check::poor(name, format!("{} free", bytes(free)), "make room before the next publish")
+            }
             Some(days) if days < SHORTEST_ROOM => {
                 let found = format!("{} free: full in {days:.0} days", bytes(free));
                 Check::poor(name, found, "make room, or keep fewer days: `dex-archive prune --keep 400d --dry-run`")
@@ -227,9 +243,11 @@ impl Status {
 }
 
 impl Sweep {
-    fn check(&self, options: &StatusOptions, is_one_of_several: bool) -> Check {
+    /// What waits in the journal is of a sweep as well, and may be of a newer one.
+    fn check(&self, options: &StatusOptions, waiting: Option<Timestamp>, is_one_of_several: bool) -> Check {
         let name = if is_one_of_several { format!("last sweep, {}", self.account_id) } else { "last sweep".to_owned() };
-        let age = (options.now - self.ended.0).to_std().unwrap_or_default();
+        let ended = waiting.map_or(self.ended.0, |waiting| waiting.max(self.ended.0));
+        let age = (options.now - ended).to_std().unwrap_or_default();
         let ago = clock::format_duration(Duration::from_secs(age.as_secs()));
         let found = format!("{ago} ago: {} states by {} requests, {} failed", self.states, self.requests, self.failed);
         if age > options.max_age {
@@ -257,42 +275,67 @@ impl From<crate::query::LastSweep> for Sweep {
     }
 }
 
-/// When the first request for an account was made, as far as a window reaches back.
-fn began(archive: &Archive, days: &Days, account: &str, window: Window) -> Result<Timestamp, QueryError> {
-    let first = archive.partitions(&Schema::poll())?.into_iter().map(|partition| partition.date).min();
-    let Some(first) = first.filter(|first| window.touches(*first)) else { return Ok(window.since) };
-    let midnight = first.and_time(chrono::NaiveTime::MIN).and_utc();
-    let day = Window { since: midnight, until: midnight + TimeDelta::days(1) };
-    let sweeps = first_sweeps(days, day)?;
-    Ok(sweeps.into_iter().find(|sweep| sweep.account_id == account).map_or(window.since, |sweep| sweep.began))
+/// When the first request for each account was made, of those that are new within the history.
+fn began(days: &Days, now: Timestamp) -> Result<BTreeMap<String, Timestamp>, QueryError> {
+    let before = Window { since: now - HISTORY - HISTORY, until: now - HISTORY };
+    let known: BTreeSet<String> = first_sweeps(days, before)?.into_iter().map(|sweep| sweep.account_id).collect();
+    let first = first_sweeps(days, Window { since: now - HISTORY, until: now })?.into_iter();
+    let new = first.filter(|sweep| !known.contains(&sweep.account_id));
+    Ok(new.map(|sweep| (sweep.account_id, sweep.began)).collect())
 }
 
-/// Intervals in which a state is expected, in which there is one, and of which it was missed.
-fn coverage(days: &Days, options: &GapsOptions) -> Result<[u64; 3], QueryError> {
-    let answer = match gaps(days, options) {
-        Err(QueryError::NothingExpected(_)) => return Ok([0; 3]),
+/// The first whole interval at or after a time.
+fn next_whole(at: Timestamp, every: Duration) -> Timestamp {
+    let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
+    let micros = at.timestamp_micros();
+    let next = micros.checked_add((-micros).rem_euclid(every)).and_then(clock::from_micros);
+    next.unwrap_or(at)
+}
+
+/// Intervals in which a state is expected of an account, in which there is one, and of which it was missed. The account
+/// is told only where there are several.
+fn coverage(days: &Days, options: &GapsOptions, account: Option<&String>) -> Result<[u64; 3], QueryError> {
+    let answer = match options.window.check().and_then(|()| gaps(days, options)) {
+        Err(QueryError::NothingExpected(_) | QueryError::EmptyWindow(_)) => return Ok([0; 3]),
         answer => answer?,
     };
+    let column = |name: &str| answer.columns.iter().position(|column| column.name == name);
+    let is_own = |row: &&Vec<Cell>| match (account, column("account_id")) {
+        (Some(account), Some(at)) => row[at].text().as_ref() == Some(account),
+        _ => true,
+    };
     let total = |names: &[&str]| -> u64 {
-        let of = |name: &&str| answer.columns.iter().position(|column| column.name == *name);
-        let cells = names.iter().filter_map(of).flat_map(|at| answer.rows.iter().map(move |row| &row[at]));
+        let places: Vec<usize> = names.iter().filter_map(|name| column(name)).collect();
+        let rows = answer.rows.iter().filter(is_own);
+        let cells = rows.flat_map(|row| places.iter().map(move |&at| &row[at]));
         cells.filter_map(|cell| if let Cell::Count(count) = cell { u64::try_from(*count).ok() } else { None }).sum()
     };
     Ok([total(&["expected"]), total(&["present"]), total(&["not_asked", "failed"])])
 }
 
-/// What waits in the journals: bytes, and since when. What cannot be read is `verify`'s to say.
-fn pending(archive: &Archive) -> (u64, Option<Timestamp>) {
-    let segments = (0..archive.shards()).filter_map(|shard| journal::segments(&archive.journal_path(shard)).ok());
-    let (mut bytes, mut since) = (0, None);
-    for segments in segments {
-        let read = |(_, path): &(u64, std::path::PathBuf)| Segment::read(path).ok()?.first_received();
-        if let Some(first) = segments.iter().find_map(read) {
-            since = Some(since.map_or(first, |since: Timestamp| since.min(first)));
-            bytes += segments.iter().filter_map(|(_, path)| path.metadata().ok()).map(|file| file.len()).sum::<u64>();
+/// What waits in the journals. What of it cannot be read is `verify`'s to say.
+#[derive(Default)]
+struct Pending {
+    bytes: u64,
+    since: Option<Timestamp>,
+    newest: Option<Timestamp>,
+}
+
+impl Pending {
+    fn read(archive: &Archive) -> Self {
+        let mut pending = Self::default();
+        for shard in 0..archive.shards() {
+            let Ok(segments) = journal::segments(&archive.journal_path(shard)) else { continue };
+            let received = |(_, path): &(u64, std::path::PathBuf)| Segment::read(path).ok()?.received();
+            let Some((since, _)) = segments.iter().find_map(received) else { continue };
+            let newest = segments.iter().rev().find_map(received).map(|(_, newest)| newest);
+            pending.since = Some(pending.since.map_or(since, |other| other.min(since)));
+            pending.newest = pending.newest.max(newest);
+            let files = segments.iter().filter_map(|(_, path)| path.metadata().ok());
+            pending.bytes += files.map(|file| file.len()).sum::<u64>();
         }
+        pending
     }
-    (bytes, since)
 }
 
 /// Days with device states, the bytes of all datasets, and of the last whole days, bytes a day.

@@ -83,6 +83,16 @@ impl Segment {
         })
     }
 
+    /// When the first and the last answer in it were received.
+    #[must_use]
+    pub fn received(&self) -> Option<(Timestamp, Timestamp)> {
+        let times = self.items().filter_map(|item| match item {
+            Item::Answer(answer) => Some(answer.collected_at),
+            Item::Gap { .. } => None,
+        });
+        times.fold(None, |found, at| Some((found.map_or(at, |(first, _)| first), at)))
+    }
+
     /// The bytes of a gap.
     #[must_use]
     pub fn bytes(&self, start: u64, end: u64) -> &[u8] {

@@ -46,6 +46,32 @@ pub fn resolve_devices(days: &Days, text: &str, window: Window) -> Result<Vec<St
     }
 }
 
+/// The accounts and devices that have a state in a window.
+///
+/// # Errors
+/// Where the archive cannot be read.
+pub fn devices_seen(days: &Days, window: Window) -> Result<BTreeSet<(String, String)>, QueryError> {
+    let schema = Schema::device_state();
+    let columns = ["account_id", "device_id", "timestamp"].map(|name| column(&schema, name)).into();
+    let scan = Scan { columns, ..Scan::default() };
+    let add = |found: &mut BTreeSet<(String, String)>, batch: &RecordBatch| {
+        let (accounts, ids) = (texts(batch, "account_id"), texts(batch, "device_id"));
+        let at = times(batch, "timestamp");
+        let mut last = None;
+        for row in (0..batch.num_rows()).filter(|&row| at.is_valid(row) && window.holds(at.value(row))) {
+            // Rows of a device follow each other.
+            let own = Some((accounts.value(row), ids.value(row)));
+            if own != last {
+                found.extend(own.map(|(account, id)| (account.to_owned(), id.to_owned())));
+                last = own;
+            }
+        }
+    };
+    let mut all = BTreeSet::new();
+    days.fold(&schema, window, &scan, BTreeSet::new, add, |found| all.extend(found))?;
+    Ok(all)
+}
+
 /// Whether a device is meant by its id (no word), or by a name or an address.
 fn is_meant(wanted: &str, id: &str, word: Option<&str>) -> bool {
     match word {

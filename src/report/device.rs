@@ -1,6 +1,6 @@
 //! What is said of single devices.
 
-use crate::query::{Agg, Answer, Cell, QueryError, Who, gaps};
+use crate::query::{Agg, Answer, Cell, QueryError, Who};
 
 use super::Asking;
 use super::ask::Known;
@@ -98,7 +98,7 @@ impl Asking<'_> {
     }
 
     fn gaps_of(&self, id: &str) -> Result<Table, QueryError> {
-        let answer = gaps(self.days, &self.gaps_options(Some(vec![id.to_owned()]), true))?;
+        let answer = self.gaps(Some(vec![id.to_owned()]), true)?;
         let wanted = ["from", "to", "cause", "days_left"];
         let wanted = wanted.map(|name| answer.columns.iter().position(|column| column.name == name));
         let row = |row: &Vec<Cell>| TableRow {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock;
-use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, QueryError, Who, apps, gaps};
+use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, QueryError, Who, apps};
 
 use super::Asking;
 use super::ask::Known;
@@ -25,10 +25,10 @@ impl Asking<'_> {
     /// Says what there is to say of the fleet.
     pub(super) fn fleet(&self, report: &mut Report) -> Result<(), QueryError> {
         "Fleet report".clone_into(&mut report.title);
-        let (states, received) = self.states_by_device()?;
+        let (states, received, covered_days) = self.states_by_device()?;
         let known = self.known(None)?;
         let changed = self.changed()?;
-        let rankings = self.rankings(&states, &changed)?;
+        let rankings = self.rankings(&states, &changed, covered_days)?;
         let chosen = chosen(&rankings, self.options.worst);
         let anchors: Anchors = chosen.iter().zip(1..).map(|(id, at)| (id.clone(), format!("device-{at}"))).collect();
         let naming = Naming { known: &known, anchors: &anchors };
@@ -56,8 +56,8 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// How many states there are of each device, and of all over time.
-    fn states_by_device(&self) -> Result<(BTreeMap<String, i64>, Chart), QueryError> {
+    /// How many states there are of each device, and of all over time; and for how many days there are any.
+    fn states_by_device(&self) -> Result<(BTreeMap<String, i64>, Chart, f64), QueryError> {
         let answer = self.by_device(&[], &[])?;
         let states = answer.rows.iter().filter_map(|row| match row.as_slice() {
             [_, Cell::Text(id), Cell::Count(states)] => Some((id.clone(), *states)),
@@ -65,12 +65,16 @@ impl Asking<'_> {
         });
         let over_time = self.over_time(Who::Fleet { by: None }, &[], &[])?;
         let mut chart = Chart::of("States received", &over_time, 1..2, |_| "states".to_owned());
+        let values = chart.series.iter().flat_map(|line| &line.values);
+        let covered = values.filter(|states| states.is_some_and(|states| states > 0.0)).count();
+        let whole = (self.options.window.until - self.options.window.since).to_std().unwrap_or_default();
+        let covered = self.every.saturating_mul(u32::try_from(covered).unwrap_or(u32::MAX)).min(whole);
         chart.leave_out_parts(self.options.window.since, self.options.window.until, self.every);
-        Ok((states.collect(), chart))
+        Ok((states.collect(), chart, covered.as_secs_f64() / 86_400.0))
     }
 
     fn coverage(&self, received: Chart, naming: &Naming) -> Result<(Section, Fact), QueryError> {
-        let answer = gaps(self.days, &self.gaps_options(None, false))?;
+        let answer = self.gaps(None, false)?;
         let column = |name: &str| answer.columns.iter().position(|column| column.name == name);
         let count = |row: &[Cell], name: &str| column(name).and_then(|at| row[at].number()).unwrap_or(0.0);
         let total = |name: &str| answer.rows.iter().map(|row| count(row, name)).sum::<f64>();

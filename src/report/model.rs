@@ -151,7 +151,7 @@ impl Chart {
         let unit = answer.columns.get(columns.start).map(|column| column.unit.clone()).unwrap_or_default();
         let line = |at: usize| Line {
             name: name(&answer.columns[at].name),
-            values: answer.rows.iter().map(|row| row[at].number()).collect(),
+            values: answer.rows.iter().map(|row| row[at].number().filter(|value| value.is_finite())).collect(),
         };
         let series = columns.map(line).collect();
         Self { title: title.to_owned(), unit, is_stacked: false, starts: starts.collect(), series, limit: None }

@@ -59,6 +59,7 @@ impl Asking<'_> {
         &self,
         states: &BTreeMap<String, i64>,
         changed: &Answer,
+        days: f64,
     ) -> Result<Vec<Ranking>, QueryError> {
         let mut by_agg: Vec<(Agg, Vec<&Limit>)> = Vec::new();
         for limit in &self.plan.limit {
@@ -79,14 +80,12 @@ impl Asking<'_> {
             }
         }
         let disconnects = &self.plan.disconnects;
-        #[expect(clippy::cast_precision_loss, reason = "a length of days")]
-        let days = (self.options.window.until - self.options.window.since).num_seconds() as f64 / 86_400.0;
         let mut left: Values = states.keys().map(|id| (id.clone(), 0.0)).collect();
         for row in &changed.rows {
             if let [_, Cell::Text(id), Cell::Text(column), Cell::Text(from), ..] = row.as_slice()
                 && (column, from) == (&disconnects.column, &disconnects.value)
             {
-                *left.entry(id.clone()).or_default() += 1.0 / days;
+                *left.entry(id.clone()).or_default() += 1.0 / days.max(1.0 / 24.0);
             }
         }
         left.retain(|_, times| *times > 0.0);
@@ -113,7 +112,8 @@ impl Ranking {
 /// The devices that have a section of their own: the worst of each kind, then the second worst, and so on.
 pub(super) fn chosen(rankings: &[Ranking], worst: usize) -> Vec<String> {
     let mut chosen: Vec<String> = Vec::new();
-    for rank in 0..worst {
+    let longest = rankings.iter().map(|ranking| ranking.devices.len()).max().unwrap_or(0);
+    for rank in 0..worst.min(longest) {
         for (id, _) in rankings.iter().filter_map(|ranking| ranking.devices.get(rank)) {
             if chosen.len() < MOST_SECTIONS && !chosen.contains(id) {
                 chosen.push(id.clone());

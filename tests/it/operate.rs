@@ -240,6 +240,16 @@ fn several_accounts_are_swept_side_by_side_into_one_archive() {
         })
         .collect();
     assert_eq!(accounts.into_iter().collect::<Vec<_>>(), [ACCOUNT, OTHER]);
+    // Holes of each are healed.
+    let (code, said) = run(collect().args(["--self-heal", "--deadline", "24s"]));
+    assert_eq!(code, Some(0), "{said}");
+    let polls = rows(&archive, &dex_archive::schema::Schema::poll());
+    let healed: std::collections::BTreeSet<String> = polls
+        .iter()
+        .filter(|(batch, row)| text(batch, "source", *row) == "raw")
+        .map(|(batch, row)| text(batch, "account_id", *row))
+        .collect();
+    assert_eq!(healed.into_iter().collect::<Vec<_>>(), [ACCOUNT, OTHER], "{said}");
     // One by its name; none of another's.
     let (code, said) = run(collect().args(["--account", "apac", "--dry-run"]));
     assert_eq!((code, said.as_str()), (Some(0), ""));
@@ -258,6 +268,28 @@ fn several_accounts_are_swept_side_by_side_into_one_archive() {
     });
 }
 
+fn text(batch: &arrow_array::RecordBatch, name: &str, row: usize) -> String {
+    let column = batch.column_by_name(name).expect("a column");
+    arrow_array::cast::AsArray::as_string::<i32>(column).value(row).to_owned()
+}
+
+#[test]
+fn a_person_is_forgotten_where_there_are_polls_too() {
+    let (_dir, archive) = place();
+    let api = Api::start(5, Duration::from_mins(1), |options| options);
+    let (code, said) = run(&mut api.collect(&archive));
+    assert_eq!(code, Some(0), "{said}");
+    let emails = || {
+        let rows = rows(&archive, &dex_archive::schema::Schema::device_state());
+        rows.iter().map(|(batch, row)| text(batch, "person_email", *row)).collect::<Vec<_>>()
+    };
+    let gone = emails().into_iter().find(|email| email.contains('@')).expect("somebody");
+    let mut forget = program();
+    let (code, said) = run(forget.arg("--archive").arg(&archive).args(["forget", "--email", &gone]));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!emails().contains(&gone));
+}
+
 #[test]
 fn what_starts_it_is_printed_for_each_scheduler() {
     let say = |args: &[&str]| {
@@ -273,6 +305,19 @@ fn what_starts_it_is_printed_for_each_scheduler() {
     let (code, said) = say(&["service", "cron", "--account", ACCOUNT, "--every", "7m"]);
     assert_eq!(code, Some(1));
     assert!(said.contains("cron knows no such interval as 7m"), "{said}");
+    let (code, said) = say(&["service", "cron", "--account", ACCOUNT, "--every", "90s"]);
+    assert_eq!(code, Some(2), "{said}");
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("config.toml");
+    put(&config, &format!("[api]\naccount = \"{ACCOUNT}\"\ntoken_file = \"/srv/token\"\n"));
+    let config = config.display().to_string();
+    let (_, unit) = say(&["--config", &config, "service", "systemd"]);
+    assert!(unit.contains("LoadCredential=token:/srv/token\n") && unit.contains("ProtectHome=yes"), "{unit}");
+    let (_, unit) = say(&["--archive", "/home/a/dex", "service", "systemd", "--account", ACCOUNT]);
+    assert!(unit.contains("ProtectHome=no") && unit.contains("# install -d -o dex-archive"), "{unit}");
+    // Rules of privacy are taken along.
+    let (_, manifest) = say(&["--config", &config, "service", "kubernetes"]);
+    assert!(manifest.contains("\"--config\", \"/config/config.toml\"") && manifest.contains("configMap"), "{manifest}");
     let (code, said) = say(&["service", "systemd"]);
     assert_eq!(code, Some(2), "{said}");
     for shell in ["bash", "zsh", "fish"] {

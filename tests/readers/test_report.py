@@ -1,5 +1,7 @@
 """The page of `report`, as a browser and a validator see it: nothing foreign in it runs, nothing is fetched."""
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -80,6 +82,10 @@ def test_the_page_opens_without_a_network_and_fits(browser, page_file, scheme, w
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(21, 23, 26)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    policy = page.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")
+    style = page.locator("style").text_content().encode()
+    digest = base64.b64encode(hashlib.sha256(style).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     assert page.locator("svg").count() > 20
     assert page.locator("svg").count() == page.locator("svg > title").count() == page.locator("svg > desc").count()
     context.close()
@@ -184,6 +190,25 @@ def test_percentages_may_be_fractions_of_one(tmp_path):
     disk = tables["Disk in use: 1 device above 0.9 of 1"]
     assert disk["rows"][0]["cells"] == [state["deviceId"], 0.95]
     assert "CPU: none above 0.8 of 1" in tables
+
+
+def test_values_beyond_all_measure_stop_nothing_and_a_new_archive_has_a_report(tmp_path):
+    root, states = str(tmp_path / "archive"), tmp_path / "states.ndjson"
+    state = {"deviceId": "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7", "cpuPct": 1e308, "estimatedLossPct": -1e308}
+    entries = [state | {"timestamp": f"2026-10-07T23:{minute}:00Z"} for minute in (10, 20, 30)]
+    states.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    run("--archive", root, "import", "--account", ACCOUNT, str(states))
+    page = subprocess.run(
+        [PROGRAM, "--archive", root, "report", "--since", "7d", "--now", NOW], capture_output=True, text=True, timeout=60)
+    assert page.returncode == 0 and "Fleet report" in page.stdout
+    # No interval is over in which a state is expected.
+    early = json.loads(run(
+        "--archive", root, "report", "--since", "2026-10-07T23:05:00Z", "--now", "2026-10-07T23:40:00Z", "--format", "json"))
+    facts = {fact["name"]: fact["value"] for fact in early["facts"]}
+    assert (facts["Devices seen"], facts["Coverage"]) == ("1", "-")
+    # Where nobody says how full the disks are, percentages are 0 to 100.
+    tables = [table["title"] for table in early["sections"][4]["tables"]]
+    assert "CPU: 1 device above 80 %" in tables or "CPU: none above 80 %" in tables, tables
 
 
 def test_limits_are_those_of_the_config(root, tmp_path):
