@@ -121,6 +121,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
+/// Milliseconds since 1970 that somebody types have so many digits at least: fewer are a moment of before 1974.
+const SHORTEST_EPOCH_MS: usize = 12;
+
 /// Reads a point in time as people type it: RFC 3339 and its relatives, a date (its first moment), `now`, or how
 /// long ago (`7d`). What names no offset is the time zone's.
 #[must_use]
@@ -130,6 +133,10 @@ pub fn parse_point(text: &str, zone: Zone, now: Timestamp) -> Option<Timestamp> 
     }
     if let Some(ago) = parse_duration(text) {
         return now.checked_sub_signed(TimeDelta::from_std(ago).ok()?).filter(has_four_digits);
+    }
+    if text.len() < SHORTEST_EPOCH_MS && text.bytes().all(|letter| letter.is_ascii_digit()) {
+        // A length of time without its unit, rather than a moment of 1970.
+        return None;
     }
     if let Some(date) = parse_date(text) {
         return midnight(date, zone);
@@ -314,6 +321,8 @@ mod tests {
         let now = parse_timestamp("2026-11-24T12:00:00Z").expect("a timestamp");
         let berlin = Zone::parse("europe/berlin").expect("a zone");
         let point = |text, zone| parse_point(text, zone, now);
+        assert_eq!((point("7", Zone::UTC), point("2026", Zone::UTC)), (None, None));
+        assert!(point("1764028800000", Zone::UTC).is_some());
         assert_eq!(point("now", berlin), Some(now));
         assert_eq!(point("1d", berlin), parse_timestamp("2026-11-23T12:00:00Z"));
         assert_eq!(point("2026-11-01", Zone::UTC), parse_timestamp("2026-11-01T00:00:00Z"));

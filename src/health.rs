@@ -50,7 +50,9 @@ impl Level {
 }
 
 impl Check {
-    fn fine(name: &str, found: impl Into<String>) -> Self {
+    /// Something that is as it should be.
+    #[must_use]
+    pub fn fine(name: &str, found: impl Into<String>) -> Self {
         Self { name: name.to_owned(), level: Level::Fine, found: found.into(), remedy: String::new() }
     }
 

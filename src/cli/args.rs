@@ -24,7 +24,7 @@ pub(super) struct Args {
     #[arg(long, global = true, env = "DEX_ARCHIVE_DIR", value_name = "DIR")]
     archive: Option<PathBuf>,
     /// A config file (TOML); flags beat the environment, which beats the file
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "DEX_ARCHIVE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Say more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

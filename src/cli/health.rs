@@ -31,13 +31,17 @@ pub(super) fn doctor(args: &Args, command: &DoctorArgs) -> anyhow::Result<Exit> 
     let (root, file) = args.config()?;
     file.policy()?;
     let clock = Clock::system();
-    let mut checks = examine_place(&Place { root: &root });
+    let config =
+        args.config_file().map_or("none is named".to_owned(), |path| format!("{} can be read", path.display()));
+    let mut checks = vec![Check::fine("config", config)];
+    checks.extend(examine_place(&Place { root: &root }));
     match command.api.clients(&file, collect::seed(&clock)) {
         Ok(accounts) => {
             let several = accounts.len() > 1;
             for (name, options) in accounts {
                 let client = Client::new(options, clock.clone())?;
-                let found = runtime()?.block_on(examine(&client)).into_iter();
+                let token = Check::fine("token", "is there; whether it is let in, the endpoints say");
+                let found = [token].into_iter().chain(runtime()?.block_on(examine(&client)));
                 checks.extend(found.map(|check| if several { check.of(&name) } else { check }));
             }
         }

@@ -96,7 +96,8 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     let (code, checks) = json(&mut doctor());
     assert_eq!(code, Some(0), "{checks:#}");
     let names: Vec<&str> = levels(&checks).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["archive", "folder", "disk", "list of devices", "state of a device", "rate limit", "clock"]);
+    assert_eq!(names[..5], ["config", "archive", "folder", "disk", "token"]);
+    assert_eq!(names[5..], ["list of devices", "state of a device", "rate limit", "clock"]);
     assert!(!archive.exists(), "nothing is written");
     let level = |wanted: &str| {
         let (code, checks) = json(&mut doctor());
@@ -119,7 +120,7 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     let collecting =
         Running(api.collect(&archive).args(["--every", "1h"]).stderr(Stdio::null()).spawn().expect("a process"));
     wait_for(|| {
-        level("archive").2[0]["found"].as_str().is_some_and(|found| found.contains("in use by dex-archive collect"))
+        level("archive").2[1]["found"].as_str().is_some_and(|found| found.contains("in use by dex-archive collect"))
     });
     drop((collecting, dir));
 }

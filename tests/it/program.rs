@@ -59,6 +59,7 @@ pub(crate) fn program() -> Command {
         "CLOUDFLARE_ACCOUNT_ID",
         "CLOUDFLARE_BASE_URL",
         "DEX_ARCHIVE_DIR",
+        "DEX_ARCHIVE_CONFIG",
         "DEX_ARCHIVE_PRIVACY_KEY",
     ] {
         command.env_remove(name);
