@@ -200,7 +200,8 @@ pub(super) fn count(count: usize) -> Cell {
 
 /// The length of the buckets of a window: short enough for a chart, and one that people count in.
 pub(super) fn bucket_length(window: Duration) -> Duration {
-    const LENGTHS: [u64; 9] = [5, 15, 30, 60, 180, 360, 720, 1_440, 10_080];
+    // Not shorter than the time between two sweeps of most: a point without a state is a gap.
+    const LENGTHS: [u64; 8] = [15, 30, 60, 180, 360, 720, 1_440, 10_080];
     const MOST_POINTS: u64 = 180;
     let minutes = window.as_secs() / 60;
     let length = LENGTHS.into_iter().find(|length| minutes / length <= MOST_POINTS);
@@ -215,7 +216,7 @@ mod tests {
     fn buckets_are_as_long_as_a_chart_needs() {
         let lengths = [1, 24, 7 * 24, 30 * 24, 365 * 24, 20_000 * 24]
             .map(|hours| bucket_length(Duration::from_hours(hours)).as_secs() / 60);
-        assert_eq!(lengths, [5, 15, 60, 360, 10_080, 10_080 * 16]);
+        assert_eq!(lengths, [15, 15, 60, 360, 10_080, 10_080 * 16]);
     }
 
     #[test]
