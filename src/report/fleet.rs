@@ -56,7 +56,7 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// How many states there are of each device, and of all over time; and for how many days there are any.
+    /// How many states there are of each device, and of all over time; and the days from the first to the last.
     fn states_by_device(&self) -> Result<(BTreeMap<String, i64>, Chart, f64), QueryError> {
         let answer = self.by_device(&[], &[])?;
         let states = answer.rows.iter().filter_map(|row| match row.as_slice() {
@@ -65,8 +65,10 @@ impl Asking<'_> {
         });
         let over_time = self.over_time(Who::Fleet { by: None }, &[], &[])?;
         let mut chart = Chart::of("States received", &over_time, 1..2, |_| "states".to_owned());
-        let values = chart.series.iter().flat_map(|line| &line.values);
-        let covered = values.filter(|states| states.is_some_and(|states| states > 0.0)).count();
+        let values = || chart.series.iter().flat_map(|line| &line.values).enumerate();
+        let seen = || values().filter(|(_, states)| states.is_some_and(|states| states > 0.0)).map(|(at, _)| at);
+        // From the first state to the last: how often there are any in between is a matter of the sweeps.
+        let covered = seen().next().zip(seen().last()).map_or(0, |(first, last)| last + 1 - first);
         let whole = (self.options.window.until - self.options.window.since).to_std().unwrap_or_default();
         let covered = self.every.saturating_mul(u32::try_from(covered).unwrap_or(u32::MAX)).min(whole);
         chart.leave_out_parts(self.options.window.since, self.options.window.until, self.every);
