@@ -72,12 +72,3 @@ impl Check {
         Self { name: format!("{}, {account}", self.name), ..self }
     }
 }
-
-/// Bytes in the unit that reads best.
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn bytes(count: u64) -> String {
-    const UNITS: [(f64, &str); 4] = [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
-    let value = count as f64;
-    let unit = UNITS.into_iter().find(|(size, _)| value >= *size);
-    unit.map_or_else(|| format!("{count} B"), |(size, unit)| format!("{:.1} {unit}", value / size))
-}

@@ -35,7 +35,7 @@ pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
 pub use device::{devices_seen, resolve_devices};
 pub use drift::drift;
-pub use gaps::{Cause, GapsOptions, Hole, gaps, holes};
+pub use gaps::{Cause, GapsOptions, Hole, MOST_MISSED, gaps, holes};
 pub use latest::{StateOptions, changes, latest};
 pub use metric::{Metric, MetricKind, metrics};
 pub use scan::Days;

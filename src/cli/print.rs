@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
+pub(super) use crate::disk::bytes;
+
 /// Writes data to stdout.
 pub(super) fn data(data: impl AsRef<[u8]>) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -64,19 +66,6 @@ pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Bytes in the unit that reads best.
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-pub(super) fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
-    let mut unit = units.next().unwrap_or("B");
-    while value >= 1_000.0 {
-        let Some(next) = units.next() else { break };
-        (value, unit) = (value / 1_000.0, next);
-    }
-    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,10 +73,5 @@ mod tests {
     #[test]
     fn foreign_text_moves_no_cursor() {
         assert_eq!(safe("a\u{1b}[31mb\u{7}\nc é"), "a\\u{1b}[31mb\\u{7}\nc é");
-    }
-
-    #[test]
-    fn sizes_read_well() {
-        assert_eq!([bytes(0), bytes(999), bytes(1_500), bytes(16_000_000)], ["0 B", "999 B", "1.5 kB", "16.0 MB"]);
     }
 }

@@ -8,11 +8,11 @@ use chrono::TimeDelta;
 use crate::api::{Client, Failure, Probe};
 use crate::archive::{Archive, ArchiveError};
 use crate::clock;
-use crate::disk;
+use crate::disk::{self, bytes};
 use crate::envelope;
 use crate::snapshot::DeviceId;
 
-use super::{Check, bytes};
+use super::Check;
 
 /// A clock that is off by more makes windows of time that the API does not understand.
 const MOST_SKEW: TimeDelta = TimeDelta::seconds(60);

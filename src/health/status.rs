@@ -8,16 +8,13 @@ use serde::Serialize;
 
 use crate::archive::Archive;
 use crate::clock::{self, Timestamp, Zone, rfc3339};
-use crate::disk;
+use crate::disk::{self, bytes};
 use crate::journal::{self, Segment};
-use crate::query::{Cell, Days, GapsOptions, QueryError, Window, first_sweeps, gaps, holes, last_sweeps};
+use crate::query::{Cell, Days, GapsOptions, MOST_MISSED, QueryError, Window, first_sweeps, gaps, holes, last_sweeps};
 use crate::schema::Schema;
 use crate::snapshot::HISTORY;
 
-use super::{Check, Level, bytes};
-
-/// Of the intervals in which a state is expected, so many may be missed for want of a good answer.
-const MOST_MISSED: f64 = 0.05;
+use super::{Check, Level};
 
 /// Of the requests of a sweep, so many may fail.
 const MOST_FAILED: f64 = 0.1;

@@ -19,6 +19,9 @@ use super::searched::Searched;
 use super::window::{Buckets, Window};
 use super::{QueryError, column, is_asked, texts, times};
 
+/// Of the intervals in which a state is expected, so many may be missed for want of a good answer.
+pub const MOST_MISSED: f64 = 0.05;
+
 /// The length of the intervals that the history has averages of.
 const AN_HOUR: Duration = Duration::from_hours(1);
 

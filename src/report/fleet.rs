@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock;
-use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, QueryError, Who, apps};
+use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, MOST_MISSED, QueryError, Who, apps};
 
 use super::Asking;
 use super::ask::Known;
@@ -14,9 +14,6 @@ use super::words::percent;
 
 /// The most rows of a table.
 pub(super) const MOST_ROWS: usize = 15;
-
-/// Of the intervals in which a state is expected, so many may be missed for want of a good answer.
-const MOST_MISSED: f64 = 0.05;
 
 /// The most applications that are shown.
 const MOST_APPS: usize = 10;

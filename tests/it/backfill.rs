@@ -12,7 +12,7 @@ use chrono::TimeDelta;
 use dex_archive::api::{Budget, Client, ClientOptions, Credential, Secret};
 use dex_archive::archive::Archive;
 use dex_archive::clock::{self, Clock, Timestamp, Zone};
-use dex_archive::collect::{BackfillPlan, CollectOptions, Collector, Progress, SourceChoice, Stretch, stop_pair};
+use dex_archive::collect::{BackfillPlan, CollectOptions, Collector, SourceChoice, Stretch, stop_pair};
 use dex_archive::disk::Disk;
 use dex_archive::ingest::{Ingest, PublishRule};
 use dex_archive::privacy::Policy;
@@ -22,16 +22,7 @@ use dex_archive::sim::{FaultKind, Faults, Fleet, FleetOptions, Handle, RateLimit
 use dex_archive::snapshot::{AccountId, Source};
 
 use crate::collect::{archived, delivered, rows};
-use crate::program::{ACCOUNT, Api, place, run};
-
-struct Silent;
-
-impl Progress for Silent {
-    fn plan(&self, _line: &str) {}
-    fn start(&self, _what: &'static str, _requests: Option<u64>) {}
-    fn advance(&self, _requests: u64) {}
-    fn finish(&self) {}
-}
+use crate::program::{ACCOUNT, Api, Silent, place, run};
 
 const EVERY: Duration = Duration::from_mins(15);
 

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use dex_archive::clock::Clock;
+use dex_archive::collect::Progress;
 use dex_archive::sim::{Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions};
 
 pub(crate) const ACCOUNT: &str = "01a7362d577a6c3019a474fd6f485823";
@@ -92,4 +93,14 @@ pub(crate) fn figure(name: &str, figure: &str) {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("figures");
     std::fs::create_dir_all(&dir).expect("a folder");
     std::fs::write(dir.join(name), format!("{name}: {figure}\n")).expect("room on the disk");
+}
+
+/// Nobody is told how far a sweep is.
+pub(crate) struct Silent;
+
+impl Progress for Silent {
+    fn plan(&self, _line: &str) {}
+    fn start(&self, _what: &'static str, _requests: Option<u64>) {}
+    fn advance(&self, _requests: u64) {}
+    fn finish(&self) {}
 }

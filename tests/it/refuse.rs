@@ -11,7 +11,7 @@ use std::time::Duration;
 use dex_archive::api::{Budget, Client, ClientOptions, Credential, Secret};
 use dex_archive::archive::Archive;
 use dex_archive::clock::Clock;
-use dex_archive::collect::{CollectOptions, CollectStats, Collector, Progress, SourceChoice, stop_pair};
+use dex_archive::collect::{CollectOptions, CollectStats, Collector, SourceChoice, stop_pair};
 use dex_archive::disk::{Change, Disk, Watch};
 use dex_archive::ingest::{Ingest, PublishRule};
 use dex_archive::privacy::Policy;
@@ -20,7 +20,7 @@ use dex_archive::snapshot::{AccountId, Answer};
 
 use crate::collect::{archived, delivered};
 use crate::crash::{answers_of, at, keys_of, state_keys};
-use crate::program::{ACCOUNT, Api, figure, place, quick_dir};
+use crate::program::{ACCOUNT, Api, Silent, figure, place, quick_dir};
 
 /// ENOSPC, EIO, EACCES, EROFS.
 const ERRORS: [i32; 4] = [28, 5, 13, 30];
@@ -251,15 +251,6 @@ async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> V
     }
     collector.finish().expect("a disk");
     sweeps
-}
-
-struct Silent;
-
-impl Progress for Silent {
-    fn plan(&self, _line: &str) {}
-    fn start(&self, _what: &'static str, _requests: Option<u64>) {}
-    fn advance(&self, _requests: u64) {}
-    fn finish(&self) {}
 }
 
 fn client_options(url: &str) -> ClientOptions {
