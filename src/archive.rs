@@ -13,8 +13,12 @@
 //!   _archive/shard-0.lock, _archive/publish.lock
 //! ```
 //!
+//! In a bucket of an object store there are the parts and `archive.json` under the same names; journal, staging,
+//! quarantine and locks are in a folder on the writer's disk.
+//!
 //! * There is exactly one part per dataset, day and shard. `part-0-000042` is the 42nd publish of
-//!   that day by shard 0. A device always falls into the same shard.
+//!   that day by shard 0. A device always falls into the same shard: the XXH64 of its id (seed 0), modulo the number
+//!   of shards.
 //! * The day is the UTC date of `timestamp`, or of `collected_at` where a state has no readable
 //!   timestamp. It stands in the path only.
 //! * A path's content never changes: readers open a path more than once per query, and a file that is
@@ -23,6 +27,9 @@
 //!   The old folder stays in `staging` for some seconds, unchanged: a reader may have it open and be
 //!   about to list it. What no writer can prevent: pyarrow and DuckDB look up each name that they have
 //!   listed, and pass over one that was replaced in between; readers that are handed files fail cleanly.
+//! * In a bucket a part keeps its key, `part-0-000001`: it is written in one request, and only if it still is what
+//!   was merged into it (`If-Match`), or is new (`If-None-Match: *`). Whoever loses such a race merges again. Readers
+//!   that ask for the version they began with (`query`, DuckDB) are told where it is gone.
 //! * Nothing but complete Parquet files stands in a dataset's folder, not for a moment: no temporary
 //!   name is skipped by all of DuckDB, pandas and Polars.
 //! * Every part holds every column of its schema, with the same type for ever. Columns are only added.
@@ -40,41 +47,51 @@
 
 mod checksum;
 mod export;
+mod folder;
 mod lock;
 mod merge;
+mod object;
 mod order;
 mod outline;
 mod pages;
 mod paths;
+mod place;
 mod publish;
 mod read;
 mod source;
+mod store;
 #[cfg(test)]
 mod tests;
 mod write;
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use chrono::NaiveDate;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
 
+use crate::bucket::BucketError;
 use crate::clock::{self, Timestamp};
 use crate::disk::{Disk, DiskError};
 use crate::schema::Schema;
 
 pub use checksum::Checksum;
 pub use export::to_parquet;
-pub use lock::ShardLock;
+pub use lock::{ShardLock, Shards};
 pub use merge::Incoming;
-pub use order::{misplaced, partitions_of};
+pub use order::{misplaced, partitions_of, shard_of};
 pub use paths::{PartName, Partition};
+pub use place::Place;
 pub use publish::{Aside, PartInfo, Staged};
-pub use read::{Part, Scan};
+pub use read::{Part, PartFile, Scan};
+pub use store::Entry;
+
+use store::{Days, Listed, Store};
 
 /// The folder of everything that is not data.
 pub const OWN_FOLDER: &str = paths::OWN;
@@ -86,9 +103,11 @@ pub const ARCHIVE_FORMAT: u32 = 1;
 #[derive(Debug, Clone)]
 pub struct Archive {
     root: PathBuf,
+    /// The folder on the local disk of all that is not data.
+    own: PathBuf,
+    store: Arc<dyn Store>,
     shards: u32,
     disk: Disk,
-    can_exchange: Arc<AtomicBool>,
     linger: Duration,
 }
 
@@ -152,6 +171,30 @@ pub enum ArchiveError {
         /// Who says to hold the lock.
         holder: String,
     },
+    /// There is no such shard.
+    #[error("archive {} has {shards} shards, counted from 0, and no shard {shard}", path.display())]
+    NoShard {
+        /// The archive.
+        path: PathBuf,
+        /// The shard.
+        shard: u32,
+        /// How many there are.
+        shards: u32,
+    },
+    /// The archive is a folder and is to have its state elsewhere.
+    #[error("{} is a folder and keeps its own state: --state-dir is for archives in a bucket", .0.display())]
+    StateElsewhere(PathBuf),
+    /// The folder of the state belongs to another archive.
+    #[error("{} is the state of {claimed}: name another --state-dir for this archive", path.display())]
+    Claimed {
+        /// The folder.
+        path: PathBuf,
+        /// The archive that it belongs to.
+        claimed: String,
+    },
+    /// The object store does not do it.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// The file system would not change something.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -192,32 +235,37 @@ pub enum ArchiveError {
 }
 
 impl Archive {
-    /// Opens the archive at `root`.
+    /// Opens the archive at a place.
     ///
     /// # Errors
     /// Where there is none, or none of this format.
-    pub fn open(root: &Path) -> Result<Self, ArchiveError> {
-        let path = paths::description(root);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !root.exists() => {
-                return Err(ArchiveError::Absent(root.to_owned()));
-            }
-            Err(_) if root.is_file() => return Err(ArchiveError::NotAFolder(root.to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Self::undescribed(root)),
-            Err(error) => return Err(ArchiveError::io("read", &path)(error)),
-        };
-        Ok(Self::new(root, read_shards(root, &text)?))
+    pub fn open(place: impl Into<Place>) -> Result<Self, ArchiveError> {
+        let archive = Self::new(&place.into(), 1);
+        match archive.store.description()? {
+            Some(text) => Ok(Self { shards: archive.read_shards(&text)?, ..archive }),
+            None => Err(archive.undescribed()),
+        }
     }
 
-    /// Opens the archive at `root`, or makes one there with the given number of shards.
+    /// Opens the archive at a place, or makes one there with the given number of shards.
     ///
     /// # Errors
     /// Where there is something else, an archive of another format, or no right to write.
-    pub fn open_or_create(root: &Path, shards: u32, now: Timestamp, disk: Disk) -> Result<Self, ArchiveError> {
-        match Self::open(root) {
-            Err(ArchiveError::Absent(_)) => Self::create(root, shards, now, disk),
-            other => Ok(other?.on(disk)),
+    pub fn open_or_create(
+        place: impl Into<Place>,
+        shards: u32,
+        now: Timestamp,
+        disk: Disk,
+    ) -> Result<Self, ArchiveError> {
+        let place = place.into();
+        let created = match Self::open(&place) {
+            Err(ArchiveError::Absent(_)) => Self::create(&place, shards, now, disk.clone()),
+            other => return Ok(other?.on(disk)),
+        };
+        match created {
+            // Somebody else has just made it.
+            Err(error) if error.is_replaced() => Ok(Self::open(&place)?.on(disk)),
+            created => created,
         }
     }
 
@@ -244,18 +292,30 @@ impl Archive {
     ///
     /// # Errors
     /// Where it would fail by what can be seen beforehand.
-    pub fn is_absent(root: &Path) -> Result<bool, ArchiveError> {
-        match Self::open(root) {
+    pub fn is_absent(place: impl Into<Place>) -> Result<bool, ArchiveError> {
+        match Self::open(place) {
             Ok(_) => Ok(false),
             Err(ArchiveError::Absent(_)) => Ok(true),
             Err(error) => Err(error),
         }
     }
 
-    /// The folder of the archive.
+    /// The folder of the archive, or its address.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The folder of what is always on a local disk: journal, staging, quarantine and locks.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        &self.own
+    }
+
+    /// Whether the parts are on the same disk, which they fill.
+    #[must_use]
+    pub fn is_on_disk(&self) -> bool {
+        self.own.starts_with(&self.root)
     }
 
     /// The folder of a dataset, which may not be there yet.
@@ -267,13 +327,13 @@ impl Archive {
     /// The folder of a shard's journal, which may not be there yet.
     #[must_use]
     pub fn journal_path(&self, shard: u32) -> PathBuf {
-        paths::journal(&self.root, shard)
+        paths::journal(&self.own, shard)
     }
 
     /// The folder of what could not be filed, which may not be there yet.
     #[must_use]
     pub fn quarantine_dir(&self) -> PathBuf {
-        paths::quarantine(&self.root)
+        paths::quarantine(&self.own)
     }
 
     /// The folder of a day.
@@ -296,8 +356,10 @@ impl Archive {
     pub fn settle(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
         let journal = self.journal_path(shard);
         self.disk.make_dirs(&journal)?;
-        let above = self.root.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for folder in journal.ancestors().take_while(|folder| folder.starts_with(&self.root)) {
+        self.store.claim(self)?;
+        let first = if self.is_on_disk() { &self.root } else { &self.own };
+        let above = first.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for folder in journal.ancestors().take_while(|folder| folder.starts_with(first)) {
             self.disk.sync_dir(folder)?;
         }
         // Where that may not be read, it is somebody else's, and not we made what is in it.
@@ -311,9 +373,9 @@ impl Archive {
     /// # Errors
     /// Where the dataset's folder cannot be read.
     pub fn partitions(&self, schema: &Schema) -> Result<Vec<Partition>, ArchiveError> {
-        let dir = paths::dataset(&self.root, &schema.dataset);
-        let names = paths::names(&dir)?;
-        let mut found: Vec<_> = names.iter().filter_map(|name| Partition::parse(&schema.dataset, name)).collect();
+        let entries = self.entries(&self.dataset_dir(schema))?;
+        let mut found: Vec<_> =
+            entries.iter().filter_map(|entry| Partition::parse(&schema.dataset, &entry.name)).collect();
         found.sort_unstable_by_key(|partition| partition.date);
         Ok(found)
     }
@@ -323,11 +385,48 @@ impl Archive {
     /// # Errors
     /// Where the day's folder cannot be read.
     pub fn parts(&self, partition: &Partition) -> Result<Vec<(PartName, PathBuf)>, ArchiveError> {
-        let dir = partition.dir(&self.root);
-        let mut names: Vec<_> = paths::names(&dir)?.iter().filter_map(|name| PartName::parse(name)).collect();
-        names.sort_unstable();
-        let newest = names.chunk_by(|a, b| a.shard == b.shard).filter_map(|shard| shard.last().copied());
-        Ok(newest.map(|name| (name, dir.join(name.to_string()))).collect())
+        let days = self.store.listed(&partition.dataset, &(partition.date..=partition.date))?;
+        let parts = newest(days).flat_map(|(_, parts)| parts);
+        Ok(parts.map(|part| (part.name, part.path)).collect())
+    }
+
+    /// The parts of some days of a dataset, oldest day first. A day without a part is among them too, as far as the
+    /// place has such.
+    ///
+    /// # Errors
+    /// Where a folder cannot be read.
+    pub fn days(
+        &self,
+        schema: &Schema,
+        days: &RangeInclusive<NaiveDate>,
+    ) -> Result<BTreeMap<Partition, Vec<PathBuf>>, ArchiveError> {
+        let days = newest(self.store.listed(&schema.dataset, days)?);
+        Ok(days.map(|(day, parts)| (day, parts.into_iter().map(|part| part.path).collect())).collect())
+    }
+
+    /// The bytes of each day of a dataset.
+    ///
+    /// # Errors
+    /// Where a folder cannot be read.
+    pub fn sizes(&self, schema: &Schema) -> Result<BTreeMap<Partition, u64>, ArchiveError> {
+        let days = newest(self.store.listed(&schema.dataset, &(NaiveDate::MIN..=NaiveDate::MAX))?);
+        Ok(days.map(|(day, parts)| (day, parts.iter().map(Listed::length).sum())).collect())
+    }
+
+    /// What stands in a folder of the archive; nothing where there is no such folder.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn entries(&self, dir: &Path) -> Result<Vec<Entry>, ArchiveError> {
+        self.store.entries(dir)
+    }
+
+    /// A part, or another file among the parts, for reading from end to end.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn hold(&self, path: &Path) -> Result<PartFile, ArchiveError> {
+        self.store.hold(self, path)
     }
 
     /// Opens a part by its outline; where it is gone because its day was published anew, the one in its place.
@@ -337,7 +436,8 @@ impl Archive {
     pub fn look(&self, path: &Path, schema: &Schema) -> Result<Part, ArchiveError> {
         let mut path = path.to_owned();
         loop {
-            let error = match Part::look(&path, schema) {
+            let looked = self.store.look(&path).and_then(|source| Part::look(&path, source, schema));
+            let error = match looked {
                 Err(error @ ArchiveError::Io { .. }) => error,
                 other => return other,
             };
@@ -352,31 +452,76 @@ impl Archive {
         }
     }
 
-    fn new(root: &Path, shards: u32) -> Self {
-        let (root, disk, can_exchange) = (root.to_owned(), Disk::default(), Arc::new(AtomicBool::new(true)));
-        Self { root, shards, disk, can_exchange, linger: publish::LINGER }
+    fn new(place: &Place, shards: u32) -> Self {
+        let (root, own) = (place.root().to_owned(), place.state_dir().to_owned());
+        Self { root, own, store: place.store(), shards, disk: Disk::default(), linger: publish::LINGER }
     }
 
-    fn create(root: &Path, shards: u32, now: Timestamp, disk: Disk) -> Result<Self, ArchiveError> {
+    fn create(place: &Place, shards: u32, now: Timestamp, disk: Disk) -> Result<Self, ArchiveError> {
         let description = Description { format: ARCHIVE_FORMAT, shards, created_at: now, created_by: write::tool() };
         let text = serde_json::to_string_pretty(&description).expect("a description always has a form in JSON");
-        let archive = Self::new(root, shards).on(disk);
-        archive.write_durably(0, &paths::description(root), format!("{text}\n").as_bytes())?;
+        let archive = Self::new(place, shards).on(disk);
+        archive.store.describe(&archive, &format!("{text}\n"), None)?;
         Ok(archive)
     }
 
     /// What a folder without a description is.
-    fn undescribed(root: &Path) -> ArchiveError {
-        match paths::names(root) {
+    fn undescribed(&self) -> ArchiveError {
+        let is_data = |name: &str| Schema::all().iter().any(|schema| schema.dataset == name);
+        match self.entries(&self.root) {
             // A crash before the description was written leaves at most the folders around it.
-            Ok(names) if names.iter().all(|name| name == paths::OWN) => ArchiveError::Absent(root.to_owned()),
-            Ok(names) if names.iter().any(|name| name == paths::OWN) => {
-                ArchiveError::description(root, "it is missing".to_owned())
+            Ok(entries) if entries.iter().all(|entry| entry.name == paths::OWN) => {
+                ArchiveError::Absent(self.root.clone())
             }
-            Ok(_) => ArchiveError::Foreign(root.to_owned()),
+            Ok(entries) if entries.iter().any(|entry| entry.name == paths::OWN || is_data(&entry.name)) => {
+                self.misdescribed("it is missing".to_owned())
+            }
+            Ok(_) => ArchiveError::Foreign(self.root.clone()),
             Err(error) => error,
         }
     }
+
+    fn misdescribed(&self, problem: String) -> ArchiveError {
+        ArchiveError::Description { path: paths::description(&self.root), problem, shards: self.shards_seen() }
+    }
+
+    /// The number of shards that there must be at least, by the names of the parts.
+    fn shards_seen(&self) -> u32 {
+        let below = |dir: PathBuf| self.entries(&dir).unwrap_or_default();
+        let days = below(self.root.clone()).into_iter().flat_map(|dataset| below(dataset.path));
+        let parts = days.flat_map(|day| below(day.path));
+        parts.filter_map(|part| PartName::parse(&part.name)).map(|part| part.shard).max().unwrap_or(0) + 1
+    }
+
+    /// The number of shards that a description names.
+    fn read_shards(&self, text: &str) -> Result<u32, ArchiveError> {
+        let damaged = |error: serde_json::Error| {
+            let place = format!("at line {} column {}", error.line(), error.column());
+            self.misdescribed(format!("not the JSON it was written as, {place}"))
+        };
+        let format: Format = serde_json::from_str(text).map_err(damaged)?;
+        if format.format != ARCHIVE_FORMAT {
+            return Err(ArchiveError::Format { path: self.root.clone(), found: format.format });
+        }
+        match serde_json::from_str(text).map_err(damaged)? {
+            Needed { shards: 0 } => Err(self.misdescribed("it has no shards".to_owned())),
+            Needed { shards } => Ok(shards),
+        }
+    }
+}
+
+fn is_of_bucket(error: &io::Error) -> bool {
+    matches!(error.get_ref(), Some(inner) if inner.is::<BucketError>())
+}
+
+/// The parts of each day by shard, the newest of each.
+fn newest(days: Days) -> impl Iterator<Item = (Partition, Vec<Listed>)> {
+    days.into_iter().map(|(day, mut parts)| {
+        parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.name));
+        parts.dedup_by_key(|part| part.name.shard);
+        parts.reverse();
+        (day, parts)
+    })
 }
 
 impl ArchiveError {
@@ -385,8 +530,10 @@ impl ArchiveError {
         move |error| Self::Io { action, path, error }
     }
 
-    fn description(root: &Path, problem: String) -> Self {
-        Self::Description { path: paths::description(root), problem, shards: paths::shards_seen(root) }
+    /// Whether somebody else wrote what was read, since then: trying again may do.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        matches!(self, Self::Bucket(BucketError::Replaced(_) | BucketError::Absent(_)))
     }
 
     /// What went wrong in the reading of a part: the file system's fault, or the part's.
@@ -394,6 +541,10 @@ impl ArchiveError {
         let path = path.to_owned();
         match error {
             ParquetError::External(cause) => match cause.downcast::<io::Error>() {
+                Ok(error) if is_of_bucket(&error) => {
+                    let inner = error.into_inner().and_then(|inner| inner.downcast::<BucketError>().ok());
+                    Self::Bucket(*inner.expect("it was seen to be one"))
+                }
                 Ok(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
                     Self::Io { action: "read", path, error: *error }
                 }
@@ -402,21 +553,5 @@ impl ArchiveError {
             },
             error => Self::Damaged { path, problem: error.to_string() },
         }
-    }
-}
-
-/// The number of shards that a description names.
-fn read_shards(root: &Path, text: &str) -> Result<u32, ArchiveError> {
-    let damaged = |error: serde_json::Error| {
-        let place = format!("at line {} column {}", error.line(), error.column());
-        ArchiveError::description(root, format!("not the JSON it was written as, {place}"))
-    };
-    let format: Format = serde_json::from_str(text).map_err(damaged)?;
-    if format.format != ARCHIVE_FORMAT {
-        return Err(ArchiveError::Format { path: root.to_owned(), found: format.format });
-    }
-    match serde_json::from_str(text).map_err(damaged)? {
-        Needed { shards: 0 } => Err(ArchiveError::description(root, "it has no shards".to_owned())),
-        Needed { shards } => Ok(shards),
     }
 }

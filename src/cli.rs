@@ -10,6 +10,7 @@ mod demo;
 mod erase;
 mod health;
 mod import;
+mod init;
 mod metrics;
 mod print;
 mod progress;
@@ -75,6 +76,7 @@ pub fn run() -> Exit {
     };
     args.start_log();
     let ended = match args.command {
+        Command::Init(ref command) => init::run(&args, command),
         Command::Collect(ref command) => collect::run(&args, command),
         Command::Backfill(ref command) => backfill::run(&args, command),
         Command::Import(ref command) => import::run(&args, command),

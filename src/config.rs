@@ -84,8 +84,10 @@ pub struct ReportSection {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchiveSection {
-    /// The archive's folder.
+    /// The archive's folder, or its address in a bucket.
     pub path: Option<PathBuf>,
+    /// Where the journal of an archive in a bucket is.
+    pub state_dir: Option<PathBuf>,
     /// Who may read what is written: `owner`, `group` or `all`.
     #[serde(default)]
     pub readable_by: Access,
@@ -202,6 +204,17 @@ pub enum ConfigError {
     /// A schedule is not of whole minutes.
     #[error("{0:?} is no whole number of minutes, which schedulers count in")]
     Minutes(String),
+    /// A shard is none.
+    #[error("{0:?} is no shard: 3/8 is the fourth of eight, and 3 of however many there are")]
+    Shard(String),
+    /// The archive has another number of shards.
+    #[error("the archive has {found} shards and not {said}: `reshard` gives it another number")]
+    ShardCount {
+        /// What was said.
+        said: u32,
+        /// What it has.
+        found: u32,
+    },
     /// A duration is none.
     #[error("{0:?} is no duration: 90s, 5m, 1h and 1d are")]
     Duration(String),
@@ -399,6 +412,22 @@ pub fn parse_time(text: &str, zone: clock::Zone, now: clock::Timestamp) -> Resul
 pub fn parse_duration(text: &str) -> Result<Duration, ConfigError> {
     let parsed = clock::parse_duration(text).filter(|duration| !duration.is_zero());
     parsed.ok_or_else(|| ConfigError::Duration(text.to_owned()))
+}
+
+/// Reads a shard that somebody typed, counted from 0, and how many there are, where that was said: `3/8`, or `3`.
+///
+/// # Errors
+/// Where it is none.
+pub fn parse_shard(text: &str) -> Result<(u32, Option<u32>), ConfigError> {
+    let wrong = || ConfigError::Shard(text.to_owned());
+    let number = |text: &str| text.trim().parse::<u32>().map_err(|_no_number| wrong());
+    match text.split_once('/') {
+        None => Ok((number(text)?, None)),
+        Some((shard, count)) => match (number(shard)?, number(count)?) {
+            (shard, count) if shard < count => Ok((shard, Some(count))),
+            _ => Err(wrong()),
+        },
+    }
 }
 
 /// Reads device ids, one a line; `#` begins a comment, and blank lines are passed over.

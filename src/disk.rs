@@ -258,6 +258,12 @@ impl DiskFile {
         synced.map_err(DiskError::of("sync", &self.path))
     }
 
+    /// The open file, for reading.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// Cuts the file to a length, which is where the next byte is then written.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use crate::archive::{Archive, ArchiveError, Part, Partition, ShardLock};
+use crate::archive::{Archive, ArchiveError, Partition, ShardLock};
 use crate::journal::{self, JournalError};
 use crate::schema::Schema;
 
@@ -61,27 +61,36 @@ pub enum EraseError {
     },
 }
 
-/// Takes everything about a subject out of a shard and of the quarantine, and proves it by looking again.
+/// Takes everything about a subject out of shards and of the quarantine, and proves it by looking again.
 /// With `dry_run` nothing is changed: the answer says what would be.
 ///
 /// # Errors
 /// Where the journal is not empty, a part is damaged, or the file system says no. What went before is gone.
-pub fn forget(archive: &Archive, lock: &ShardLock, subject: &Subject, dry_run: bool) -> Result<Erased, EraseError> {
-    if let Some((_, path)) = journal::segments(&archive.journal_path(lock.shard))?.into_iter().next() {
-        return Err(EraseError::Pending(path));
+pub fn forget(archive: &Archive, locks: &[ShardLock], subject: &Subject, dry_run: bool) -> Result<Erased, EraseError> {
+    for lock in locks {
+        if let Some((_, path)) = journal::segments(&archive.journal_path(lock.shard))?.into_iter().next() {
+            return Err(EraseError::Pending(path));
+        }
     }
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
     for schema in Schema::all() {
         for partition in archive.partitions(&schema)? {
-            forget_in_day(&archive, lock, &schema, &partition, subject, dry_run, &mut erased)?;
+            for lock in locks {
+                let day = Day { archive: &archive, lock, schema: &schema, partition: &partition };
+                day.forget(subject, dry_run, &mut erased)?;
+            }
         }
     }
-    quarantine::forget(&archive, lock, subject, dry_run, &mut erased)?;
+    if let Some(first) = locks.first() {
+        quarantine::forget(&archive, first, subject, dry_run, &mut erased)?;
+    }
     if !dry_run {
-        // Former versions of the days that were written anew, and of those before.
-        archive.clear_staging(lock.shard)?;
-        prove(&archive, lock, subject, &erased.left)?;
+        for lock in locks {
+            // Former versions of the days that were written anew, and of those before.
+            archive.clear_staging(lock.shard)?;
+            prove(&archive, lock, subject, &erased.left)?;
+        }
     }
     Ok(erased)
 }
@@ -95,13 +104,14 @@ pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
     for schema in Schema::all() {
+        let sizes = archive.sizes(&schema)?;
         for partition in archive.partitions(&schema)?.into_iter().filter(|partition| partition.date < first_kept) {
             let mut rows = 0;
             for (_, path) in archive.parts(&partition)? {
                 // A part that cannot be read is pruned all the same: it is too old whatever it says.
-                rows += Part::open(&path, &schema).map_or(0, |part| part.rows());
-                erased.bytes += size(&path);
+                rows += archive.look(&path, &schema).map_or(0, |part| part.rows());
             }
+            erased.bytes += sizes.get(&partition).copied().unwrap_or(0);
             if !dry_run {
                 archive.remove_day(&partition)?;
             }
@@ -112,40 +122,52 @@ pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<
     Ok(erased)
 }
 
-fn forget_in_day(
-    archive: &Archive,
-    lock: &ShardLock,
-    schema: &Schema,
-    partition: &Partition,
-    subject: &Subject,
-    dry_run: bool,
-    erased: &mut Erased,
-) -> Result<(), EraseError> {
-    let Some((_, path)) = archive.parts(partition)?.into_iter().find(|(part, _)| part.shard == lock.shard) else {
-        return Ok(());
-    };
-    let found = subject.count_in(&path, schema)?;
-    if found.hidden > 0 {
-        return Err(EraseError::NeedsKey(path));
+/// A shard's part of a day.
+struct Day<'a> {
+    archive: &'a Archive,
+    lock: &'a ShardLock,
+    schema: &'a Schema,
+    partition: &'a Partition,
+}
+
+impl Day<'_> {
+    fn forget(&self, subject: &Subject, dry_run: bool, erased: &mut Erased) -> Result<(), EraseError> {
+        let Self { archive, lock, schema, partition } = self;
+        let Some((_, path)) = archive.parts(partition)?.into_iter().find(|(part, _)| part.shard == lock.shard) else {
+            return Ok(());
+        };
+        let held = archive.hold(&path)?;
+        let found = subject.count_in(&held, schema)?;
+        if found.hidden > 0 {
+            return Err(EraseError::NeedsKey(path));
+        }
+        if found.about == 0 {
+            return Ok(());
+        }
+        if !dry_run {
+            let freed = match self.write_without(subject, held.length()) {
+                // Somebody else has written the day since: what that one wrote may be about the subject too.
+                Err(error) if error.is_replaced() => return self.forget(subject, dry_run, erased),
+                freed => freed?,
+            };
+            erased.bytes += freed;
+        }
+        erased.days.push((partition.dataset.clone(), partition.date, found.about));
+        Ok(())
     }
-    if found.about == 0 {
-        return Ok(());
+
+    /// Writes the day anew; returns how many bytes that freed of those before.
+    fn write_without(&self, subject: &Subject, before: u64) -> Result<u64, ArchiveError> {
+        let Self { archive, lock, schema, partition } = self;
+        let staged = archive.stage_without(lock, schema, partition.date, &|batch| subject.spares(schema, batch))?;
+        let Some(staged) = staged else { return Ok(0) };
+        if staged.info.rows == 0 && archive.shards() == 1 {
+            drop(staged);
+            archive.remove_day(partition)?;
+            return Ok(before);
+        }
+        Ok(before.saturating_sub(staged.publish()?.bytes))
     }
-    let before = size(&path);
-    erased.days.push((partition.dataset.clone(), partition.date, found.about));
-    if dry_run {
-        return Ok(());
-    }
-    let staged = archive.stage_without(lock, schema, partition.date, &|batch| subject.spares(schema, batch))?;
-    let Some(staged) = staged else { return Ok(()) };
-    if staged.info.rows == 0 && archive.shards() == 1 {
-        drop(staged);
-        archive.remove_day(partition)?;
-        erased.bytes += before;
-    } else {
-        erased.bytes += before.saturating_sub(staged.publish()?.bytes);
-    }
-    Ok(())
 }
 
 /// Looks at every part, at staging, and at everything beside them again.
@@ -153,7 +175,7 @@ fn prove(archive: &Archive, lock: &ShardLock, subject: &Subject, left: &[PathBuf
     for schema in Schema::all() {
         for partition in archive.partitions(&schema)? {
             for (part, path) in archive.parts(&partition)? {
-                if part.shard == lock.shard && subject.count_in(&path, &schema)?.about > 0 {
+                if part.shard == lock.shard && subject.count_in(&archive.hold(&path)?, &schema)?.about > 0 {
                     return Err(EraseError::Left(path));
                 }
             }
@@ -166,6 +188,7 @@ fn prove(archive: &Archive, lock: &ShardLock, subject: &Subject, left: &[PathBuf
     }
 }
 
+/// The length of a file on the local disk; 0 where it is gone.
 fn size(path: &Path) -> u64 {
     path.metadata().map_or(0, |metadata| metadata.len())
 }

@@ -9,7 +9,7 @@ mod status;
 
 use serde::Serialize;
 
-pub use examine::{Place, examine, examine_place};
+pub use examine::{examine, examine_place};
 pub use status::{Status, StatusOptions, Sweep};
 
 /// Something that was looked at.

@@ -1,6 +1,6 @@
 //! From answers to day files: journal first, then flatten, merge and publish.
 //!
-//! [`Ingest`] owns the files of one shard. [`Ingest::append`] only journals; [`Ingest::publish`] reads
+//! [`Ingest`] owns the files of one shard, or of all. [`Ingest::append`] only journals; [`Ingest::publish`] reads
 //! back what is journalled, makes rows of it and merges them into their days. That is also all that
 //! recovery does: what a crash left in the journal is published when the next writer starts, by the
 //! same code. Plain blocking code, for one thread.
@@ -26,11 +26,12 @@ mod due;
 mod outcome;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Staged};
+use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, shard_of};
 use crate::clock::Timestamp;
 use crate::flatten::{Columns, Plan};
 use crate::journal::{self, JournalError, Segment, Writer};
@@ -64,12 +65,15 @@ impl BatchLimit {
     pub const LARGE: Self = Self { rows: 96 * 1024, bytes: 128 << 20 };
 }
 
-/// The writer of one shard.
+/// The writer of one shard, or of all.
 #[derive(Debug)]
 pub struct Ingest {
     archive: Archive,
-    lock: ShardLock,
-    journal_dir: PathBuf,
+    /// What others are told who want a shard that it has.
+    holder: String,
+    locks: Vec<ShardLock>,
+    /// The journal of each shard it has; the first is written to.
+    journals: Vec<(u32, PathBuf)>,
     writer: Option<Writer>,
     next_sequence: u64,
     bodies: usize,
@@ -83,6 +87,10 @@ pub struct Ingest {
     /// When the first of the answers that wait was received.
     waiting_since: Option<Timestamp>,
 }
+
+/// Says of a device, by the id that the API gives it, whether it is one's own.
+#[derive(Clone)]
+pub struct Takes(Arc<dyn Fn(&str) -> bool + Send + Sync>);
 
 /// What is journalled and not published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +152,20 @@ pub enum IngestError {
     Archive(#[from] ArchiveError),
 }
 
+impl Takes {
+    /// Whether a device is one's own.
+    #[must_use]
+    pub fn is_own(&self, device_id: &str) -> bool {
+        (self.0)(device_id)
+    }
+}
+
+impl fmt::Debug for Takes {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str("Takes")
+    }
+}
+
 impl BatchLimit {
     /// The larger the day, the dearer a merge, and the more is merged at once.
     fn for_day(rows: u64) -> Self {
@@ -159,33 +181,42 @@ struct Plans {
 }
 
 impl Ingest {
-    /// Takes a shard and publishes what an earlier writer left in its journal, as that one wrote it and as
+    /// Takes shards and publishes what an earlier writer left in their journals, as that one wrote it and as
     /// far as that can be done. `policy` says what may be written from now on.
     ///
     /// # Errors
-    /// Where somebody else has the shard, or the journal's folder cannot be used.
-    pub fn open(archive: Archive, shard: u32, holder: &str, policy: Policy) -> Result<(Self, Published), IngestError> {
-        let mut ingest = Self::attach(archive, shard, holder, policy)?;
+    /// Where somebody else has one of them, or a journal's folder cannot be used.
+    pub fn open(
+        archive: Archive,
+        shards: Shards,
+        holder: &str,
+        policy: Policy,
+    ) -> Result<(Self, Published), IngestError> {
+        let mut ingest = Self::attach(archive, shards, holder, policy)?;
         let recovered = ingest.publish()?;
         Ok((ingest, recovered))
     }
 
-    /// Takes a shard and leaves what is in its journal where it is, until it is published with what is to come.
+    /// Takes shards and leaves what is in their journals where it is, until it is published with what is to come.
     ///
     /// # Errors
     /// As for [`Ingest::open`].
-    pub fn attach(archive: Archive, shard: u32, holder: &str, policy: Policy) -> Result<Self, IngestError> {
-        let lock = archive.lock(shard, holder)?;
-        let journal_dir = archive.settle(shard)?;
-        let segments = journal::segments(&journal_dir)?;
-        let last = segments.last().map_or(0, |(sequence, _)| *sequence);
-        let waiting_since = segments.iter().find_map(|(_, path)| Segment::read(path).ok()?.first_received());
+    pub fn attach(archive: Archive, shards: Shards, holder: &str, policy: Policy) -> Result<Self, IngestError> {
+        let locks = archive.lock_shards(shards, holder)?;
+        let settled = locks.iter().map(|lock| Ok((lock.shard, archive.settle(lock.shard)?)));
+        let journals = settled.collect::<Result<Vec<_>, ArchiveError>>()?;
+        let segments = journals.iter().map(|(_, dir)| journal::segments(dir)).collect::<Result<Vec<_>, _>>()?;
+        let last = segments.first().and_then(|own| own.last()).map_or(0, |(sequence, _)| *sequence);
+        let first_of =
+            |own: &Vec<(u64, PathBuf)>| own.iter().find_map(|(_, path)| Segment::read(path).ok()?.first_received());
+        let waiting_since = segments.iter().filter_map(first_of).min();
         let plans = Plans { states: Plan::new(Schema::device_state()), polls: Plan::new(Schema::poll()) };
         let next_sequence = last + 1;
         Ok(Self {
             archive,
-            lock,
-            journal_dir,
+            holder: holder.to_owned(),
+            locks,
+            journals,
             writer: None,
             next_sequence,
             bodies: 0,
@@ -223,17 +254,25 @@ impl Ingest {
     /// Where the journal's folder cannot be read.
     pub fn waiting(&self) -> Result<Option<Waiting>, IngestError> {
         let Some(since) = self.waiting_since else { return Ok(None) };
-        let segments = journal::segments(&self.journal_dir)?;
+        let segments = self.segments()?;
         let bytes = segments.iter().map(|(_, path)| path.metadata().map_or(0, |file| file.len())).sum();
         Ok(Some(Waiting { bytes, since }))
     }
 
-    /// Rows in this shard's part of the newest day.
+    /// What is in the journals.
+    fn segments(&self) -> Result<Vec<(u64, PathBuf)>, IngestError> {
+        let segments = self.journals.iter().map(|(_, dir)| journal::segments(dir));
+        Ok(segments.collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    /// Rows in the largest of these shards' parts of the newest day.
     fn day_rows(&self) -> Result<u64, IngestError> {
         let schema = self.plans.states.schema();
         let Some(day) = self.archive.partitions(schema)?.pop() else { return Ok(0) };
-        let part = self.archive.parts(&day)?.into_iter().find(|(name, _)| name.shard == self.lock.shard);
-        Ok(part.map_or(0, |(_, path)| self.archive.look(&path, schema).map_or(0, |part| part.rows())))
+        let parts = self.archive.parts(&day)?.into_iter();
+        let ours = parts.filter(|(name, _)| self.locks.iter().any(|lock| lock.shard == name.shard));
+        let rows = ours.map(|(_, path)| self.archive.look(&path, schema).map_or(0, |part| part.rows()));
+        Ok(rows.max().unwrap_or(0))
     }
 
     /// What may be written.
@@ -248,10 +287,19 @@ impl Ingest {
         &self.archive
     }
 
-    /// The lock that is held.
+    /// The locks that are held, one for each shard.
     #[must_use]
-    pub fn lock(&self) -> &ShardLock {
-        &self.lock
+    pub fn locks(&self) -> &[ShardLock] {
+        &self.locks
+    }
+
+    /// Which devices are this writer's; none where all are.
+    #[must_use]
+    pub fn takes(&self) -> Option<Takes> {
+        let (policy, shards) = (self.policy.clone(), self.archive.shards());
+        let ours: Vec<u32> = self.locks.iter().map(|lock| lock.shard).collect();
+        let is_ours = move |id: &str| ours.contains(&shard_of(&policy.stored_device(id), shards));
+        (self.locks.len() < shards as usize).then(|| Takes(Arc::new(is_ours)))
     }
 
     /// Journals what may be written of an answer. It is durable after the next [`Ingest::sync`].
@@ -283,7 +331,8 @@ impl Ingest {
         if self.writer.is_none() {
             // The number is used up even where the file comes to nothing: it may be there all the same.
             self.next_sequence += 1;
-            self.writer = Some(Writer::create(self.archive.disk(), &self.journal_dir, self.next_sequence - 1)?);
+            let dir = self.journals.first().map(|(_, dir)| dir).expect("a writer has at least one shard");
+            self.writer = Some(Writer::create(self.archive.disk(), dir, self.next_sequence - 1)?);
         }
         if let Some(Err(error)) = self.writer.as_mut().map(|writer| writer.append(answer)) {
             self.close_segment()?;
@@ -326,7 +375,7 @@ impl Ingest {
                 }
             }
         }
-        if self.unwritten.is_empty() && journal::segments(&self.journal_dir)?.is_empty() {
+        if self.unwritten.is_empty() && self.segments()?.is_empty() {
             self.waiting_since = None;
         }
         Ok(published)
@@ -337,10 +386,23 @@ impl Ingest {
             Some(limit) => limit,
             None => BatchLimit::for_day(self.day_rows()?),
         };
+        for (shard, dir) in &self.journals {
+            self.publish_journal(*shard, dir, limit, published)?;
+        }
+        Ok(())
+    }
+
+    fn publish_journal(
+        &self,
+        shard: u32,
+        dir: &Path,
+        limit: BatchLimit,
+        published: &mut Published,
+    ) -> Result<(), IngestError> {
         let mut batch = Batch::new(&self.plans);
-        for (sequence, path) in journal::segments(&self.journal_dir)? {
+        for (sequence, path) in journal::segments(dir)? {
             match Segment::read(&path) {
-                Ok(segment) => batch.read(&self.plans, self.lock.shard, sequence, &segment),
+                Ok(segment) => batch.read(&self.plans, shard, sequence, &segment),
                 Err(error) => {
                     published.held.push(error.to_string());
                     continue;
@@ -348,11 +410,11 @@ impl Ingest {
             }
             batch.segments.push(path);
             if batch.states.rows().max(batch.polls.len()) >= limit.rows || batch.bytes() >= limit.bytes {
-                self.publish_batch(std::mem::replace(&mut batch, Batch::new(&self.plans)), published);
+                self.publish_batch(shard, std::mem::replace(&mut batch, Batch::new(&self.plans)), published);
             }
         }
         if !batch.segments.is_empty() {
-            self.publish_batch(batch, published);
+            self.publish_batch(shard, batch, published);
         }
         Ok(())
     }
@@ -369,10 +431,10 @@ impl Ingest {
     }
 
     /// Publishes a batch. Its segments go once all of it is in the archive.
-    fn publish_batch(&self, batch: Batch, published: &mut Published) {
+    fn publish_batch(&self, shard: u32, batch: Batch, published: &mut Published) {
         let held_before = published.held.len();
         let segments = batch.segments.clone();
-        self.file(batch, published).unwrap_or_else(|error| published.held.push(error.to_string()));
+        self.file(shard, batch, published).unwrap_or_else(|error| published.held.push(error.to_string()));
         if published.held.len() > held_before {
             return;
         }
@@ -384,14 +446,15 @@ impl Ingest {
 
     /// The polls become live before the states: should the process end between the two, the polls
     /// say already which states were new, and keep saying it. Where no poll can become live, no state
-    /// does.
-    fn file(&self, mut batch: Batch, published: &mut Published) -> Result<(), IngestError> {
+    /// does. `shard` is the journal's.
+    fn file(&self, shard: u32, mut batch: Batch, published: &mut Published) -> Result<(), IngestError> {
         for aside in &batch.aside {
-            self.archive.quarantine(self.lock.shard, aside)?;
+            self.archive.quarantine(shard, aside)?;
         }
-        let states = self.stage(&mut batch.states, self.plans.states.schema());
+        let states = self.stage(shard, &mut batch.states, self.plans.states.schema());
         let polls = outcome::settle(&batch.polls, &states.fresh);
-        let staged_polls = self.stage(&mut batch::poll_columns(&self.plans.polls, &polls), self.plans.polls.schema());
+        let mut poll_rows = batch::poll_columns(&self.plans.polls, &polls);
+        let staged_polls = self.stage(shard, &mut poll_rows, self.plans.polls.schema());
         if let Some(error) = staged_polls.failed.into_iter().next() {
             return Err(error.into());
         }
@@ -410,13 +473,29 @@ impl Ingest {
         Ok(())
     }
 
-    /// Stages the days that the rows belong to.
-    fn stage(&self, columns: &mut Columns, schema: &Arc<Schema>) -> StagedDays {
+    /// Stages the parts that the rows belong to. Rows of no device are the journal's shard's: they are filed there
+    /// again, should they come again.
+    fn stage(&self, journal_shard: u32, columns: &mut Columns, schema: &Arc<Schema>) -> StagedDays {
         let rows = columns.finish();
         // Of a day that cannot be staged nobody knows what is new; it will be when it can.
         let mut staged = StagedDays { fresh: vec![true; rows.num_rows()], ..StagedDays::default() };
-        for (date, incoming, positions) in Incoming::by_day(schema, rows) {
-            match self.archive.stage(&self.lock, schema, date, incoming) {
+        let parts = Incoming::by_part(schema, rows, self.archive.shards(), journal_shard);
+        for ((shard, date), incoming, positions) in parts {
+            let lock = match self.locks.iter().find(|lock| lock.shard == shard) {
+                Some(lock) => lock,
+                // The journal was written by one that had more shards than this one.
+                None => match self.archive.lock(shard, &self.holder) {
+                    Ok(lock) => {
+                        staged.borrowed.push(lock);
+                        staged.borrowed.last().expect("it was just put there")
+                    }
+                    Err(error) => {
+                        staged.failed.push(error);
+                        continue;
+                    }
+                },
+            };
+            match self.archive.stage(lock, schema, date, incoming) {
                 Ok(day) => {
                     positions.iter().zip(&day.fresh).for_each(|(&at, &new)| staged.fresh[at as usize] = new);
                     staged.days.push(day);
@@ -432,6 +511,8 @@ impl Ingest {
 #[derive(Debug, Default)]
 struct StagedDays {
     days: Vec<Staged>,
+    /// Locks of other shards, held until this is published.
+    borrowed: Vec<ShardLock>,
     failed: Vec<ArchiveError>,
     /// For each row: whether its key is new.
     fresh: Vec<bool>,

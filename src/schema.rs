@@ -192,8 +192,6 @@ pub enum Encoding {
     Dictionary,
     /// The differences from one to the next, in few bits: for whole numbers near each other.
     Delta,
-    /// All first bytes, then all second bytes, and so on: for whole numbers of many sizes.
-    Split,
 }
 
 /// An older shape of a value that is read too.

@@ -155,16 +155,18 @@ pub fn count_parts(archive: &Archive) -> Result<u64, ArchiveError> {
 ///
 /// # Errors
 /// Where the file system says no; what was repaired before stays so.
-pub fn repair(archive: &Archive, lock: &ShardLock, report: &Report) -> Result<Repaired, ArchiveError> {
+pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result<Repaired, ArchiveError> {
     let mut done = Repaired::default();
+    let Some(first) = locks.first() else { return Ok(done) };
     for finding in &report.findings {
         let subject = archive.root().join(&finding.subject);
         match &finding.repair {
             Some(Repair::SetAside) => {
-                let place = archive.set_aside(lock, &subject, &finding.problem)?;
+                let place = archive.set_aside(first, &subject, &finding.problem)?;
                 done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
             }
-            Some(Repair::Rewrite { dataset, date, shard }) if *shard == lock.shard => {
+            Some(Repair::Rewrite { dataset, date, shard }) => {
+                let Some(lock) = locks.iter().find(|lock| lock.shard == *shard) else { continue };
                 for schema in Schema::all().into_iter().filter(|schema| schema.dataset == *dataset) {
                     let staged = archive.stage_anew(lock, &schema, *date)?;
                     done.sentences.extend(staged.damage());

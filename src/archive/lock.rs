@@ -7,6 +7,15 @@ use std::path::Path;
 
 use super::{Archive, ArchiveError, paths};
 
+/// Whose rows a writer writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shards {
+    /// Everybody's.
+    All,
+    /// Those of the devices that fall into a shard.
+    One(u32),
+}
+
 /// The right to write to a shard, for as long as it lives.
 #[derive(Debug)]
 pub struct ShardLock {
@@ -22,7 +31,7 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError::Locked`] at once where somebody has it.
     pub fn lock(&self, shard: u32, holder: &str) -> Result<ShardLock, ArchiveError> {
-        let path = paths::shard_lock(&self.root, shard);
+        let path = paths::shard_lock(&self.own, shard);
         let mut file = self.open_lock(&path)?;
         match file.try_lock() {
             Ok(()) => (),
@@ -36,12 +45,27 @@ impl Archive {
         Ok(ShardLock { _file: file, shard })
     }
 
+    /// Takes the right to write to shards.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Locked`] at once where somebody has one of them; [`ArchiveError::NoShard`] where there is none.
+    pub fn lock_shards(&self, shards: Shards, holder: &str) -> Result<Vec<ShardLock>, ArchiveError> {
+        let wanted = match shards {
+            Shards::All => 0..self.shards,
+            Shards::One(shard) if shard < self.shards => shard..shard + 1,
+            Shards::One(shard) => {
+                return Err(ArchiveError::NoShard { path: self.root.clone(), shard, shards: self.shards });
+            }
+        };
+        wanted.map(|shard| self.lock(shard, holder)).collect()
+    }
+
     /// Who has the right to write to a shard; none where nobody has. The lock is taken for that moment.
     ///
     /// # Errors
     /// Where the lock cannot be read.
     pub fn holder(&self, shard: u32) -> Result<Option<String>, ArchiveError> {
-        let path = paths::shard_lock(&self.root, shard);
+        let path = paths::shard_lock(&self.own, shard);
         let file = match File::open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(ArchiveError::io("open", &path))?,
@@ -54,14 +78,14 @@ impl Archive {
 
     /// Waits for the right to publish; given up when the file is dropped.
     pub(super) fn lock_publish(&self) -> Result<File, ArchiveError> {
-        let path = paths::publish_lock(&self.root);
+        let path = paths::publish_lock(&self.own);
         let file = self.open_lock(&path)?;
         file.lock().map_err(ArchiveError::io("lock", &path))?;
         Ok(file)
     }
 
     fn open_lock(&self, path: &Path) -> Result<File, ArchiveError> {
-        self.disk.make_dirs(path.parent().unwrap_or(&self.root))?;
+        self.disk.make_dirs(path.parent().unwrap_or(&self.own))?;
         Ok(self.disk.open_lock(path)?)
     }
 }

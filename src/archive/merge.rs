@@ -8,7 +8,7 @@
 //! the new one is published.
 
 use std::cmp::Ordering;
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, make_array};
@@ -20,11 +20,11 @@ use chrono::NaiveDate;
 
 use crate::schema::Schema;
 
-use super::order::{Keys, misplaced, partitions_of, replaces};
-use super::publish::{Damage, Folder};
-use super::read::BATCH_ROWS;
+use super::order::{Keys, misplaced, partitions_of, replaces, shards_of};
+use super::publish::{Damage, Staging};
+use super::read::{BATCH_ROWS, PartFile};
 use super::write::PartWriter;
-use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
+use super::{Archive, ArchiveError, Checksum, Part, PartInfo, Partition, ShardLock, Staged};
 
 impl Archive {
     /// Merges rows into the day that all of them belong to, and stages the day's new version.
@@ -34,37 +34,43 @@ impl Archive {
     pub fn stage(
         &self,
         lock: &ShardLock,
-        schema: &Schema,
+        schema: &Arc<Schema>,
         date: NaiveDate,
         rows: Incoming,
     ) -> Result<Staged, ArchiveError> {
-        self.stage_from(lock, schema, date, rows, true)
+        self.stage_from(lock.shard, &Redo { schema: Arc::clone(schema), date, rows, trusting: true })
     }
 
-    fn stage_from(
-        &self,
-        lock: &ShardLock,
-        schema: &Schema,
-        date: NaiveDate,
-        rows: Incoming,
-        trusting: bool,
-    ) -> Result<Staged, ArchiveError> {
+    /// Stages what was staged already, merged into what somebody else has written meanwhile.
+    pub(super) fn stage_again(&self, shard: u32, redo: &Redo) -> Result<Staged, ArchiveError> {
+        self.stage_from(shard, redo)
+    }
+
+    fn stage_from(&self, shard: u32, redo: &Redo) -> Result<Staged, ArchiveError> {
+        let Redo { schema, date, rows, trusting } = redo.clone();
+        let schema = &*schema;
         let partition = Partition { dataset: schema.dataset.clone(), date };
         let parts = self.parts(&partition)?;
-        let old = parts.into_iter().find(|(name, _)| name.shard == lock.shard);
-        let name = PartName { shard: lock.shard, publish: old.as_ref().map_or(1, |(name, _)| name.publish + 1) };
-        let folder = Folder::make(self, &partition.staging_dir(&self.root, lock.shard))?;
-        let rows_before = old.as_ref().map_or(0, |(_, path)| Part::look(path, schema).map_or(0, |part| part.rows()));
+        let old = parts.into_iter().find(|(name, _)| name.shard == shard);
+        let base = old.as_ref().map(|(name, _)| *name);
+        let name = self.store.next_name(shard, base);
+        let folder = Staging::make(self, &partition.staging_dir(&self.own, shard))?;
+        let old = old.map(|(_, path)| self.hold(&path)).transpose()?;
+        let bases = base.zip(old.as_ref()).map(|(name, old)| (name, old.version.clone()));
+        let rows_before = old.as_ref().map_or(0, |old| old.rows(schema));
         let rows_expected = usize::try_from(rows_before).unwrap_or(usize::MAX).saturating_add(rows.batch.num_rows());
         let path = folder.path().join(name.to_string());
         let writer = PartWriter::create(&self.disk, &path, schema, rows_expected)?;
         let mut merge = Merge { schema, incoming: rows, next: 0, writer, rows_before: 0 };
-        let damage = match &old {
-            Some((_, path)) => merge.take_old(path, date, trusting)?,
+        let damage = match old {
+            Some(old) => merge.take_old(old, date, trusting)?,
             None => None,
         };
         let (fresh, info) = merge.finish()?;
-        Ok(Staged { partition, folder, name, damage, info, fresh })
+        let (names, bases) = (vec![name], bases.into_iter().collect());
+        // On a local disk the shard's lock keeps others away.
+        let redo = (!self.is_on_disk()).then(|| redo.clone());
+        Ok(Staged { partition, folder, shard, names, bases, is_whole_day: false, damage, info, fresh, redo })
     }
 
     /// Stages a day anew from what can be read of its part and stands where it belongs, whatever the
@@ -72,9 +78,9 @@ impl Archive {
     ///
     /// # Errors
     /// As for [`Archive::stage`].
-    pub fn stage_anew(&self, lock: &ShardLock, schema: &Schema, date: NaiveDate) -> Result<Staged, ArchiveError> {
-        let none = Incoming::new(schema, &RecordBatch::new_empty(Arc::clone(schema.arrow())), &[]);
-        self.stage_from(lock, schema, date, none, false)
+    pub fn stage_anew(&self, lock: &ShardLock, schema: &Arc<Schema>, date: NaiveDate) -> Result<Staged, ArchiveError> {
+        let rows = Incoming::new(schema, &RecordBatch::new_empty(Arc::clone(schema.arrow())), &[]);
+        self.stage_from(lock.shard, &Redo { schema: Arc::clone(schema), date, rows, trusting: false })
     }
 
     /// Stages a day without some of its rows: `keep` says of each row of a batch whether it stays. None
@@ -92,12 +98,13 @@ impl Archive {
         let partition = Partition { dataset: schema.dataset.clone(), date };
         let parts = self.parts(&partition)?;
         let Some((old, path)) = parts.into_iter().find(|(name, _)| name.shard == lock.shard) else { return Ok(None) };
-        if Part::checksum(&path)? != Checksum::Right {
+        let held = self.hold(&path)?;
+        if held.checksum()? != Checksum::Right {
             return Err(ArchiveError::Damaged { path, problem: "its checksum is wrong or missing".to_owned() });
         }
-        let name = PartName { publish: old.publish + 1, ..old };
-        let folder = Folder::make(self, &partition.staging_dir(&self.root, lock.shard))?;
-        let part = Part::open(&path, schema)?;
+        let (name, bases) = (self.store.next_name(lock.shard, Some(old)), vec![(old, held.version.clone())]);
+        let folder = Staging::make(self, &partition.staging_dir(&self.own, lock.shard))?;
+        let part = held.part(schema)?;
         let rows_expected = usize::try_from(part.rows()).unwrap_or(usize::MAX);
         let staged = folder.path().join(name.to_string());
         let mut writer = PartWriter::create(&self.disk, &staged, schema, rows_expected)?;
@@ -110,8 +117,21 @@ impl Archive {
         }
         let (rows, bytes) = writer.finish(schema)?;
         let info = PartInfo { rows, rows_before, bytes };
-        Ok((rows < rows_before).then(|| Staged { partition, folder, name, damage: None, info, fresh: Vec::new() }))
+        let (names, shard, damage, fresh) = (vec![name], lock.shard, None, Vec::new());
+        let (is_whole_day, redo) = (false, None);
+        let staged = Staged { partition, folder, shard, names, bases, is_whole_day, damage, redo, info, fresh };
+        Ok((rows < rows_before).then_some(staged))
     }
+}
+
+/// What a day was staged of: enough to do it again.
+#[derive(Debug, Clone)]
+pub(super) struct Redo {
+    schema: Arc<Schema>,
+    date: NaiveDate,
+    rows: Incoming,
+    /// Whether the old part is believed where its checksum is right.
+    trusting: bool,
 }
 
 /// A merge on its way through the old part.
@@ -125,7 +145,7 @@ struct Merge<'a> {
 }
 
 /// The rows that come into a day: sorted, one for each key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Incoming {
     batch: RecordBatch,
     /// For each row of the batch, the first of the rows merged that has its key.
@@ -153,19 +173,19 @@ const NEW: usize = 1;
 impl Merge<'_> {
     /// Writes the old part's rows, with those that come in at their places among them. Says what is
     /// wrong with the part, if something is.
-    fn take_old(&mut self, path: &Path, date: NaiveDate, trusting: bool) -> Result<Option<Damage>, ArchiveError> {
-        let checksum = Part::checksum(path)?;
-        let part = match Part::open(path, self.schema) {
+    fn take_old(&mut self, old: PartFile, date: NaiveDate, trusting: bool) -> Result<Option<Damage>, ArchiveError> {
+        let checksum = old.checksum()?;
+        let part = match old.part(self.schema) {
             // Columns that nobody knows may be a newer program's, but hardly in a file without its checksum.
-            Err(ArchiveError::Damaged { problem, .. }) => return Ok(Some(Damage::new(path, problem, None))),
+            Err(ArchiveError::Damaged { problem, .. }) => return Ok(Some(Damage::new(old, problem, None))),
             Err(ArchiveError::Schema { column, .. }) if checksum != Checksum::Right => {
                 let problem = format!("somebody else's, or bent: it has a column {column:?} that is none of ours");
-                return Ok(Some(Damage::new(path, problem, None)));
+                return Ok(Some(Damage::new(old, problem, None)));
             }
             other => other?,
         };
         if checksum != Checksum::Right || !trusting {
-            return self.salvage(&part, checksum, date);
+            return self.salvage(old, &part, checksum, date);
         }
         for batch in part.batches(None) {
             self.pass(&batch?)?;
@@ -174,7 +194,13 @@ impl Merge<'_> {
     }
 
     /// Takes from a part that cannot be believed what can still be read and stands where it belongs.
-    fn salvage(&mut self, part: &Part, checksum: Checksum, date: NaiveDate) -> Result<Option<Damage>, ArchiveError> {
+    fn salvage(
+        &mut self,
+        old: PartFile,
+        part: &Part,
+        checksum: Checksum,
+        date: NaiveDate,
+    ) -> Result<Option<Damage>, ArchiveError> {
         let mut last: Option<RecordBatch> = None;
         let (mut kept, mut problem) = (0, None);
         for group in 0..part.groups() {
@@ -195,7 +221,7 @@ impl Merge<'_> {
         }
         let missing = part.rows().saturating_sub(kept);
         let problem = problem.or((checksum == Checksum::Wrong).then(|| "its checksum is wrong".to_owned()));
-        Ok(problem.map(|problem| Damage::new(part.path(), problem, Some(missing))))
+        Ok(problem.map(|problem| Damage::new(old, problem, Some(missing))))
     }
 
     /// The rows of a batch that are of the day; notes where others are among them.
@@ -283,15 +309,26 @@ impl Incoming {
         Self { batch: sorted, first, fresh: vec![false; rows.len()] }
     }
 
-    /// The rows of a batch by the day they belong to, with their positions. The batch goes column by column, so that
-    /// it and the sorted rows are never both there.
+    /// The rows of a batch by the day and the shard they belong to, with their positions; those that are of no device
+    /// fall into the shard `otherwise`. The batch goes column by column, so that it and the sorted rows are never both
+    /// there.
     ///
     /// # Panics
     /// Where the batch is not of the schema.
     #[must_use]
-    pub fn by_day(schema: &Schema, batch: RecordBatch) -> Vec<(NaiveDate, Self, Vec<u32>)> {
-        let days = partitions_of(schema, &batch).into_iter();
-        let days: Vec<_> = days.map(|(date, rows)| (date, Sorted::new(schema, &batch, &rows), rows)).collect();
+    pub fn by_part(
+        schema: &Schema,
+        batch: RecordBatch,
+        shards: u32,
+        otherwise: u32,
+    ) -> Vec<((u32, NaiveDate), Self, Vec<u32>)> {
+        let of = shards_of(schema, &batch, shards, otherwise);
+        let mut parts: BTreeMap<(u32, NaiveDate), Vec<u32>> = BTreeMap::new();
+        for (date, rows) in partitions_of(schema, &batch) {
+            rows.into_iter().for_each(|row| parts.entry((of[row as usize], date)).or_default().push(row));
+        }
+        let days = parts.into_iter();
+        let days: Vec<_> = days.map(|(part, rows)| (part, Sorted::new(schema, &batch, &rows), rows)).collect();
         let (_, columns, _) = batch.into_parts();
         let mut taken: Vec<Vec<ArrayRef>> = days.iter().map(|_| Vec::new()).collect();
         for column in columns {
@@ -299,9 +336,9 @@ impl Incoming {
                 taken.push(take(&column, &sorted.stay, None).expect("every position lies in the batch"));
             }
         }
-        let days = days.into_iter().zip(taken).map(|((date, sorted, rows), columns)| {
+        let days = days.into_iter().zip(taken).map(|((part, sorted, rows), columns)| {
             let batch = RecordBatch::try_new(Arc::clone(schema.arrow()), columns).expect("they were of the schema");
-            (date, Self { batch, first: sorted.first, fresh: vec![false; rows.len()] }, rows)
+            (part, Self { batch, first: sorted.first, fresh: vec![false; rows.len()] }, rows)
         });
         days.collect()
     }

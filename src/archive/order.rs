@@ -12,6 +12,23 @@ use chrono::NaiveDate;
 use crate::clock;
 use crate::schema::{Role, Schema};
 
+/// The column by whose value rows fall into shards.
+const SHARD_BY: &str = "device_id";
+
+/// The shard of a device: the XXH64 of its id as it stands in the archive (seed 0), modulo the number of shards.
+#[must_use]
+pub fn shard_of(device_id: &str, shards: u32) -> u32 {
+    let hash = twox_hash::XxHash64::oneshot(0, device_id.as_bytes());
+    u32::try_from(hash % u64::from(shards.max(1))).expect("a remainder is smaller than what it is of")
+}
+
+/// The shard of each row of a batch; `otherwise` for those that are of no device.
+pub(super) fn shards_of(schema: &Schema, batch: &RecordBatch, shards: u32, otherwise: u32) -> Vec<u32> {
+    let ids = schema.index_of(SHARD_BY).map(|at| batch.column(at).as_string::<i32>());
+    let Some(ids) = ids.filter(|_| shards > 1) else { return vec![otherwise; batch.num_rows()] };
+    ids.iter().map(|id| id.map_or(otherwise, |id| shard_of(id, shards))).collect()
+}
+
 /// Sorts the rows of a batch by the day they belong to: the date, and the rows' positions.
 ///
 /// # Panics

@@ -84,6 +84,20 @@ pub(super) fn from(
     Ok((metadata.into_builder().set_page_index(places.map(|places| Arc::new(places) as _)).build(), selection))
 }
 
+/// Where the pages of a lone row group are that a selection needs, and the dictionaries: position and length.
+pub(super) fn pieces(metadata: &ParquetMetaData, selection: &RowSelection, leaves: &[usize]) -> Vec<(u64, u64)> {
+    let Some(places) = metadata.page_index() else { return Vec::new() };
+    let of_leaf = |&leaf: &usize| {
+        let pages = places.page_locations(0, leaf).map(Vec::as_slice).unwrap_or_default();
+        let (start, length) = metadata.row_group(0).column(leaf).byte_range();
+        let first = pages.first().and_then(|page| u64::try_from(page.offset).ok()).unwrap_or(start + length);
+        let dictionary = (first > start).then(|| (start, first - start));
+        let pages = selection.scan_ranges(pages).into_iter().map(|range| (range.start, range.end - range.start));
+        dictionary.into_iter().chain(pages).collect::<Vec<_>>()
+    };
+    leaves.iter().flat_map(of_leaf).collect()
+}
+
 /// What the values of a page have to leave room for.
 enum Filter<'a> {
     Texts(&'a [String]),

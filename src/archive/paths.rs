@@ -47,8 +47,8 @@ impl Partition {
     }
 
     /// The folder in which a new version of the day is built.
-    pub(super) fn staging_dir(&self, root: &Path, shard: u32) -> PathBuf {
-        staging(root, shard).join(format!("{}.date={}", self.dataset, self.date))
+    pub(super) fn staging_dir(&self, own: &Path, shard: u32) -> PathBuf {
+        staging(own, shard).join(format!("{}.date={}", self.dataset, self.date))
     }
 }
 
@@ -82,32 +82,24 @@ pub(super) fn description(root: &Path) -> PathBuf {
     root.join(OWN).join("archive.json")
 }
 
-pub(super) fn journal(root: &Path, shard: u32) -> PathBuf {
-    root.join(OWN).join("journal").join(format!("shard-{shard}"))
+pub(super) fn journal(own: &Path, shard: u32) -> PathBuf {
+    own.join("journal").join(format!("shard-{shard}"))
 }
 
-pub(super) fn staging(root: &Path, shard: u32) -> PathBuf {
-    root.join(OWN).join("staging").join(format!("shard-{shard}"))
+pub(super) fn staging(own: &Path, shard: u32) -> PathBuf {
+    own.join("staging").join(format!("shard-{shard}"))
 }
 
-pub(super) fn quarantine(root: &Path) -> PathBuf {
-    root.join(OWN).join("quarantine")
+pub(super) fn quarantine(own: &Path) -> PathBuf {
+    own.join("quarantine")
 }
 
-pub(super) fn shard_lock(root: &Path, shard: u32) -> PathBuf {
-    root.join(OWN).join(format!("shard-{shard}.lock"))
+pub(super) fn shard_lock(own: &Path, shard: u32) -> PathBuf {
+    own.join(format!("shard-{shard}.lock"))
 }
 
-pub(super) fn publish_lock(root: &Path) -> PathBuf {
-    root.join(OWN).join("publish.lock")
-}
-
-/// The number of shards that there must be at least, by the names of the parts and of the journals.
-pub(super) fn shards_seen(root: &Path) -> u32 {
-    let below = |dir: PathBuf| names(&dir).unwrap_or_default().into_iter().map(move |name| dir.join(name));
-    let days = below(root.to_owned()).flat_map(below).flat_map(below);
-    let named = |path: PathBuf| PartName::parse(&path.file_name()?.to_string_lossy()).map(|part| part.shard);
-    days.filter_map(named).max().unwrap_or(0) + 1
+pub(super) fn publish_lock(own: &Path) -> PathBuf {
+    own.join("publish.lock")
 }
 
 /// The entries of a folder: each name, as far as it is text, and the path; none where there is no such folder.

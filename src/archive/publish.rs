@@ -1,28 +1,34 @@
-//! Putting a new version of a day in the place of the old one.
+//! Putting a new version of a day in the place of the old one, and what lies beside the parts.
 //!
-//! A part is written and synced in a staging folder; [`Staged::publish`] completes that folder with
-//! the other shards' parts and exchanges it with the live one. The old folder lingers for
-//! those who have it open, and goes at a later publish.
+//! A part is written and synced in a staging folder on the local disk; [`Staged::publish`] lets the [store](super::store)
+//! put it in place. In a local folder, what was live lingers for those who have it open, and goes at a later publish.
 
 use std::fs;
 use std::hash::Hasher;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use twox_hash::XxHash64;
 
+use super::merge::Redo;
+use super::read::PartFile;
 use super::{Archive, ArchiveError, PartName, Partition, ShardLock, paths};
+use crate::bucket::Version;
+use crate::disk::DiskFile;
 
 /// How long a folder that was live stays as it was, for readers that have it open. A reader lists a
 /// folder right after it opened it; only one that the system held up in between takes longer.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
+/// So many times in a row, others may be faster.
+const MOST_RACES: u32 = 20;
+
 /// In the name of a folder that was live.
-const RETIRED: &str = ".retired";
+pub(super) const RETIRED: &str = ".retired";
 
 /// How the name of a small file begins that is being written.
 const UNFINISHED: &str = "unfinished.";
@@ -33,9 +39,18 @@ const UNFINISHED: &str = "unfinished.";
 #[must_use = "what is staged is not published"]
 pub struct Staged {
     pub(super) partition: Partition,
-    pub(super) folder: Folder,
-    pub(super) name: PartName,
+    pub(super) folder: Staging,
+    /// The shard whose writer it is.
+    pub(super) shard: u32,
+    /// The parts in the folder.
+    pub(super) names: Vec<PartName>,
+    /// The parts that they take the place of.
+    pub(super) bases: Vec<(PartName, Option<Version>)>,
+    /// Whether the parts of every shard are replaced, or only the writer's.
+    pub(super) is_whole_day: bool,
     pub(super) damage: Option<Damage>,
+    /// How it is done again, where somebody else may write meanwhile.
+    pub(super) redo: Option<Redo>,
     /// What was staged.
     pub info: PartInfo,
     /// For each row that was merged: whether its key is new to the archive.
@@ -54,9 +69,9 @@ pub struct PartInfo {
 }
 
 /// What was found wrong with the part that a staged one takes the place of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Damage {
-    part: PathBuf,
+    part: PartFile,
     problem: String,
     /// Rows that could not be carried over; none where nobody knows how many there were.
     rows_lost: Option<u64>,
@@ -64,8 +79,8 @@ pub(super) struct Damage {
 
 /// A staging folder that goes when it is dropped, unless it became live.
 #[derive(Debug)]
-pub(super) struct Folder {
-    archive: Archive,
+pub(super) struct Staging {
+    pub(super) archive: Archive,
     path: PathBuf,
     keep: bool,
 }
@@ -81,34 +96,39 @@ struct Report<'a> {
 }
 
 impl Staged {
-    /// Makes the new version the day's only one, durably.
+    /// Makes the new version the day's only one, durably. Where somebody else wrote the day since it was read, merges
+    /// into that and tries again.
     ///
     /// # Errors
-    /// Where the file system says no. The old version then stands.
+    /// Where the file system or the object store says no. The old version then stands; or, where
+    /// [`ArchiveError::is_replaced`], another one that somebody else wrote meanwhile.
     pub fn publish(mut self) -> Result<PartInfo, ArchiveError> {
+        for _ in 0..MOST_RACES {
+            let published = self.publish_once();
+            match (&published, self.redo.take()) {
+                (Err(error), Some(redo)) if error.is_replaced() => {
+                    let (archive, shard) = (self.folder.archive.clone(), self.shard);
+                    // The folder of the first attempt is in the way of the next.
+                    drop(self);
+                    self = archive.stage_again(shard, &redo)?;
+                }
+                _ => return published,
+            }
+        }
+        self.publish_once()
+    }
+
+    fn publish_once(&mut self) -> Result<PartInfo, ArchiveError> {
         let archive = self.folder.archive.clone();
-        let live = self.partition.dir(&archive.root);
-        let dataset = paths::dataset(&archive.root, &self.partition.dataset);
-        archive.disk.make_dirs(&dataset)?;
         let _lock = archive.lock_publish()?;
         self.keep_damaged(&archive)?;
-        self.link_others(&archive, &live)?;
-        archive.disk.sync_dir(self.folder.path())?;
-        if !live.exists() {
-            archive.disk.rename(self.folder.path(), &live)?;
-            self.folder.keep = true;
-            archive.disk.sync_dir(&dataset)?;
-        } else if archive.can_exchange.load(Ordering::Relaxed) && archive.disk.exchange(self.folder.path(), &live)? {
-            self.folder.keep = true;
-            archive.disk.sync_dir(&dataset)?;
-            // The new version is there and durable: that the old one cannot be cleared away is no reason
-            // to publish it again.
-            archive.retire(self.folder.path(), self.name.shard).unwrap_or_else(|error| told(&error));
-        } else {
-            archive.note_no_exchange();
-            self.replace_part(&archive, &live)?;
-        }
+        Arc::clone(&archive.store).replace(&archive, self)?;
         Ok(self.info)
+    }
+
+    /// Whether a part of the day is one that it takes the place of.
+    pub(super) fn replaces(&self, part: PartName) -> bool {
+        self.is_whole_day || part.shard == self.shard
     }
 
     /// Whether rows of the day's old part could not be carried over.
@@ -126,53 +146,27 @@ impl Staged {
     /// Keeps the old part as it is, before another takes its place.
     fn keep_damaged(&self, archive: &Archive) -> Result<(), ArchiveError> {
         let Some(damage) = &self.damage else { return Ok(()) };
-        let dir = paths::quarantine(&archive.root);
+        let dir = paths::quarantine(&archive.own);
         archive.disk.make_dirs(&dir)?;
-        let name = format!("{}.{}.{}", self.partition.dataset, self.partition.date, name_of(&damage.part));
+        let part = damage.part.path();
+        let name = format!("{}.{}.{}", self.partition.dataset, self.partition.date, name_of(part));
         let kept = free_place(&dir, &name);
         // A publish that failed after this point may have kept it already.
-        if same_content(&last_place(&dir, &name), &damage.part) {
+        if fs::read(last_place(&dir, &name)).is_ok_and(|kept| damage.part.bytes().is_ok_and(|bytes| bytes == kept)) {
             return Ok(());
         }
-        archive.link_or_copy(&damage.part, &kept, self.name.shard)?;
-        let from = damage.part.strip_prefix(&archive.root).unwrap_or(&damage.part).to_string_lossy();
+        archive.keep(&damage.part, &kept, self.shard)?;
+        let from = part.strip_prefix(&archive.root).unwrap_or(part).to_string_lossy();
         let report = Report { file: name_of(&kept), from: &from, cause: &damage.problem, rows_lost: damage.rows_lost };
-        archive.report(self.name.shard, &report)?;
+        archive.report(self.shard, &report)?;
         archive.disk.sync_dir(&dir)?;
         Ok(())
-    }
-
-    /// Links what the live folder holds beside this shard's parts into the new one. What is no part was
-    /// put there by somebody else; where it cannot be linked, it goes to the quarantine with the old folder.
-    fn link_others(&self, archive: &Archive, live: &Path) -> Result<(), ArchiveError> {
-        for (name, from) in paths::entries(live)? {
-            let to = self.folder.path().join(from.file_name().unwrap_or_default());
-            match PartName::parse(&name) {
-                Some(part) if part.shard == self.name.shard => (),
-                Some(_) => archive.link_or_copy(&from, &to, self.name.shard)?,
-                None if from.is_dir() => (),
-                None => archive.disk.link(&from, &to).unwrap_or_else(|error| told(&error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Where folders cannot be exchanged: the new name comes, the old one goes at once.
-    fn replace_part(&self, archive: &Archive, live: &Path) -> Result<(), ArchiveError> {
-        archive.disk.rename(&self.folder.path().join(self.name.to_string()), &live.join(self.name.to_string()))?;
-        archive.disk.sync_dir(live)?;
-        for name in paths::names(live)? {
-            if PartName::parse(&name).is_some_and(|part| part.shard == self.name.shard && part < self.name) {
-                archive.disk.remove(&live.join(name))?;
-            }
-        }
-        Ok(archive.disk.sync_dir(live)?)
     }
 }
 
 impl Damage {
-    pub(super) fn new(part: &Path, problem: String, rows_lost: Option<u64>) -> Self {
-        Self { part: part.to_owned(), problem, rows_lost }
+    pub(super) fn new(part: PartFile, problem: String, rows_lost: Option<u64>) -> Self {
+        Self { part, problem, rows_lost }
     }
 
     fn sentence(&self) -> String {
@@ -181,11 +175,11 @@ impl Damage {
             Some(0) => "all of its rows were carried over".to_owned(),
             Some(rows) => format!("{rows} of its rows could not be carried over"),
         };
-        format!("{} was damaged ({}): {lost}; it is kept in the quarantine", self.part.display(), self.problem)
+        format!("{} was damaged ({}): {lost}; it is kept in the quarantine", self.part.path().display(), self.problem)
     }
 }
 
-impl Folder {
+impl Staging {
     /// Makes an empty staging folder.
     pub(super) fn make(archive: &Archive, path: &Path) -> Result<Self, ArchiveError> {
         let cleared = if path.exists() { archive.clear(path) } else { Ok(()) };
@@ -199,9 +193,14 @@ impl Folder {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// It has become live: what is at its path is not its own any more.
+    pub(super) fn keep(&mut self) {
+        self.keep = true;
+    }
 }
 
-impl Drop for Folder {
+impl Drop for Staging {
     /// A publish that failed, for want of room perhaps, gives back the room that it took.
     fn drop(&mut self) {
         if !self.keep && self.path.exists() {
@@ -216,13 +215,8 @@ impl Archive {
     /// # Errors
     /// Where the file system says no.
     pub fn remove_day(&self, partition: &Partition) -> Result<(), ArchiveError> {
-        let staging = paths::staging(&self.root, 0);
-        self.disk.make_dirs(&staging)?;
         let _lock = self.lock_publish()?;
-        let place = free_place(&staging, &format!("{}.date={}{RETIRED}", partition.dataset, partition.date));
-        self.disk.rename(&partition.dir(&self.root), &place)?;
-        self.disk.sync_dir(&paths::dataset(&self.root, &partition.dataset))?;
-        self.clear_older(0, changed_at(&place)?, |name| name.contains(RETIRED))
+        self.store.remove_day(self, partition)
     }
 
     /// Removes what an earlier process left in a shard's staging folder: days that never became live,
@@ -232,24 +226,19 @@ impl Archive {
     /// # Errors
     /// Where the file system says no.
     pub fn clear_staging(&self, shard: u32) -> Result<(), ArchiveError> {
-        self.clear_older(shard, changed_at(&paths::shard_lock(&self.root, shard))?, |_name| true)
-    }
-
-    /// Sets a folder aside that was live until now, and removes those that were some time ago. A reader
-    /// that opened it and has not listed it yet would find it empty, and take the day for one without
-    /// rows, if it were removed at once.
-    fn retire(&self, folder: &Path, shard: u32) -> Result<(), ArchiveError> {
-        let staging = paths::staging(&self.root, shard);
-        let place = free_place(&staging, &format!("{}{RETIRED}", name_of(folder)));
-        self.disk.rename(folder, &place)?;
-        self.clear_older(shard, changed_at(&place)?, |name| name.contains(RETIRED))
+        self.clear_older(shard, changed_at(&paths::shard_lock(&self.own, shard))?, |_name| true)
     }
 
     /// Removes the entries of a staging folder that were changed long enough before `now`, which is a
     /// time of the file system's own clock: no other clock has to agree with it.
-    fn clear_older(&self, shard: u32, now: Duration, which: impl Fn(&str) -> bool) -> Result<(), ArchiveError> {
+    pub(super) fn clear_older(
+        &self,
+        shard: u32,
+        now: Duration,
+        which: impl Fn(&str) -> bool,
+    ) -> Result<(), ArchiveError> {
         let mut ended = Ok(());
-        for (name, left) in paths::entries(&paths::staging(&self.root, shard))? {
+        for (name, left) in paths::entries(&paths::staging(&self.own, shard))? {
             let cleared = match () {
                 () if !which(&name) => Ok(()),
                 () if name.starts_with(UNFINISHED) => self.disk.remove(&left).map_err(ArchiveError::from),
@@ -268,7 +257,7 @@ impl Archive {
     /// # Errors
     /// Where it cannot be read.
     pub fn staged(&self, shard: u32) -> Result<Vec<PathBuf>, ArchiveError> {
-        Ok(paths::entries(&paths::staging(&self.root, shard))?.into_iter().map(|(_, path)| path).collect())
+        Ok(paths::entries(&paths::staging(&self.own, shard))?.into_iter().map(|(_, path)| path).collect())
     }
 
     /// Keeps bytes that were received and could not be filed, with a report of where they come from
@@ -277,7 +266,7 @@ impl Archive {
     /// # Errors
     /// Where the file system says no.
     pub fn quarantine(&self, shard: u32, aside: &Aside) -> Result<(), ArchiveError> {
-        let dir = paths::quarantine(&self.root);
+        let dir = paths::quarantine(&self.own);
         self.disk.make_dirs(&dir)?;
         let mut hash = XxHash64::with_seed(0);
         hash.write(&aside.bytes);
@@ -296,15 +285,13 @@ impl Archive {
     /// # Errors
     /// Where the file system says no.
     pub fn set_aside(&self, lock: &ShardLock, path: &Path, cause: &str) -> Result<PathBuf, ArchiveError> {
-        let dir = paths::quarantine(&self.root);
+        let dir = paths::quarantine(&self.own);
         self.disk.make_dirs(&dir)?;
         let from = path.strip_prefix(&self.root).unwrap_or(path);
         let place = free_place(&dir, &from.to_string_lossy().replace('/', "."));
         let report = Report { file: name_of(&place), from: &from.to_string_lossy(), cause, rows_lost: None };
         self.report(lock.shard, &report)?;
-        self.disk.rename(path, &place)?;
-        self.disk.sync_dir(&dir)?;
-        self.disk.sync_dir(path.parent().unwrap_or(&self.root))?;
+        self.store.take_away(self, path, &place)?;
         Ok(place)
     }
 
@@ -317,29 +304,44 @@ impl Archive {
     }
 
     fn report(&self, shard: u32, report: &Report) -> Result<(), ArchiveError> {
-        let path = paths::quarantine(&self.root).join(format!("{}.report.json", report.file));
+        let path = paths::quarantine(&self.own).join(format!("{}.report.json", report.file));
         let text = serde_json::to_string_pretty(report).expect("a report always has a form in JSON");
         self.write_durably(shard, &path, format!("{text}\n").as_bytes())
     }
 
     /// Writes a small file so that it is there as a whole or not at all.
     pub(super) fn write_durably(&self, shard: u32, path: &Path, bytes: &[u8]) -> Result<(), ArchiveError> {
-        let staging = paths::staging(&self.root, shard);
+        let staging = paths::staging(&self.own, shard);
         self.disk.make_dirs(&staging)?;
-        // Two processes may be about to make the same archive.
-        let staged = staging.join(format!("{UNFINISHED}{}.{}", name_of(path), std::process::id()));
-        if staged.exists() {
-            self.disk.remove(&staged)?;
-        }
-        let mut file = self.disk.create(&staged)?;
+        let mut file = self.unfinished(&staging, &name_of(path))?;
+        let staged = file.path().to_owned();
         file.write_all(bytes).map_err(crate::disk::DiskError::of("write", &staged))?;
         file.sync()?;
         self.disk.rename(&staged, path)?;
         Ok(self.disk.sync_dir(path.parent().unwrap_or(&self.root))?)
     }
 
+    /// Begins a file that stands in a staging folder until it is complete.
+    pub(super) fn unfinished(&self, staging: &Path, name: &str) -> Result<DiskFile, ArchiveError> {
+        // Two processes may be about to make the same archive.
+        let staged = staging.join(format!("{UNFINISHED}{name}.{}", std::process::id()));
+        if staged.exists() {
+            self.disk.remove(&staged)?;
+        }
+        Ok(self.disk.create(&staged)?)
+    }
+
+    /// Keeps a part under another name.
+    fn keep(&self, part: &PartFile, to: &Path, shard: u32) -> Result<(), ArchiveError> {
+        match part.version {
+            None => self.link_or_copy(part.path(), to, shard),
+            // What is held is a copy without a name.
+            Some(_) => self.write_durably(shard, to, &part.bytes()?),
+        }
+    }
+
     /// Gives a file a second name; where the file system has no such thing, a copy.
-    fn link_or_copy(&self, from: &Path, to: &Path, shard: u32) -> Result<(), ArchiveError> {
+    pub(super) fn link_or_copy(&self, from: &Path, to: &Path, shard: u32) -> Result<(), ArchiveError> {
         if self.disk.link(from, to).is_ok() {
             return Ok(());
         }
@@ -364,22 +366,13 @@ impl Archive {
     }
 
     fn keep_foreign(&self, folder: &Path) -> Result<(), ArchiveError> {
-        let dir = paths::quarantine(&self.root);
+        let dir = paths::quarantine(&self.own);
         self.disk.make_dirs(&dir)?;
         let day = name_of(folder);
         let place = free_place(&dir, day.split(RETIRED).next().unwrap_or(&day));
         self.disk.rename(folder, &place)?;
         tracing::warn!(kept = %place.display(), "somebody else's files stood where the archive's are; they were kept aside");
         Ok(())
-    }
-
-    fn note_no_exchange(&self) {
-        if self.can_exchange.swap(false, Ordering::Relaxed) {
-            tracing::warn!(
-                archive = %self.root.display(),
-                "this file system cannot exchange folders: a query that runs during a publish may fail or see rows twice"
-            );
-        }
     }
 }
 
@@ -399,12 +392,12 @@ pub struct Aside {
 }
 
 /// Tells of something that did not work and can wait.
-fn told(error: &dyn std::error::Error) {
+pub(super) fn told(error: &dyn std::error::Error) {
     tracing::warn!("{error}");
 }
 
 /// The first place in a folder with a name that begins so, and a number, that is free.
-fn free_place(dir: &Path, name: &str) -> PathBuf {
+pub(super) fn free_place(dir: &Path, name: &str) -> PathBuf {
     let free = (0..u32::MAX).map(|count| dir.join(format!("{name}.{count}"))).find(|path| !path.exists());
     free.expect("there are more numbers than folders")
 }
@@ -415,19 +408,12 @@ fn last_place(dir: &Path, name: &str) -> PathBuf {
     taken.unwrap_or_else(|| dir.join(format!("{name}.0")))
 }
 
-fn same_content(a: &Path, b: &Path) -> bool {
-    match (fs::read(a), fs::read(b)) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
-    }
-}
-
-fn name_of(path: &Path) -> String {
+pub(super) fn name_of(path: &Path) -> String {
     path.file_name().expect("a file of the archive has a name").to_string_lossy().into_owned()
 }
 
 /// When a file or folder was last changed, renaming included, since the Unix epoch.
-fn changed_at(path: &Path) -> Result<Duration, ArchiveError> {
+pub(super) fn changed_at(path: &Path) -> Result<Duration, ArchiveError> {
     let metadata = fs::metadata(path).map_err(ArchiveError::io("read", path))?;
     let part = |value: i64| u64::try_from(value).unwrap_or(0);
     Ok(Duration::from_secs(part(metadata.ctime())) + Duration::from_nanos(part(metadata.ctime_nsec())))

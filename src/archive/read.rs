@@ -17,6 +17,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, Parq
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
 
+use crate::bucket::Version;
 use crate::schema::Schema;
 
 use super::ArchiveError;
@@ -37,6 +38,14 @@ pub struct Part {
     schema: SchemaRef,
     groups: Vec<GroupOutline>,
     footer: Footer,
+}
+
+/// The file of a part, or a copy of what it was at one time: for reading from end to end.
+#[derive(Debug)]
+pub struct PartFile {
+    path: PathBuf,
+    source: Source,
+    pub(super) version: Option<Version>,
 }
 
 /// How the row groups are described.
@@ -67,7 +76,10 @@ impl Part {
     /// # Errors
     /// Where it cannot be read, or has columns that the schema has not.
     pub fn open(path: &Path, schema: &Schema) -> Result<Self, ArchiveError> {
-        let source = File::open(path).and_then(Source::new).map_err(ArchiveError::io("open", path))?;
+        PartFile::open(path)?.part(schema)
+    }
+
+    fn by_footer(path: &Path, source: Source, schema: &Schema) -> Result<Self, ArchiveError> {
         let load = || ArrowReaderMetadata::load(&source, ArrowReaderOptions::new());
         let metadata = sheltered(path, load)?;
         for field in metadata.schema().fields() {
@@ -82,13 +94,9 @@ impl Part {
     }
 
     /// Opens a part by its outline, if it has one of this very schema: without reading all of its footer.
-    ///
-    /// # Errors
-    /// As for [`Part::open`].
-    pub fn look(path: &Path, schema: &Schema) -> Result<Self, ArchiveError> {
-        let source = File::open(path).and_then(Source::new).map_err(ArchiveError::io("open", path))?;
-        let outlined = outlined(&source, schema).map_err(ArchiveError::io("read", path))?;
-        let Some((outline, footer)) = outlined else { return Self::open(path, schema) };
+    pub(super) fn look(path: &Path, source: Source, schema: &Schema) -> Result<Self, ArchiveError> {
+        let outlined = outlined(&source, schema).map_err(|error| ArchiveError::reading(path, error.into()))?;
+        let Some((outline, footer)) = outlined else { return Self::by_footer(path, source, schema) };
         let schema = Arc::clone(schema.arrow());
         Ok(Self { path: path.to_owned(), source, schema, groups: outline.groups, footer })
     }
@@ -98,8 +106,7 @@ impl Part {
     /// # Errors
     /// Where it cannot be read.
     pub fn checksum(path: &Path) -> Result<Checksum, ArchiveError> {
-        let checked = File::open(path).and_then(Source::new).and_then(|source| checksum::check(&source));
-        checked.map_err(ArchiveError::io("read", path))
+        PartFile::open(path)?.checksum()
     }
 
     /// Row groups in the part.
@@ -235,6 +242,9 @@ impl Part {
             None => (metadata, None),
         };
         let source = match (scan, &selection) {
+            (Some(_), Some(selection)) if self.source.is_far() => {
+                self.source.holding(pages::pieces(&metadata, selection, &leaves).into_iter())?
+            }
             // All columns of a large row group are much to hold.
             (None, _) | (_, Some(_)) => self.source.clone(),
             (Some(_), None) => {
@@ -272,6 +282,65 @@ impl Part {
                 Ok((ParquetMetaDataReader::decode_metadata(&cut)?, Arc::new(schema)))
             }
         }
+    }
+}
+
+impl PartFile {
+    /// A file on a local disk.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, ArchiveError> {
+        let source = Source::open(path).map_err(ArchiveError::io("open", path))?;
+        Ok(Self { path: path.to_owned(), source, version: None })
+    }
+
+    /// A copy of a version of an object.
+    pub(super) fn held(path: &Path, copy: File, version: Version) -> Result<Self, ArchiveError> {
+        let source = Source::new(copy).map_err(ArchiveError::io("read", path))?;
+        Ok(Self { path: path.to_owned(), source, version: Some(version) })
+    }
+
+    /// Where the part is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its length in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.source.length()
+    }
+
+    /// All of its bytes.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn bytes(&self) -> Result<Bytes, ArchiveError> {
+        let length = usize::try_from(self.length()).unwrap_or(usize::MAX);
+        self.source.bytes(0, length).map_err(ArchiveError::io("read", &self.path))
+    }
+
+    /// Reads all of it and says whether it is as it was written.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn checksum(&self) -> Result<Checksum, ArchiveError> {
+        checksum::check(&self.source).map_err(ArchiveError::io("read", &self.path))
+    }
+
+    /// The part that it is.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or has columns that the schema has not.
+    pub fn part(&self, schema: &Schema) -> Result<Part, ArchiveError> {
+        Part::by_footer(&self.path, self.source.clone(), schema)
+    }
+
+    /// The rows that it says to have.
+    pub(super) fn rows(&self, schema: &Schema) -> u64 {
+        Part::look(&self.path, self.source.clone(), schema).map_or(0, |part| part.rows())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The archive against a naive model of it, and against what a crash or somebody else may leave.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::sync::Arc;
 
 use chrono::NaiveDate;
@@ -9,6 +10,7 @@ use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use proptest::prelude::*;
 
 use super::*;
+use crate::bucket::Bucket;
 use crate::flatten::{Columns, Plan, Row};
 
 const TABLE: &str = r#"
@@ -87,6 +89,15 @@ impl Bench {
         Self { dir, archive, schema }
     }
 
+    /// The same in a bucket.
+    fn in_bucket() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let schema = Arc::new(Schema::parse(TABLE).expect("a schema"));
+        let place = Place::in_bucket(Bucket::in_memory(), &dir.path().join("state"));
+        let archive = Archive::open_or_create(place, 1, epoch(), Disk::default()).expect("an archive");
+        Self { dir, archive, schema }
+    }
+
     /// Publishes rows; returns which were new.
     fn publish(&self, rows: &[Tuple]) -> Vec<bool> {
         let batch = batch(&self.schema, rows);
@@ -108,7 +119,7 @@ impl Bench {
         let mut lines = Vec::new();
         for partition in self.archive.partitions(&self.schema).expect("a folder") {
             for (_, path) in self.archive.parts(&partition).expect("a folder") {
-                let part = Part::open(&path, &self.schema).expect("a part");
+                let part = self.archive.hold(&path).and_then(|file| file.part(&self.schema)).expect("a part");
                 for batch in part.batches(None) {
                     let batch = batch.expect("a batch");
                     lines.extend((0..batch.num_rows()).map(|row| line(partition.date, &batch.slice(row, 1))));
@@ -202,11 +213,69 @@ proptest! {
 }
 
 fn compare_with_model(publishes: &[Vec<Tuple>]) {
-    let (bench, mut model) = (Bench::new(), Model::default());
-    for rows in publishes {
-        assert_eq!(bench.publish(rows), model.publish(rows), "which rows are new");
+    for bench in [Bench::new(), Bench::in_bucket()] {
+        let mut model = Model::default();
+        for rows in publishes {
+            assert_eq!(bench.publish(rows), model.publish(rows), "which rows are new");
+            assert_same(&bench.rows(), &model.rows(&bench.schema));
+        }
+    }
+}
+
+#[test]
+fn of_two_who_write_a_day_of_a_bucket_at_once_nobody_loses_a_row() {
+    let (bench, mut model) = (Bench::in_bucket(), Model::default());
+    let lock = bench.archive.lock(0, "test").expect("the lock");
+    // With and without a part that is there already.
+    for round in 0..2 {
+        let rows = |id: u32| [(id, Some(1), None, 1, round), (id + 1, Some(1), None, 2 + id, round)];
+        let stage = |id: u32| {
+            let batch = batch(&bench.schema, &rows(id));
+            let elsewhere = bench.dir.path().join(format!("other-{id}"));
+            let place = Archive { own: elsewhere, ..bench.archive.clone() };
+            place.stage(&lock, &bench.schema, date(0), Incoming::new(&bench.schema, &batch, &[0, 1]))
+        };
+        let staged: Vec<Staged> = (0..3).map(|id| stage(10 * round + id).expect("room on the disk")).collect();
+        for (id, staged) in (0..).zip(staged) {
+            staged.publish().expect("a bucket");
+            model.publish(&rows(10 * round + id));
+        }
         assert_same(&bench.rows(), &model.rows(&bench.schema));
     }
+}
+
+#[test]
+fn a_part_of_a_bucket_that_is_replaced_while_it_is_read_is_told() {
+    let bench = Bench::in_bucket();
+    let many: Vec<Tuple> = (0..40_000_u32).map(|n| (n % 200, Some(n / 10_000), Some(n), 1, n)).collect();
+    bench.publish(&many);
+    let day = bench.archive.partitions(&bench.schema).expect("a folder").remove(0);
+    let (_, path) = bench.archive.parts(&day).expect("a folder").remove(0);
+    let part = bench.archive.look(&path, &bench.schema).expect("a part");
+    let scan = Scan { columns: [0, 1, 4].into(), any_of: Some((0, vec!["d017".to_owned()])), within: None };
+    let local = Bench::new();
+    local.publish(&many);
+    let (_, same) = local.archive.parts(&day).expect("a folder").remove(0);
+    let same = local.archive.look(&same, &local.schema).expect("a part");
+    assert_eq!(scanned(&part, &scan).0, scanned(&same, &scan).0, "read by range as from a file");
+    bench.publish(&[(500, Some(1), None, 1, 1)]);
+    let read: Result<Vec<_>, _> = part.batches(Some(&scan)).collect();
+    assert!(read.expect_err("another part is there").is_replaced());
+}
+
+#[test]
+fn a_state_folder_serves_one_archive() {
+    let bench = Bench::in_bucket();
+    bench.archive.settle(0).expect("room on the disk");
+    let claim = bench.archive.state_dir().join("archive-url");
+    assert_eq!(fs::read_to_string(&claim).expect("a file"), "memory://test\n");
+    bench.archive.settle(0).expect("it is its own");
+    put(&claim, b"s3://another/archive\n");
+    let said = bench.archive.settle(0).expect_err("another's").to_string();
+    assert!(
+        said.ends_with("is the state of s3://another/archive: name another --state-dir for this archive"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -229,7 +298,7 @@ fn a_publish_gives_a_new_name_and_leaves_one_part() {
     assert_eq!(names(&bench), ["part-0-000001.parquet"]);
     bench.publish(&[(2, Some(2), None, 1, 1)]);
     assert_eq!(names(&bench), ["part-0-000002.parquet"]);
-    assert_eq!(paths::names(&paths::staging(bench.archive.root(), 0)).expect("a folder"), Vec::<String>::new());
+    assert_eq!(paths::names(&paths::staging(bench.archive.state_dir(), 0)).expect("a folder"), Vec::<String>::new());
 }
 
 #[test]
@@ -243,7 +312,7 @@ fn a_folder_that_a_reader_has_open_still_lists_its_part() {
     bench.publish(&[(3, Some(3), None, 1, 1)]);
     let listed: Vec<_> = open.map(|entry| entry.expect("an entry").file_name()).collect();
     assert_eq!(listed, ["part-0-000001.parquet"]);
-    let staging = paths::staging(bench.archive.root(), 0);
+    let staging = paths::staging(bench.archive.state_dir(), 0);
     let left = || paths::names(&staging).expect("a folder").len();
     assert_eq!(left(), 2, "both former versions linger");
     drop(bench.archive.lock(0, "the next writer").expect("the lock"));
@@ -256,8 +325,8 @@ fn a_folder_that_a_reader_has_open_still_lists_its_part() {
 
 #[test]
 fn without_exchange_the_new_part_comes_and_the_old_one_goes() {
-    let (bench, mut model) = (Bench::new(), Model::default());
-    bench.archive.can_exchange.store(false, std::sync::atomic::Ordering::Relaxed);
+    let (mut bench, mut model) = (Bench::new(), Model::default());
+    bench.archive.store = Arc::new(folder::Folder::without_exchange(bench.archive.root()));
     for rows in [[(1, Some(1), None, 1, 1)], [(2, Some(2), None, 1, 1)], [(1, Some(1), None, 3, 9)]] {
         bench.publish(&rows);
         model.publish(&rows);
@@ -280,7 +349,7 @@ fn other_shards_and_other_peoples_files_stay() {
     let mut names = paths::names(&day).expect("a folder");
     names.sort();
     assert_eq!(names, ["notes.txt", "part-0-000002.parquet", "part-1-000007.parquet"]);
-    let kept = paths::quarantine(bench.archive.root()).join("t.date=1970-01-01.0/odd");
+    let kept = bench.archive.quarantine_dir().join("t.date=1970-01-01.0/odd");
     assert!(kept.is_dir(), "a folder of somebody else's is kept aside");
 }
 
@@ -344,7 +413,7 @@ fn wanted(batch: &arrow_array::RecordBatch, scan: &Scan) -> Vec<usize> {
 #[test]
 fn only_what_can_hold_a_value_is_read_by_the_outline_as_by_the_footer() {
     let (bench, path) = large_day();
-    let (footer, outline) = (Part::open(&path, &bench.schema), Part::look(&path, &bench.schema));
+    let (footer, outline) = (Part::open(&path, &bench.schema), bench.archive.look(&path, &bench.schema));
     let (footer, outline) = (footer.expect("a part"), outline.expect("a part"));
     assert_eq!((footer.groups(), footer.rows()), (4, 100_000), "even row groups");
     assert_eq!((outline.groups(), outline.rows()), (4, 100_000));
@@ -398,7 +467,7 @@ fn an_outline_that_is_bent_or_gone_is_not_believed() {
     let opens_by_footer = |bytes: &[u8]| {
         let path = bench.dir.path().join("bent.parquet");
         put(&path, bytes);
-        let part = Part::look(&path, &bench.schema).expect("a part");
+        let part = bench.archive.look(&path, &bench.schema).expect("a part");
         assert_ne!(part.entries(), [], "it was opened by its footer");
         assert_eq!(scanned(&part, &scan).0.len(), 2_500);
     };
@@ -423,7 +492,7 @@ fn a_column_that_came_later_is_null_in_older_parts() {
     let batch = batch.expect("a batch");
     assert_eq!(batch.column_by_name("extra").expect("a column").null_count(), 1);
     let scan = Scan { columns: [0, 6].into(), ..Scan::default() };
-    let part = Part::look(&path, &newer).expect("a part");
+    let part = bench.archive.look(&path, &newer).expect("a part");
     let looked = part.batches(Some(&scan)).next().expect("a batch").expect("a batch");
     assert_eq!(looked.column_by_name("extra").expect("a column").null_count(), 1);
     let older = Schema::parse(&TABLE.replace("value", "other")).expect("a schema");
@@ -462,6 +531,28 @@ fn says_what_is_wrong_with_a_path() {
 }
 
 #[test]
+fn a_part_has_only_encodings_that_older_readers_know() {
+    use parquet::basic::Encoding::{DELTA_BINARY_PACKED, PLAIN, RLE, RLE_DICTIONARY};
+    let dir = tempfile::tempdir().expect("a folder");
+    for schema in Schema::all() {
+        let path = dir.path().join(&schema.dataset);
+        let mut columns = Columns::new(Arc::clone(&schema));
+        (0..100).for_each(|_| columns.push(&Row::default()));
+        let mut writer = write::PartWriter::create(&Disk::default(), &path, &schema, 100).expect("room on the disk");
+        writer.write(&columns.finish()).expect("room on the disk");
+        writer.finish(&schema).expect("room on the disk");
+        let file = fs::File::open(&path).expect("a file");
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).expect("a part");
+        for chunk in metadata.row_groups().iter().flat_map(parquet::file::metadata::RowGroupMetaData::columns) {
+            let strange = chunk
+                .encodings()
+                .find(|encoding| ![PLAIN, RLE, RLE_DICTIONARY, DELTA_BINARY_PACKED].contains(encoding));
+            assert_eq!(strange, None, "{}", chunk.column_path());
+        }
+    }
+}
+
+#[test]
 fn a_part_carries_a_checksum_over_all_of_it() {
     let bench = Bench::new();
     bench.publish(&[(1, Some(1), None, 1, 1), (2, Some(2), None, 1, 7)]);
@@ -493,7 +584,7 @@ fn of_a_bent_part_what_can_be_read_stays_and_the_part_is_kept_aside() {
         bytes[at] ^= 1 << (at % 8);
         put(&path, &bytes);
         bench.publish(&[(9, Some(1), None, 1, 9)]);
-        let quarantine = paths::quarantine(bench.archive.root());
+        let quarantine = bench.archive.quarantine_dir();
         let kept = quarantine.join("t.1970-01-01.part-0-000001.parquet.0");
         assert_eq!(fs::read(kept).expect("the bent part is kept"), bytes, "flipped at {at}");
         let report = quarantine.join("t.1970-01-01.part-0-000001.parquet.0.report.json");
@@ -528,7 +619,7 @@ fn a_bent_part_is_read_or_refused_and_never_ends_the_program() {
             continue;
         }
         let scan = Scan { columns: [0, 4].into(), any_of: Some((0, vec!["d003".to_owned()])), within: None };
-        let looked = Part::look(&path, &bench.schema).map(|part| part.batches(Some(&scan)).count());
+        let looked = bench.archive.look(&path, &bench.schema).map(|part| part.batches(Some(&scan)).count());
         assert!(looked.unwrap_or(0) <= 1_000, "bit {bit}");
     }
     drop(std::panic::take_hook());
@@ -613,7 +704,7 @@ fn a_publish_that_fails_gives_back_its_room() {
         .expect_err("refused")
         .to_string();
     assert!(said.starts_with("cannot sync ") && said.ends_with("free there"), "{said}");
-    let staging = paths::staging(bench.archive.root(), 0);
+    let staging = paths::staging(bench.archive.state_dir(), 0);
     assert_eq!(paths::names(&staging).expect("a folder"), Vec::<String>::new());
 }
 

@@ -8,9 +8,11 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::api::ClientOptions;
-use crate::archive::Archive;
+use crate::archive::{Archive, Place};
+use crate::bucket::Bucket;
 use crate::clock::Zone;
 use crate::config::{self, ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
+use crate::disk::Disk;
 use crate::query::Agg;
 
 /// Keeps the history of a Cloudflare WARP fleet that Cloudflare itself forgets after 7 days.
@@ -20,9 +22,12 @@ use crate::query::Agg;
     after_help = "Exit codes: 0 all done; 1 failed; 2 usage; 3 finished, but some requests failed; 75 another collector holds the lock."
 )]
 pub(super) struct Args {
-    /// The archive's folder [default: ./dex-archive-data]
+    /// The archive: a folder, or a place in a bucket as `s3://bucket/prefix`, `gs://…` or `az://…` [default: ./dex-archive-data]
     #[arg(long, global = true, env = "DEX_ARCHIVE_DIR", value_name = "DIR")]
     archive: Option<PathBuf>,
+    /// Where the journal of an archive in a bucket is, on this machine's disk [default: ./dex-archive-state]
+    #[arg(long, global = true, env = "DEX_ARCHIVE_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// A config file (TOML); flags beat the environment, which beats the file
     #[arg(long, global = true, env = "DEX_ARCHIVE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -41,6 +46,8 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Make an archive, where one of several shards is wanted; `collect` and `import` make one of a single shard
+    Init(InitArgs),
     /// Snapshot the fleet into the archive, once or in a loop
     Collect(CollectArgs),
     /// Fill the archive from what Cloudflare still knows of the last 7 days
@@ -160,6 +167,19 @@ enum LogFormat {
 
 #[derive(Debug, ClapArgs)]
 #[command(
+    after_help = "Example:\n  dex-archive --archive s3://fleet/history init --shards 8     for eight collectors, each with `collect --shard N/8`"
+)]
+pub(super) struct InitArgs {
+    /// In how many shards the devices fall
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_SHARDS))]
+    pub(super) shards: u32,
+}
+
+/// More collectors than that nobody has tokens for.
+const MOST_SHARDS: i64 = 1_024;
+
+#[derive(Debug, ClapArgs)]
+#[command(
     after_help = "Examples:\n  dex-archive collect --account 01a7…5823              one sweep, for cron\n  dex-archive collect --every 5m                       sweeps until it is stopped\n  dex-archive collect --source list --dry-run          what would be asked"
 )]
 pub(super) struct CollectArgs {
@@ -190,6 +210,10 @@ pub(super) struct CollectArgs {
     /// After each sweep, spend what is left of the interval on holes of the last 7 days that Cloudflare's history can fill
     #[arg(long)]
     pub(super) self_heal: bool,
+    /// Collect the devices of one shard alone, counted from 0: as 3/8, or 3. Others collect theirs, each with a token of
+    /// its own. In a Kubernetes job that is Indexed, its index counts
+    #[arg(long, env = "JOB_COMPLETION_INDEX", value_name = "SHARD")]
+    pub(super) shard: Option<String>,
     /// Print the plan and stop
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -668,12 +692,16 @@ fn aggs() -> impl TypedValueParser<Value = Agg> {
 }
 
 impl Args {
-    /// The archive's folder and the rest of the config file.
-    pub(super) fn config(&self) -> Result<(PathBuf, ConfigFile), ConfigError> {
+    /// Where the archive is, and the rest of the config file.
+    pub(super) fn config(&self) -> anyhow::Result<(Place, ConfigFile)> {
         let mut file = self.config.as_deref().map(ConfigFile::load).transpose()?.unwrap_or_default();
         let archive =
             self.archive.clone().or(file.archive.path.take()).unwrap_or_else(|| PathBuf::from(DEFAULT_ARCHIVE));
-        Ok((archive, file))
+        let is_bucket = archive.to_str().is_some_and(Bucket::is_url);
+        let state = self.state_dir.clone().or(file.archive.state_dir.take());
+        // The environment may name one for other archives.
+        let state = state.filter(|_| is_bucket || std::env::var_os("DEX_ARCHIVE_STATE_DIR").is_none());
+        Ok((Place::new(&archive, state.as_deref())?, file))
     }
 
     /// The folder that was typed, if one was: what the environment says does not count.
@@ -689,8 +717,9 @@ impl Args {
 
     /// Opens the archive for reading; with it, the rest of the config file.
     pub(super) fn open_archive(&self) -> anyhow::Result<(Archive, ConfigFile)> {
-        let (root, file) = self.config()?;
-        Ok((Archive::open(&root)?, file))
+        let (place, file) = self.config()?;
+        let archive = Archive::open(&place)?.on(Disk::new(file.archive.readable_by));
+        Ok((archive, file))
     }
 
     /// Starts the log on stderr.

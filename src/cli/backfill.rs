@@ -10,8 +10,7 @@ use crate::archive::Archive;
 use crate::clock::{self, Clock, Timestamp, Zone};
 use crate::collect::{BackfillPlan, BackfillStats, CollectError, CollectOptions, Collector, SourceChoice, Stretch};
 use crate::config;
-use crate::disk::Disk;
-use crate::ingest::{Ingest, PublishRule};
+use crate::ingest::PublishRule;
 use crate::privacy::Policy;
 use crate::query::{Days, GapsOptions, QueryError, Searched, Window, devices_seen, holes};
 use crate::snapshot::{AccountId, DeviceId, HISTORY, SETTLE, Source};
@@ -32,7 +31,7 @@ const SHORTEST_HEALING: Duration = Duration::from_secs(5);
 
 /// Fills the archive from the history, one account after the other.
 pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
-    let (root, file) = args.config()?;
+    let (place, file) = args.config()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
     let accounts = command.api.clients(&file, collect::seed(&clock))?;
@@ -42,7 +41,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     let wanted = accounts.iter().map(|(_, options)| Wanted::new(command, options.account_id.clone(), clock.now()));
     let wanted = wanted.collect::<anyhow::Result<Vec<_>>>()?;
     if command.dry_run {
-        let archive = if Archive::is_absent(&root)? { None } else { Some(Archive::open(&root)?) };
+        let archive = if Archive::is_absent(&place)? { None } else { Some(Archive::open(&place)?) };
         for ((_, options), wanted) in accounts.iter().zip(&wanted) {
             let plan = wanted.plan(archive.as_ref(), &policy, options.budget)?;
             let windows = plan.windows.iter().map(Stretch::to_string);
@@ -56,9 +55,8 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         let mut summaries = serde_json::Map::new();
         for ((name, client_options), wanted) in accounts.into_iter().zip(&wanted) {
             let budget = client_options.budget;
-            let client = collect::client(client_options, &root, &clock).await?;
-            let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::new(access))?;
-            let (ingest, recovered) = Ingest::open(archive, 0, &collect::holder(&clock, "backfill"), policy.clone())?;
+            let client = collect::client(client_options, &place, &clock).await?;
+            let (ingest, recovered) = collect::open(&place, &clock, "backfill", access, policy.clone())?;
             exit = collect::worse(exit, collect::note_recovered(&recovered));
             let plan = wanted.plan(Some(ingest.archive()), &policy, budget)?;
             if !args.quiet {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::api::{Client, ClientOptions};
-use crate::archive::{Archive, ShardLock};
+use crate::archive::{Archive, Place, ShardLock, Shards};
 use crate::clock::{self, Clock};
 use crate::collect::{
     CollectError, CollectOptions, CollectStats, Collector, Plan, SourceChoice, Stop, StopSwitch, stop_pair,
@@ -31,7 +31,7 @@ const LATE_MINUTES: u64 = 5;
 
 /// Collects, once or in a loop.
 pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
-    let (root, file) = args.config()?;
+    let (place, file) = args.config()?;
     let every = command.every.as_deref().map(config::parse_duration).transpose()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
@@ -43,6 +43,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     if accounts.len() > 1 && !options.devices.is_empty() {
         return Err(ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
     }
+    let (shards, count) = shards(command)?;
     if command.dry_run {
         for (name, client) in &accounts {
             let of = if accounts.len() > 1 { format!(" ({name})") } else { String::new() };
@@ -53,13 +54,19 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     until_stopped(async |stop| {
         let mut clients = Vec::new();
         for (name, client_options) in accounts {
-            clients.push((name, client(client_options, &root, &clock).await?));
+            clients.push((name, client(client_options, &place, &clock).await?));
         }
-        let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::new(access))?;
-        let mut ingest = Ingest::attach(archive, 0, &holder(&clock, "collect"), policy.clone())?;
+        let archive = match count {
+            None if shards != Shards::All => Archive::open(&place)?.on(Disk::new(access)),
+            count => Archive::open_or_create(&place, count.unwrap_or(1), clock.now(), Disk::new(access))?,
+        };
+        if let Some(count) = count.filter(|count| *count != archive.shards()) {
+            return Err(ConfigError::ShardCount { said: count, found: archive.shards() }.into());
+        }
+        let mut ingest = Ingest::attach(archive, shards, &holder(&clock, "collect"), policy.clone())?;
         let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
         let exit = recovered.as_ref().map_or(Exit::Done, note_recovered);
-        let metrics = Metrics::new(&root, command.metrics_file.clone(), every.is_some())?;
+        let metrics = Metrics::new(place.disk(), command.metrics_file.clone(), every.is_some())?;
         if let Some(address) = command.metrics_listen {
             print::note(&format!("metrics: http://{}/metrics", metrics.listen(address).await?));
         }
@@ -102,14 +109,25 @@ pub(super) fn until_stopped(work: impl AsyncFnOnce(Stop) -> anyhow::Result<Exit>
 
 /// Opens the archive for writing, or makes it.
 pub(super) fn open(
-    root: &std::path::Path,
+    place: &Place,
     clock: &Clock,
     what: &str,
     access: Access,
     policy: Policy,
 ) -> anyhow::Result<(Ingest, Published)> {
-    let archive = Archive::open_or_create(root, 1, clock.now(), Disk::new(access))?;
-    Ok(Ingest::open(archive, 0, &holder(clock, what), policy)?)
+    take(Archive::open_or_create(place, 1, clock.now(), Disk::new(access))?, clock, what, policy)
+}
+
+/// Takes an archive for writing, all of it.
+pub(super) fn take(archive: Archive, clock: &Clock, what: &str, policy: Policy) -> anyhow::Result<(Ingest, Published)> {
+    Ok(Ingest::open(archive, Shards::All, &holder(clock, what), policy)?)
+}
+
+/// Which shards are to be collected, and how many the archive is said to have.
+fn shards(command: &CollectArgs) -> Result<(Shards, Option<u32>), ConfigError> {
+    let Some(text) = &command.shard else { return Ok((Shards::All, None)) };
+    let (shard, count) = config::parse_shard(text)?;
+    Ok((Shards::One(shard), count))
 }
 
 /// What another one who wants the lock is told.
@@ -120,8 +138,7 @@ pub(super) fn holder(clock: &Clock, what: &str) -> String {
 
 /// Takes every shard of an archive.
 pub(super) fn lock_all(archive: &Archive, clock: &Clock, what: &str) -> anyhow::Result<Vec<ShardLock>> {
-    let holder = holder(clock, what);
-    Ok((0..archive.shards()).map(|shard| archive.lock(shard, &holder)).collect::<Result<_, _>>()?)
+    Ok(archive.lock_shards(Shards::All, &holder(clock, what))?)
 }
 
 /// Says what an earlier process left in the journal.
@@ -228,9 +245,9 @@ pub(super) fn seed(clock: &Clock) -> u64 {
 }
 
 /// A client; where the archive is still to be made, one that has reached the API.
-pub(super) async fn client(options: ClientOptions, root: &std::path::Path, clock: &Clock) -> anyhow::Result<Client> {
+pub(super) async fn client(options: ClientOptions, place: &Place, clock: &Clock) -> anyhow::Result<Client> {
     let client = Client::new(options, clock.clone())?;
-    if Archive::is_absent(root)? {
+    if Archive::is_absent(place)? {
         client.reach().await?;
     }
     Ok(client)

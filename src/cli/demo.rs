@@ -60,7 +60,7 @@ async fn sweep(fleet: &Fleet, root: &Path, start: Timestamp, end: Timestamp) -> 
     print::note(&format!("simulating {} devices at {url}; archive: {}", fleet.options().devices, root.display()));
     let _server = tokio::spawn(server.run(std::future::pending()));
     let client = Client::new(client_options(url, fleet)?, clock.clone())?;
-    let (ingest, _) = collect::open(root, &clock, "demo", Access::default(), Policy::default())?;
+    let (ingest, _) = collect::open(&root.into(), &clock, "demo", Access::default(), Policy::default())?;
     let options = CollectOptions {
         source: SourceChoice::Auto,
         devices: Vec::new(),

@@ -34,13 +34,12 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     let policy = file.policy()?;
     let subject = subject(command, &policy)?;
     let clock = Clock::system();
-    let (ingest, recovered) =
-        collect::open(archive.root(), &clock, "forget", file.archive.readable_by, policy.clone())?;
+    let (ingest, recovered) = collect::take(archive, &clock, "forget", policy.clone())?;
     collect::note_recovered(&recovered);
     if !recovered.held.is_empty() {
         bail!("something is not published yet and may be about it: mend that first");
     }
-    let erased = erase::forget(ingest.archive(), ingest.lock(), &subject, command.dry_run)?;
+    let erased = erase::forget(ingest.archive(), ingest.locks(), &subject, command.dry_run)?;
     tell(&erased, command.dry_run, args.quiet)?;
     for path in &erased.left {
         print::note(&format!(

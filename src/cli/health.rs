@@ -8,33 +8,33 @@ use crate::api::Client;
 use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::config;
-use crate::health::{Check, Level, Place, Status, StatusOptions, examine, examine_place};
+use crate::health::{Check, Level, Status, StatusOptions, examine, examine_place};
 
 use super::args::{Args, CheckFormat, DoctorArgs, StatusArgs};
 use super::{Exit, collect, print, runtime};
 
 /// Says how the collecting goes.
 pub(super) fn status(args: &Args, command: &StatusArgs) -> anyhow::Result<Exit> {
-    let (root, _) = args.config()?;
+    let (place, _) = args.config()?;
     let options = StatusOptions {
         now: Clock::system().now(),
         max_age: config::parse_duration(&command.max_age)?,
         expect: config::parse_duration(&command.expect)?,
     };
-    let status = Status::read(&Archive::open(&root)?, &options)?;
+    let status = Status::read(&Archive::open(&place)?, &options)?;
     show(command.format, &status.checks, &status)?;
     Ok(if status.is_poor() { Exit::Partly } else { Exit::Done })
 }
 
 /// Says whether everything is fit for collecting.
 pub(super) fn doctor(args: &Args, command: &DoctorArgs) -> anyhow::Result<Exit> {
-    let (root, file) = args.config()?;
+    let (place, file) = args.config()?;
     file.policy()?;
     let clock = Clock::system();
     let config =
         args.config_file().map_or("none is named".to_owned(), |path| format!("{} can be read", path.display()));
     let mut checks = vec![Check::fine("config", config)];
-    checks.extend(examine_place(&Place { root: &root }));
+    checks.extend(examine_place(&place));
     match command.api.clients(&file, collect::seed(&clock)) {
         Ok(accounts) => {
             let several = accounts.len() > 1;

@@ -20,7 +20,7 @@ const PIECE_BYTES: usize = 256 << 10;
 
 /// Takes files into the archive.
 pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
-    let (root, file) = args.config()?;
+    let (place, file) = args.config()?;
     let policy = file.policy()?;
     let clock = Clock::system();
     let form = if command.format == ImportFormat::Logpush { Form::Logpush } else { Form::Api };
@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
             files.push(path);
         }
     }
-    let (mut ingest, recovered) = collect::open(&root, &clock, "import", file.archive.readable_by, policy)?;
+    let (mut ingest, recovered) = collect::open(&place, &clock, "import", file.archive.readable_by, policy)?;
     ingest.merge_up_to(BatchLimit::LARGE);
     let exit = collect::note_recovered(&recovered);
     let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, random(0)), collected_at };

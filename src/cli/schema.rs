@@ -26,7 +26,7 @@ pub(super) fn run(args: &Args, command: &SchemaArgs) -> anyhow::Result<Exit> {
         SchemaFormat::Json => {
             format!("{:#}\n", Value::Array(Schema::all().iter().map(|schema| to_json(schema)).collect()))
         }
-        SchemaFormat::Duckdb => duckdb(&std::path::absolute(args.config()?.0)?),
+        SchemaFormat::Duckdb => duckdb(&args.config()?.0.absolute()?),
     })?;
     Ok(Exit::Done)
 }

@@ -15,7 +15,7 @@ const TOKEN_FILE: &str = "/etc/dex-archive/token";
 
 /// Prints what runs the collector unattended.
 pub(super) fn run(args: &Args, command: &ServiceArgs) -> anyhow::Result<Exit> {
-    let (root, file) = args.config()?;
+    let (place, file) = args.config()?;
     let every = config::parse_duration(&command.every)?;
     if every.as_secs() % 60 != 0 || every.as_secs() == 0 {
         return Err(ConfigError::Minutes(command.every.clone()).into());
@@ -32,7 +32,8 @@ pub(super) fn run(args: &Args, command: &ServiceArgs) -> anyhow::Result<Exit> {
     let minutes = every.as_secs().div_ceil(60);
     let service = Service {
         program: std::env::current_exe().ok().unwrap_or_else(|| PathBuf::from("dex-archive")),
-        root: std::path::absolute(&root)?,
+        root: place.absolute()?,
+        disk: std::path::absolute(place.disk())?,
         account,
         token_file: std::path::absolute(token_file)?,
         config: args.config_file().map(std::path::absolute).transpose()?,
@@ -80,6 +81,8 @@ pub(super) fn man() -> anyhow::Result<Exit> {
 struct Service<'a> {
     program: PathBuf,
     root: PathBuf,
+    /// What is written to on this machine: the archive's folder, or its state's.
+    disk: PathBuf,
     /// One account, or those of the config file.
     account: Option<String>,
     token_file: PathBuf,
@@ -91,7 +94,9 @@ struct Service<'a> {
 
 impl Service<'_> {
     fn config(&self, quote: impl Fn(&str) -> String) -> String {
-        self.config.as_ref().map_or(String::new(), |path| format!(" --config {}", quote(&path.display().to_string())))
+        let named = |option, path: &Path| format!(" --{option} {}", quote(&path.display().to_string()));
+        let state = if self.disk == self.root { String::new() } else { named("state-dir", &self.disk) };
+        state + &self.config.as_ref().map_or(String::new(), |path| named("config", path))
     }
 
     /// Whose fleet is collected, and with which token; nothing where the config file says that.
@@ -120,11 +125,11 @@ impl Service<'_> {
     /// A unit for a loop that watches itself, and its installation.
     fn systemd(&self) -> String {
         let path = |path: &Path| systemd_word(&path.display().to_string());
-        let directory = match self.root.strip_prefix("/var/lib") {
+        let directory = match self.disk.strip_prefix("/var/lib") {
             Ok(below) if below.components().count() > 0 => {
                 format!("StateDirectory={}\nStateDirectoryMode=0750\n", systemd_word(&below.display().to_string()))
             }
-            _ => format!("ReadWritePaths={}\n", path(&self.root)),
+            _ => format!("ReadWritePaths={}\n", path(&self.disk)),
         };
         format!(
             "# /etc/systemd/system/dex-archive.service\n\
@@ -191,8 +196,8 @@ impl Service<'_> {
     fn prepare(&self) -> String {
         let user = &self.command.user;
         let mut lines = String::new();
-        if self.root.strip_prefix("/var/lib").is_err() {
-            let root = self.root.display();
+        if self.disk.strip_prefix("/var/lib").is_err() {
+            let root = self.disk.display();
             let _ = writeln!(lines, "# install -d -o {user} -g {user} -m 750 '{root}'");
         }
         if self.account.is_none() {
@@ -203,7 +208,7 @@ impl Service<'_> {
 
     /// Whether any of it is where other units may not look.
     fn is_at_home(&self) -> bool {
-        let paths = [Some(&self.program), Some(&self.root), self.config.as_ref()];
+        let paths = [Some(&self.program), Some(&self.disk), self.config.as_ref()];
         paths.into_iter().flatten().any(|path| ["/home", "/root"].iter().any(|home| path.starts_with(home)))
     }
 

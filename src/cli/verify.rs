@@ -23,11 +23,10 @@ pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
     let options = VerifyOptions { deep: command.deep, treated };
     let mut exit = Exit::Done;
     if command.repair {
-        let (ingest, recovered) =
-            collect::open(archive.root(), &Clock::system(), "verify", file.archive.readable_by, policy.clone())?;
+        let (ingest, recovered) = collect::take(archive.clone(), &Clock::system(), "verify", policy.clone())?;
         exit = collect::note_recovered(&recovered);
         let report = look(args, ingest.archive(), &options)?;
-        let repaired = repair(ingest.archive(), ingest.lock(), &report)?;
+        let repaired = repair(ingest.archive(), ingest.locks(), &report)?;
         repaired.sentences.iter().for_each(|sentence| print::note(sentence));
         if repaired.loses_rows {
             exit = collect::worse(exit, Exit::Partly);

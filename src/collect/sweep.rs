@@ -11,9 +11,9 @@ use tokio::time::Instant;
 use crate::api::{Client, Exchange, Failure};
 use crate::clock::Clock;
 use crate::envelope;
-use crate::ingest::{Ingest, Published};
+use crate::ingest::{Ingest, Published, Takes};
 use crate::privacy::Policy;
-use crate::snapshot::{Answer, DeviceId, Endpoint, Listing, Outcome, PAGE_ROWS, Source, sweep_id};
+use crate::snapshot::{Answer, Body, DeviceId, Endpoint, Listing, Outcome, PAGE_ROWS, Source, sweep_id};
 
 use super::plan::{Live, Plan};
 use super::schedule::{self, End, Stop};
@@ -42,6 +42,8 @@ pub struct Collector<'a> {
     pub(super) clock: Clock,
     options: CollectOptions,
     pub(super) policy: Policy,
+    /// Which devices are its own; none where all are.
+    takes: Option<Takes>,
     writer: Writer,
     pub(super) progress: &'a dyn Progress,
     pub(super) stop: Stop,
@@ -117,10 +119,10 @@ impl<'a> Collector<'a> {
         progress: &'a dyn Progress,
         stop: Stop,
     ) -> Self {
-        let policy = ingest.policy().clone();
+        let (policy, takes) = (ingest.policy().clone(), ingest.takes());
         let (writer, carried) = (Writer::start(ingest), Carried::default());
         let publish = Duration::ZERO;
-        Self { client, clock, options, policy, writer, progress, stop, carried, publish, unwritten: 0 }
+        Self { client, clock, options, policy, takes, writer, progress, stop, carried, publish, unwritten: 0 }
     }
 
     /// Another collector, of another account, that hands what it receives to the same writer.
@@ -131,6 +133,7 @@ impl<'a> Collector<'a> {
             clock: self.clock.clone(),
             options,
             policy: self.policy.clone(),
+            takes: self.takes.clone(),
             writer: self.writer.clone(),
             progress: self.progress,
             stop: self.stop.clone(),
@@ -264,6 +267,7 @@ impl<'a> Collector<'a> {
         let mut plan = Plan::new(&self.options, self.client.pacer().budget());
         let mut carried = std::mem::take(&mut self.carried);
         let mut devices = self.options.devices.clone();
+        devices.retain(|device| self.takes.as_ref().is_none_or(|takes| takes.is_own(device.as_str())));
         self.progress.plan(&plan.to_string());
         if plan.list {
             self.progress.start("pages", None);
@@ -272,6 +276,9 @@ impl<'a> Collector<'a> {
                 return Err(halt);
             }
             self.progress.finish();
+            if let Some(takes) = &self.takes {
+                sweep.seen.retain(|device| takes.is_own(device.as_str()));
+            }
             plan = plan.discovered(sweep.seen.len() as u64, u64::from(sweep.list.pages));
             self.progress.plan(&plan.to_string());
             devices = sorted(&sweep.seen);
@@ -380,8 +387,12 @@ impl<'a> Collector<'a> {
         noted.map_err(Halt::Failed)
     }
 
-    /// Hands an answer to the writer.
+    /// Hands what is one's own of an answer to the writer.
     pub(super) async fn write(&self, answer: Answer) -> Result<(), Halt> {
+        let answer = match &self.takes {
+            Some(takes) => own(answer, takes),
+            None => answer,
+        };
         self.writer.append(answer).await.map_err(|JournalBroken| Halt::Journal)
     }
 }
@@ -450,6 +461,22 @@ impl ListState {
         self.read += 1;
         if rows >= PAGE_ROWS && new { Next::Read } else { Next::End }
     }
+}
+
+/// An answer without the states of devices that are others' to collect.
+fn own(mut answer: Answer, takes: &Takes) -> Answer {
+    let id = |body: &Body| std::str::from_utf8(&body.bytes).ok().and_then(envelope::device_id);
+    let before = answer.bodies.len();
+    answer.bodies.retain(|body| id(body).is_none_or(|id| takes.is_own(&id)));
+    let is_empty = answer.bodies.is_empty() && before > 0;
+    if let Some(poll) = &mut answer.poll {
+        poll.rows = u32::try_from(answer.bodies.len()).unwrap_or(u32::MAX);
+        // Nobody of one's own is on that page.
+        if is_empty && poll.outcome == Outcome::State {
+            poll.outcome = Outcome::Absent;
+        }
+    }
+    answer
 }
 
 /// Devices, and before them those that come first.

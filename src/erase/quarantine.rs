@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, NaiveDate};
 
-use crate::archive::{Archive, ArchiveError, Part, ShardLock};
+use crate::archive::{Archive, ArchiveError, PartFile, ShardLock};
 use crate::schema::Schema;
 
 use super::subject::{Found, Subject};
@@ -47,7 +47,7 @@ pub(super) fn forget(
         }
     }
     for path in strays(archive)? {
-        if !matches!(look(&path, subject)?, Mention::None) {
+        if !matches!(look_at(&archive.hold(&path)?, subject)?, Mention::None) {
             erased.left.push(path);
         }
     }
@@ -57,8 +57,13 @@ pub(super) fn forget(
 /// Files that mention the subject, or may do so.
 pub(super) fn mentions(archive: &Archive, subject: &Subject) -> Result<Vec<PathBuf>, EraseError> {
     let mut found = Vec::new();
-    for path in files(&archive.quarantine_dir())?.into_iter().chain(strays(archive)?) {
+    for path in files(&archive.quarantine_dir())? {
         if !matches!(look(&path, subject)?, Mention::None) {
+            found.push(path);
+        }
+    }
+    for path in strays(archive)? {
+        if !matches!(look_at(&archive.hold(&path)?, subject)?, Mention::None) {
             found.push(path);
         }
     }
@@ -96,11 +101,16 @@ enum Mention {
     Hidden,
 }
 
+/// A file of the quarantine.
 fn look(path: &Path, subject: &Subject) -> Result<Mention, EraseError> {
-    let bytes = fs::read(path).map_err(unreadable(path))?;
+    look_at(&PartFile::open(path)?, subject)
+}
+
+fn look_at(file: &PartFile, subject: &Subject) -> Result<Mention, EraseError> {
+    let (path, bytes) = (file.path(), file.bytes()?);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if bytes.starts_with(b"PAR1") || name.contains(".parquet") && !name.ends_with(".report.json") {
-        return Ok(look_into_part(path, subject));
+        return Ok(look_into_part(file, subject));
     }
     let text = String::from_utf8_lossy(&bytes);
     if !subject.is_in(&text) && !text.lines().any(|line| subject.is_in(line)) && !subject.is_in(&name) {
@@ -114,10 +124,10 @@ fn look(path: &Path, subject: &Subject) -> Result<Mention, EraseError> {
 }
 
 /// A part in the quarantine was replaced by one with the rows of it that can be read.
-fn look_into_part(path: &Path, subject: &Subject) -> Mention {
+fn look_into_part(file: &PartFile, subject: &Subject) -> Mention {
     let schemas = Schema::all();
-    let schema = schemas.iter().find(|schema| Part::open(path, schema).is_ok());
-    match schema.map(|schema| subject.count_in(path, schema)) {
+    let schema = schemas.iter().find(|schema| file.part(schema).is_ok());
+    match schema.map(|schema| subject.count_in(file, schema)) {
         Some(Ok(Found { about: 0, hidden: 0 })) => Mention::None,
         Some(Ok(Found { about: 1.., .. })) => Mention::All,
         _ => Mention::Hidden,
@@ -141,9 +151,15 @@ fn strays(archive: &Archive) -> Result<Vec<PathBuf>, EraseError> {
         for partition in archive.partitions(&schema)? {
             parts.extend(archive.parts(&partition)?.into_iter().map(|(_, path)| path));
         }
-        found.extend(files(&archive.dataset_dir(&schema))?);
+        let mut folders = vec![archive.dataset_dir(&schema)];
+        while let Some(folder) = folders.pop() {
+            for entry in archive.entries(&folder)? {
+                if entry.is_folder && !entry.is_link { folders.push(entry.path) } else { found.push(entry.path) }
+            }
+        }
     }
     found.retain(|path| !parts.contains(path));
+    found.sort_unstable();
     Ok(found)
 }
 

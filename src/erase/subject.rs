@@ -1,13 +1,12 @@
 //! Who is to be forgotten, and where that is mentioned.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, BooleanArray, RecordBatch};
 use serde_json::Value;
 
-use crate::archive::{ArchiveError, Part, Scan};
+use crate::archive::{ArchiveError, PartFile, Scan};
 use crate::privacy::is_pseudonym;
 use crate::schema::{Personal, Role, Schema};
 
@@ -59,11 +58,11 @@ impl Subject {
     }
 
     /// Rows of a part that are about it.
-    pub(super) fn count_in(&self, path: &Path, schema: &Schema) -> Result<Found, ArchiveError> {
+    pub(super) fn count_in(&self, file: &PartFile, schema: &Schema) -> Result<Found, ArchiveError> {
         let columns = self.columns(schema).into_iter().chain(unmapped(schema));
         let scan = Scan { columns: columns.collect(), ..Scan::default() };
         let mut found = Found::default();
-        for batch in Part::open(path, schema)?.batches(Some(&scan)) {
+        for batch in file.part(schema)?.batches(Some(&scan)) {
             let batch = batch?;
             found.about += (batch.num_rows() - self.spares(schema, &batch).true_count()) as u64;
             found.hidden += self.hidden_in(schema, &batch);

@@ -1,12 +1,11 @@
 //! What a collector needs: an API that answers, and a place for the archive.
 
-use std::path::Path;
 use std::time::Duration;
 
 use chrono::TimeDelta;
 
 use crate::api::{Client, Failure, Probe};
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{Archive, ArchiveError, Place};
 use crate::clock;
 use crate::disk::{self, bytes};
 use crate::envelope;
@@ -26,17 +25,11 @@ const SLOW: Duration = Duration::from_secs(3);
 /// Less than this is soon used up.
 const LITTLE_ROOM: u64 = 1 << 30;
 
-/// Where the archive is, or is to be.
-pub struct Place<'a> {
-    /// Its folder.
-    pub root: &'a Path,
-}
-
 /// Looks at the place of an archive.
 #[must_use]
 pub fn examine_place(place: &Place) -> Vec<Check> {
-    let root = place.root;
-    let mut checks = vec![archive(root)];
+    let root = place.disk();
+    let mut checks = vec![archive(place)];
     checks.push(if disk::is_writable(root) {
         Check::fine("folder", format!("{} can be written to", root.display()))
     } else {
@@ -76,16 +69,16 @@ pub async fn examine(client: &Client) -> Vec<Check> {
     checks
 }
 
-fn archive(root: &Path) -> Check {
-    let name = "archive";
-    match Archive::is_absent(root) {
+fn archive(place: &Place) -> Check {
+    let (name, root) = ("archive", place.root());
+    match Archive::is_absent(place) {
         Ok(true) => {
             return Check::note(name, format!("{} is still to be made", root.display()), "the first collect does");
         }
         Ok(false) => (),
         Err(error) => return Check::poor(name, error.to_string(), "name the archive's own folder with --archive"),
     }
-    let archive = match Archive::open(root) {
+    let archive = match Archive::open(place) {
         Ok(archive) => archive,
         Err(error @ ArchiveError::Format { .. }) => {
             return Check::poor(name, error.to_string(), "use the newer dex-archive");

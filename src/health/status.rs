@@ -134,7 +134,7 @@ impl Status {
         let [expected, present, missed] = covered;
         let Pending { bytes: pending_bytes, since: pending_since, newest } = Pending::read(archive);
         let (day_count, bytes, bytes_per_day) = size(archive, now)?;
-        let free_bytes = disk::free_bytes(archive.root());
+        let free_bytes = disk::free_bytes(archive.state_dir());
         let mut status = Self {
             last_sweeps: sweeps.into_iter().map(Sweep::from).collect(),
             expected,
@@ -147,7 +147,10 @@ impl Status {
             bytes,
             bytes_per_day,
             free_bytes,
-            days_until_full: free_bytes.zip(bytes_per_day).map(|(free, growth)| ratio(free, growth.max(1))),
+            days_until_full: free_bytes
+                .zip(bytes_per_day)
+                .filter(|_| archive.is_on_disk())
+                .map(|(free, growth)| ratio(free, growth.max(1))),
             oldest_gap: oldest_gap.map(Moment),
             oldest_gap_days_left: oldest_gap.map(|since| days_of(since + HISTORY - now)),
             checks: Vec::new(),
@@ -341,9 +344,7 @@ fn size(archive: &Archive, now: Timestamp) -> Result<(u64, u64, Option<u64>), Qu
     let (mut days, mut bytes) = (0, 0);
     let mut by_day = std::collections::BTreeMap::new();
     for schema in [Schema::device_state(), Schema::poll()] {
-        for partition in archive.partitions(&schema)? {
-            let parts = archive.parts(&partition)?;
-            let size: u64 = parts.iter().filter_map(|(_, path)| path.metadata().ok()).map(|file| file.len()).sum();
+        for (partition, size) in archive.sizes(&schema)? {
             bytes += size;
             days += u64::from(schema.dataset == Schema::device_state().dataset);
             if partition.date < today {

@@ -2,12 +2,14 @@
 //! of its own.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 
 use arrow_array::RecordBatch;
+use chrono::NaiveDate;
 
 use crate::archive::{Archive, ArchiveError, Part, Partition, Scan};
 use crate::schema::Schema;
@@ -17,13 +19,26 @@ use super::Window;
 /// Threads that read at once at most.
 const MOST_THREADS: usize = 8;
 
+/// Threads that read at once from an object store: they wait more than they work.
+const MOST_WAITING: usize = 16;
+
+/// How often a part is read anew that somebody replaces while it is read.
+const MOST_AGAIN: u32 = 10;
+
 /// The days of an archive, as questions are asked of them.
 #[derive(Debug)]
 pub struct Days<'a> {
     archive: &'a Archive,
     skip_damaged: bool,
     skipped: Mutex<Vec<PathBuf>>,
-    listed: Mutex<BTreeMap<Partition, Vec<PathBuf>>>,
+    listed: Mutex<BTreeMap<String, Listing>>,
+}
+
+/// What was listed of a dataset.
+#[derive(Debug)]
+struct Listing {
+    of: RangeInclusive<NaiveDate>,
+    days: BTreeMap<Partition, Vec<PathBuf>>,
 }
 
 impl<'a> Days<'a> {
@@ -73,15 +88,22 @@ impl<'a> Days<'a> {
         mut take: impl FnMut(T),
     ) -> Result<(), ArchiveError> {
         let look = |path: &PathBuf| self.archive.look(path, schema);
-        if paths.len() >= 2 * threads() {
-            // Enough to do for everybody: each part is opened and read in one go.
-            let whole = |path: &PathBuf| {
+        let threads = self.threads();
+        if paths.len() >= 2 * threads || !self.archive.is_on_disk() {
+            // Enough to do for everybody, or a part that may be replaced while it is read: each is opened and read in
+            // one go.
+            let once = |path: &PathBuf| {
                 let part = self.unless_damaged(look(path))?;
                 let groups =
                     part.iter().flat_map(|part| part.groups_of(scan).into_iter().map(move |group| (part, group)));
                 groups.map(|(part, group)| self.unless_damaged(read(part, group))).collect::<Result<Vec<_>, _>>()
             };
-            return side_by_side(paths, whole, |found| {
+            let whole = |path: &PathBuf| {
+                let mut again = (0..MOST_AGAIN).map(|_| once(path));
+                let is_read = |read: &Result<_, ArchiveError>| !matches!(read, Err(error) if error.is_replaced());
+                again.find(is_read).unwrap_or_else(|| once(path))
+            };
+            return side_by_side(threads, paths, whole, |found| {
                 found?.into_iter().flatten().for_each(&mut take);
                 Ok(())
             });
@@ -94,6 +116,7 @@ impl<'a> Days<'a> {
         });
         let groups: Vec<(Arc<Part>, usize)> = groups.collect();
         side_by_side(
+            threads,
             &groups,
             |(part, group)| read(part, *group),
             |found| {
@@ -105,22 +128,28 @@ impl<'a> Days<'a> {
 
     /// The parts of each day that a window touches, oldest first. Each day is listed once.
     pub(super) fn by_day(&self, schema: &Schema, window: Window) -> Result<Vec<Vec<PathBuf>>, ArchiveError> {
-        let partitions = self.archive.partitions(schema)?;
-        let touched = partitions.into_iter().filter(|partition| window.touches(partition.date));
-        touched.map(|partition| self.parts(partition)).collect()
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let touched = window.days();
+        let wider = listed.get(&schema.dataset).map(|listing| {
+            let (first, last) = (listing.of.start(), listing.of.end());
+            *touched.start().min(first)..=*touched.end().max(last)
+        });
+        let of = wider.unwrap_or_else(|| touched.clone());
+        if listed.get(&schema.dataset).is_none_or(|listing| listing.of != of) {
+            let days = self.archive.days(schema, &of)?;
+            for (partition, _) in days.iter().filter(|(_, parts)| parts.is_empty()) {
+                tracing::warn!("{partition} has no part: its rows are not in this answer; run `dex-archive verify`");
+            }
+            listed.insert(schema.dataset.clone(), Listing { of, days });
+        }
+        let days = listed.get(&schema.dataset).into_iter().flat_map(|listing| &listing.days);
+        let touched = days.filter(|(partition, _)| touched.contains(&partition.date));
+        Ok(touched.map(|(_, parts)| parts.clone()).collect())
     }
 
-    fn parts(&self, partition: Partition) -> Result<Vec<PathBuf>, ArchiveError> {
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(parts) = listed.get(&partition) {
-            return Ok(parts.clone());
-        }
-        let parts: Vec<PathBuf> = self.archive.parts(&partition)?.into_iter().map(|(_, path)| path).collect();
-        if parts.is_empty() {
-            tracing::warn!("{partition} has no part: its rows are not in this answer; run `dex-archive verify`");
-        }
-        listed.insert(partition, parts.clone());
-        Ok(parts)
+    /// How many can read at once.
+    fn threads(&self) -> usize {
+        if self.archive.is_on_disk() { threads() } else { MOST_WAITING }
     }
 
     fn unless_damaged<T>(&self, read: Result<T, ArchiveError>) -> Result<Option<T>, ArchiveError> {
@@ -137,7 +166,7 @@ impl<'a> Days<'a> {
     }
 }
 
-/// How many can read at once.
+/// How many can decode at once.
 fn threads() -> usize {
     static THREADS: LazyLock<usize> =
         LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
@@ -147,11 +176,12 @@ fn threads() -> usize {
 /// Does a piece of work for each of a list, on several threads, and hands over the results in the list's order.
 /// The first error ends it.
 fn side_by_side<T: Sync, R: Send>(
+    threads: usize,
     list: &[T],
     work: impl Fn(&T) -> R + Sync,
     mut take: impl FnMut(R) -> Result<(), ArchiveError>,
 ) -> Result<(), ArchiveError> {
-    let threads = threads().min(list.len());
+    let threads = threads.min(list.len());
     if threads < 2 {
         return list.iter().try_for_each(|item| take(work(item)));
     }

@@ -1,6 +1,6 @@
 //! A stretch of time, and the buckets that it is cut into.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
 use chrono::{Days, NaiveDate, TimeDelta};
@@ -24,12 +24,12 @@ pub struct Window {
 }
 
 impl Window {
-    /// Whether any of a day (UTC) lies in it.
+    /// The days (UTC) of which something lies in it.
     #[must_use]
-    pub fn touches(&self, date: NaiveDate) -> bool {
+    pub fn days(&self) -> RangeInclusive<NaiveDate> {
         // The end is not part of it: a window that ends at midnight does not touch the day after.
         let last = self.until - TimeDelta::microseconds(1);
-        (self.since.date_naive()..=last.date_naive()).contains(&date)
+        self.since.date_naive()..=last.date_naive()
     }
 
     /// In microseconds since the Unix epoch.

@@ -178,7 +178,6 @@ fn unfit(kind: Kind, encoding: Option<Encoding>) -> bool {
         None | Some(Encoding::Plain) => false,
         Some(Encoding::Dictionary) => matches!(kind, Kind::Boolean | Kind::List),
         Some(Encoding::Delta) => !matches!(kind, Kind::Int64 | Kind::Timestamp),
-        Some(Encoding::Split) => !matches!(kind, Kind::Int64 | Kind::Timestamp | Kind::Float64),
     }
 }
 

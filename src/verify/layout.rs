@@ -1,9 +1,9 @@
 //! What stands in the folders, and what should not.
 
-use std::fs::{self, DirEntry};
+use std::fs;
 use std::path::Path;
 
-use crate::archive::{Archive, OWN_FOLDER, PartName, Partition};
+use crate::archive::{Archive, Entry, OWN_FOLDER, PartName, Partition};
 use crate::schema::Schema;
 
 use super::{Findings, Repair, Severity};
@@ -11,20 +11,18 @@ use super::{Findings, Repair, Severity};
 /// Looks for what is no part of the archive, and for what is there too often.
 pub(super) fn look(archive: &Archive, findings: &mut Findings) {
     let datasets = Schema::all();
-    for entry in entries(archive.root(), findings) {
-        let name = entry.file_name();
-        if name != OWN_FOLDER && !datasets.iter().any(|schema| name == *schema.dataset) {
+    for Entry { name, path, .. } in entries(archive, archive.root(), findings) {
+        if name != OWN_FOLDER && !datasets.iter().any(|schema| name == schema.dataset) {
             let problem = "it is no part of the archive";
-            findings.add(Severity::Note, &entry.path(), problem, "readers of the datasets do not see it", None);
+            findings.add(Severity::Note, &path, problem, "readers of the datasets do not see it", None);
         }
     }
     for schema in datasets {
         let dir = archive.dataset_dir(&schema);
-        for entry in entries(&dir, findings) {
-            let partition = entry.file_name().to_str().and_then(|name| Partition::parse(&schema.dataset, name));
-            match partition {
-                Some(_) if entry.path().is_dir() => look_at_day(archive, &entry.path(), findings),
-                _ => foreign(&entry.path(), findings),
+        for Entry { name, path, is_folder, .. } in entries(archive, &dir, findings) {
+            match Partition::parse(&schema.dataset, &name) {
+                Some(_) if is_folder => look_at_day(archive, &path, findings),
+                _ => foreign(&path, findings),
             }
         }
     }
@@ -37,14 +35,14 @@ pub(super) fn count(dir: &Path) -> u64 {
 
 fn look_at_day(archive: &Archive, day: &Path, findings: &mut Findings) {
     let mut parts = Vec::new();
-    for entry in entries(day, findings) {
-        match entry.file_name().to_str().and_then(PartName::parse) {
+    for Entry { name, path, is_file, .. } in entries(archive, day, findings) {
+        match PartName::parse(&name) {
             Some(part) if part.shard >= archive.shards() => {
                 let problem = format!("shard {} is none of the archive's {}", part.shard, archive.shards());
-                findings.add(Severity::Error, &entry.path(), &problem, SET_ASIDE, Some(Repair::SetAside));
+                findings.add(Severity::Error, &path, &problem, SET_ASIDE, Some(Repair::SetAside));
             }
-            Some(part) if entry.path().is_file() => parts.push((part, entry.path())),
-            _ => foreign(&entry.path(), findings),
+            Some(part) if is_file => parts.push((part, path)),
+            _ => foreign(&path, findings),
         }
     }
     parts.sort_unstable();
@@ -66,13 +64,10 @@ fn foreign(path: &Path, findings: &mut Findings) {
 }
 
 /// The entries of a folder, in the order of their names; a folder that cannot be listed is a finding.
-fn entries(dir: &Path, findings: &mut Findings) -> Vec<DirEntry> {
-    if !dir.exists() {
-        return Vec::new();
-    }
-    match fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+fn entries(archive: &Archive, dir: &Path, findings: &mut Findings) -> Vec<Entry> {
+    match archive.entries(dir) {
         Ok(mut entries) => {
-            entries.sort_by_key(DirEntry::file_name);
+            entries.sort();
             entries
         }
         Err(error) => {

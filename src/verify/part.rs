@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 
-use crate::archive::{Archive, ArchiveError, Checksum, Part, PartName, Partition, Scan, misplaced};
+use crate::archive::{Archive, ArchiveError, Checksum, Part, PartFile, PartName, Partition, Scan, misplaced};
 use crate::privacy::{Action, is_pseudonym};
 use crate::schema::Schema;
 
@@ -24,23 +24,25 @@ pub(super) struct Look<'a> {
 
 impl Look<'_> {
     pub(super) fn look(mut self, archive: &Archive, report: &mut Report, findings: &mut Findings) {
-        let mut looked = self.rows(report, findings);
+        let mut looked = archive.hold(&self.path);
         // A day that is published meanwhile has its rows in a part of another name.
-        while looked.is_err() && !self.path.exists() {
+        while looked.is_err() {
             let newest = archive.parts(self.partition).unwrap_or_default();
             let Some((name, path)) = newest.into_iter().find(|(name, _)| name.shard == self.name.shard) else { break };
             if name == self.name {
                 break;
             }
             (self.name, self.path) = (name, path);
-            looked = self.rows(report, findings);
+            looked = archive.hold(&self.path);
         }
         report.parts += 1;
-        report.bytes += self.path.metadata().map_or(0, |metadata| metadata.len());
-        if let Err(error) = looked {
-            let sealed = matches!(Part::checksum(&self.path), Ok(Checksum::Right));
+        report.bytes += looked.as_ref().map_or(0, PartFile::length);
+        let sealed = matches!(looked.as_ref().map(PartFile::checksum), Ok(Ok(Checksum::Right)));
+        if let Err(error) = looked.and_then(|file| self.rows(&file, report, findings)) {
             let (remedy, repair) = match &error {
-                ArchiveError::Io { .. } => ("make it readable to this user, or restore it from a copy", None),
+                ArchiveError::Io { .. } | ArchiveError::Bucket(_) => {
+                    ("make it readable to this user, or restore it from a copy", None)
+                }
                 ArchiveError::Schema { .. } if sealed => ("use the newer dex-archive", None),
                 _ => (REWRITE, Some(self.rewrite())),
             };
@@ -49,9 +51,9 @@ impl Look<'_> {
     }
 
     /// Reads the part; an error where that comes to an end early.
-    fn rows(&self, report: &mut Report, findings: &mut Findings) -> Result<(), ArchiveError> {
-        let checksum = Part::checksum(&self.path)?;
-        let part = Part::open(&self.path, self.schema)?;
+    fn rows(&self, file: &PartFile, report: &mut Report, findings: &mut Findings) -> Result<(), ArchiveError> {
+        let checksum = file.checksum()?;
+        let part = file.part(self.schema)?;
         match checksum {
             Checksum::Right => (),
             Checksum::Wrong => self.add(Severity::Error, "its checksum is wrong: some value has changed", findings),

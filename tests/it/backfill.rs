@@ -10,7 +10,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use chrono::TimeDelta;
 use dex_archive::api::{Budget, Client, ClientOptions, Credential, Secret};
-use dex_archive::archive::Archive;
+use dex_archive::archive::{Archive, Shards};
 use dex_archive::clock::{self, Clock, Timestamp, Zone};
 use dex_archive::collect::{BackfillPlan, CollectOptions, Collector, SourceChoice, Stretch, stop_pair};
 use dex_archive::disk::Disk;
@@ -39,7 +39,7 @@ fn holes_are_filled_where_the_api_has_the_data_and_gaps_explains_the_rest() {
         let (client, handle) = simulated(&clock).await;
         let ingest = Ingest::open(
             Archive::open_or_create(&root, 1, start, Disk::default()).expect("an archive"),
-            0,
+            Shards::All,
             "test",
             Policy::default(),
         );

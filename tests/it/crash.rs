@@ -14,7 +14,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use dex_archive::archive::{Archive, Checksum, Part, PartName};
+use dex_archive::archive::{Archive, Checksum, Part, PartName, Shards};
 use dex_archive::clock::{self, Timestamp};
 use dex_archive::disk::Disk;
 use dex_archive::ingest::{Ingest, Published};
@@ -65,7 +65,7 @@ fn what_a_killed_process_made_and_did_not_sync_is_synced_by_the_next() {
         let disk = Disk::default().watched(Arc::<Recorder>::clone(&next));
         let archive = Archive::open_or_create(&killed.path().join("archive"), 1, at("2026-11-22T22:30:00Z"), disk);
         let (mut ingest, _) =
-            Ingest::open(archive.expect("an archive"), 0, "test", Policy::default()).expect("the shard");
+            Ingest::open(archive.expect("an archive"), Shards::All, "test", Policy::default()).expect("the shard");
         let late = answers_of(9).remove(0);
         ingest.append(late.clone()).expect("room on the disk");
         ingest.sync().expect("a disk");
@@ -190,14 +190,14 @@ fn assert_between(
 fn open(root: &Path, disk: Disk) -> Ingest {
     let archive = Archive::open_or_create(root, 1, at("2026-11-22T22:30:00Z"), disk).expect("an archive");
     let (ingest, recovered) =
-        Ingest::open(archive.lingering(Duration::ZERO), 0, "test", Policy::default()).expect("the shard");
+        Ingest::open(archive.lingering(Duration::ZERO), Shards::All, "test", Policy::default()).expect("the shard");
     clean(&recovered);
     ingest
 }
 
 fn open_and_tell(root: &Path, disk: Disk) -> Published {
     let archive = Archive::open_or_create(root, 1, at("2026-11-22T22:30:00Z"), disk).expect("an archive");
-    Ingest::open(archive.lingering(Duration::ZERO), 0, "test", Policy::default()).expect("the shard").1
+    Ingest::open(archive.lingering(Duration::ZERO), Shards::All, "test", Policy::default()).expect("the shard").1
 }
 
 fn clean(published: &Published) {

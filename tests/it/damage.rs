@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use dex_archive::archive::{Archive, Part};
+use dex_archive::archive::{Archive, Part, Shards};
 use dex_archive::disk::Disk;
 use dex_archive::ingest::Ingest;
 use dex_archive::privacy::Policy;
@@ -96,7 +96,7 @@ impl Bench {
         let root = dir.path().join("template");
         let at = dex_archive::clock::parse_timestamp("2026-10-02T00:00:00Z").expect("a timestamp");
         let archive = Archive::open_or_create(&root, 1, at, Disk::default()).expect("an archive");
-        let (mut ingest, _) = Ingest::open(archive, 0, "test", Policy::default()).expect("the shard");
+        let (mut ingest, _) = Ingest::open(archive, Shards::All, "test", Policy::default()).expect("the shard");
         for hour in 0..12 {
             ingest.append(answer(hour)).expect("room on the disk");
         }

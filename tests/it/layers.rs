@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("disk", &[]),
+    ("bucket", &[]),
     ("json", &[]),
     ("schema", &[]),
     ("snapshot", &["clock"]),
@@ -16,7 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("flatten", &["clock", "json", "schema"]),
     ("privacy", &["flatten", "json", "schema", "snapshot"]),
     ("journal", &["clock", "disk", "snapshot"]),
-    ("archive", &["clock", "disk", "schema"]),
+    ("archive", &["bucket", "clock", "disk", "schema"]),
     ("sim", &["clock"]),
     ("ingest", &["archive", "clock", "flatten", "journal", "privacy", "schema", "snapshot"]),
     ("verify", &["archive", "journal", "privacy", "schema"]),
@@ -30,8 +31,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "api", "archive", "clock", "collect", "config", "disk", "erase", "health", "import", "ingest", "privacy",
-            "query", "report", "schema", "sim", "snapshot", "verify",
+            "api", "archive", "bucket", "clock", "collect", "config", "disk", "erase", "health", "import", "ingest",
+            "privacy", "query", "report", "schema", "sim", "snapshot", "verify",
         ],
     ),
 ];
@@ -50,6 +51,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("SystemTime", &[]),
     ("reqwest", &["api.rs", "api/"]),
     ("parquet::", &["archive.rs", "archive/"]),
+    ("object_store", &["bucket.rs"]),
     ("io::stdout", &["cli/print.rs"]),
     // No shell, no other program.
     ("process::Command", &[]),

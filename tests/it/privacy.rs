@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
-use dex_archive::archive::Archive;
+use dex_archive::archive::{Archive, Shards};
 use dex_archive::clock;
 use dex_archive::disk::Disk;
 use dex_archive::import::{Form, ImportOptions, read_file};
@@ -49,7 +49,7 @@ fn no_marker_is_journalled() {
     let account_id = AccountId::parse(ACCOUNT).expect("an account");
     let open = || {
         let archive = Archive::open_or_create(&root, 1, at, Disk::default()).expect("an archive");
-        Ingest::open(archive, 0, "test", policy()).expect("the lock")
+        Ingest::open(archive, Shards::All, "test", policy()).expect("the lock")
     };
     let (mut ingest, _) = open();
     let options =

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dex_archive::api::{Budget, Client, ClientOptions, Credential, Secret};
-use dex_archive::archive::Archive;
+use dex_archive::archive::{Archive, Shards};
 use dex_archive::clock::Clock;
 use dex_archive::collect::{CollectOptions, CollectStats, Collector, SourceChoice, stop_pair};
 use dex_archive::disk::{Change, Disk, Watch};
@@ -106,7 +106,7 @@ fn pending(refuse: &Arc<Refuse>) -> (tempfile::TempDir, Ingest, Vec<Answer>) {
     let disk = Disk::default().watched(Arc::<Refuse>::clone(refuse));
     let archive = Archive::open_or_create(&dir.path().join("a"), 1, at("2026-11-22T22:30:00Z"), disk);
     let archive = archive.expect("an archive").lingering(Duration::ZERO);
-    let (mut ingest, _) = Ingest::open(archive, 0, "test", Policy::default()).expect("the shard");
+    let (mut ingest, _) = Ingest::open(archive, Shards::All, "test", Policy::default()).expect("the shard");
     let answers: Vec<Answer> = (0..3).flat_map(answers_of).collect();
     let (first, rest) = answers.split_at(4);
     first.iter().for_each(|answer| ingest.append(answer.clone()).expect("room on the disk"));
@@ -226,7 +226,7 @@ async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> V
     let clock = Clock::system();
     let disk = Disk::default().watched(Arc::<Refuse>::clone(refuse));
     let archive = Archive::open_or_create(root, 1, clock.now(), disk).expect("an archive");
-    let (ingest, _) = Ingest::open(archive, 0, "test", Policy::default()).expect("the shard");
+    let (ingest, _) = Ingest::open(archive, Shards::All, "test", Policy::default()).expect("the shard");
     let options = CollectOptions {
         source: SourceChoice::Live,
         devices: Vec::new(),

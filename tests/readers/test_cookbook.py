@@ -1,16 +1,13 @@
 """Every snippet of the README's cookbook: the SQL and the pandas of a question have the same answer."""
 
-import json
 import math
 import os
 import re
-import subprocess
 
 import duckdb
 import pandas
 import pytest
 
-PROGRAM = os.path.abspath(os.environ["DEX_ARCHIVE"])
 README = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "README.md")
 
 
@@ -26,24 +23,6 @@ def snippets(text):
 
 
 PRELUDE, *QUESTIONS = re.split(r"\n### ", chapter())
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cookbook")
-    archive = str(folder / "dex-archive-data")
-    subprocess.run([PROGRAM, "--archive", archive, "demo", "--devices", "40", "--hours", "50"], check=True, capture_output=True)
-    # Somebody who went away.
-    gone = pandas.Timestamp.now("UTC") - pandas.Timedelta(hours=30)
-    state = {
-        "deviceId": "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7", "timestamp": gone.isoformat(), "version": "1.0.0.0",
-        "deviceName": "gone", "status": "connected", "colo": "FRA", "estimatedLossPct": 0.5, "diskUsagePct": 10.0,
-    }
-    (folder / "gone.ndjson").write_text(json.dumps(state))
-    account = "01a7362d577a6c3019a474fd6f485823"
-    command = [PROGRAM, "--archive", archive, "import", "--account", account, str(folder / "gone.ndjson")]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
 
 
 def test_there_are_ten_questions():

@@ -1,0 +1,229 @@
+//! Parts in a bucket: each an object under a key that stays, written in one request and only where it still is what
+//! was merged into it.
+//!
+//! A list of objects and the objects themselves are not read at one moment: whoever reads a part here and there asks
+//! for the version that it began with, and is told where that is gone.
+
+use std::io::Write;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chrono::NaiveDate;
+
+use super::read::PartFile;
+use super::source::Source;
+use super::store::{Days, Entry, Listed, Store};
+use super::{Archive, ArchiveError, PartName, Partition, Staged};
+use crate::bucket::{Bucket, BucketError, Condition, Version};
+use crate::disk::DiskError;
+
+/// What is read at once of an object that is read from end to end.
+const PIECE: u64 = 16 << 20;
+
+/// Of a part that is read here and there, so much of its end is read first: the footer of a day of one row group,
+/// and the outline.
+const END: u64 = 72 * 1024;
+
+/// The key of the description.
+const DESCRIPTION: &str = "_archive/archive.json";
+
+/// The file in the state's folder that says which archive it belongs to.
+const CLAIM: &str = "archive-url";
+
+/// A place in a bucket.
+#[derive(Debug)]
+pub(super) struct Objects {
+    root: PathBuf,
+    bucket: Bucket,
+}
+
+/// A version of an object, for reading.
+#[derive(Debug)]
+pub(super) struct Object {
+    bucket: Bucket,
+    key: String,
+    version: Version,
+}
+
+impl Objects {
+    pub(super) fn new(root: &Path, bucket: Bucket) -> Self {
+        Self { root: root.to_owned(), bucket }
+    }
+
+    fn key(&self, path: &Path) -> String {
+        path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().into_owned()
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        if key.is_empty() { self.root.clone() } else { self.root.join(key) }
+    }
+
+    /// Writes an object to a new file on the local disk.
+    fn download(&self, path: &Path, to: &mut impl Write, file: &Path) -> Result<Version, ArchiveError> {
+        let key = self.key(path);
+        let (end, length, version) = self.bucket.end(&key, PIECE)?;
+        let end_at = length - end.len() as u64;
+        let mut at = 0;
+        while at < end_at {
+            let piece = at..end_at.min(at + PIECE);
+            at = piece.end;
+            let pieces = self.bucket.ranges(&key, &version, &[piece])?;
+            pieces.iter().try_for_each(|piece| to.write_all(piece)).map_err(DiskError::of("write", file))?;
+        }
+        to.write_all(&end).map_err(DiskError::of("write", file))?;
+        Ok(version)
+    }
+
+    /// Copies an object to a place on the local disk, durably.
+    fn keep(&self, archive: &Archive, path: &Path, place: &Path) -> Result<(), ArchiveError> {
+        let mut file = archive.disk.create(place)?;
+        self.download(path, &mut file, place)?;
+        file.sync()?;
+        Ok(archive.disk.sync_dir(place.parent().unwrap_or(&archive.own))?)
+    }
+
+    /// Where the objects of a shard's parts are, and what they have to be to be replaced.
+    fn target(&self, staged: &Staged, name: PartName) -> (String, Condition) {
+        let key = self.key(&staged.partition.dir(&self.root).join(name.to_string()));
+        let base = staged.bases.iter().find(|(base, _)| *base == name).and_then(|(_, version)| version.clone());
+        (key, base.map_or(Condition::IsNew, Condition::Is))
+    }
+}
+
+impl Object {
+    /// The bytes of ranges of it.
+    pub(super) fn ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, BucketError> {
+        self.bucket.ranges(&self.key, &self.version, ranges)
+    }
+}
+
+impl Store for Objects {
+    fn description(&self) -> Result<Option<String>, ArchiveError> {
+        match self.bucket.end(DESCRIPTION, PIECE) {
+            Ok((bytes, ..)) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(BucketError::Absent(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn describe(&self, _archive: &Archive, text: &str, old: Option<&str>) -> Result<(), ArchiveError> {
+        let condition = match old {
+            None => Condition::IsNew,
+            Some(old) => match self.bucket.end(DESCRIPTION, PIECE)? {
+                (bytes, _, version) if bytes == old.as_bytes() => Condition::Is(version),
+                _ => return Err(BucketError::Replaced(DESCRIPTION.to_owned()).into()),
+            },
+        };
+        self.bucket.put(DESCRIPTION, vec![Bytes::copy_from_slice(text.as_bytes())], condition)?;
+        Ok(())
+    }
+
+    fn claim(&self, archive: &Archive) -> Result<(), ArchiveError> {
+        let path = archive.own.join(CLAIM);
+        let claimed = match std::fs::read_to_string(&path) {
+            Ok(claimed) => claimed,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return archive.write_durably(0, &path, format!("{}\n", self.bucket.url()).as_bytes());
+            }
+            Err(error) => return Err(ArchiveError::io("read", &path)(error)),
+        };
+        if claimed.trim_end() == self.bucket.url() {
+            return Ok(());
+        }
+        let claimed = claimed.chars().filter(|letter| !letter.is_control()).take(200).collect();
+        Err(ArchiveError::Claimed { path: archive.own.clone(), claimed })
+    }
+
+    fn entries(&self, dir: &Path) -> Result<Vec<Entry>, ArchiveError> {
+        let (folders, objects) = self.bucket.entries(&self.key(dir))?;
+        let folders = folders.into_iter().map(|key| (key, true));
+        let found =
+            folders.chain(objects.into_iter().map(|object| (object.key, false))).map(|(key, is_folder)| Entry {
+                name: key.rsplit('/').next().unwrap_or_default().to_owned(),
+                path: self.path(&key),
+                is_folder,
+                is_file: !is_folder,
+                is_link: false,
+            });
+        Ok(found.filter(|entry| !entry.name.is_empty()).collect())
+    }
+
+    fn listed(&self, dataset: &str, days: &RangeInclusive<NaiveDate>) -> Result<Days, ArchiveError> {
+        // In the order of the keys, a day's folder comes before what is in it, and with a zero after all of that.
+        let bound = |day: &NaiveDate, none: NaiveDate, end: &str| match day {
+            day if *day == none => String::new(),
+            day => format!("{dataset}/date={day}{end}"),
+        };
+        let (first, last) = (bound(days.start(), NaiveDate::MIN, ""), bound(days.end(), NaiveDate::MAX, "0"));
+        let mut found = Days::new();
+        for object in self.bucket.objects(dataset, &(first..last))? {
+            let Some((folder, file)) = object.key.rsplit_once('/') else { continue };
+            let folder = folder.strip_prefix(dataset).and_then(|folder| folder.strip_prefix('/'));
+            let day = folder.and_then(|folder| Partition::parse(dataset, folder));
+            let Some((day, name)) = day.zip(PartName::parse(file)) else { continue };
+            let part = Listed { name, path: self.path(&object.key), bytes: Some(object.bytes) };
+            found.entry(day).or_default().push(part);
+        }
+        found.retain(|day, _| days.contains(&day.date));
+        Ok(found)
+    }
+
+    fn look(&self, path: &Path) -> Result<Source, ArchiveError> {
+        let key = self.key(path);
+        let (end, length, version) = self.bucket.end(&key, END)?;
+        let object = Object { bucket: self.bucket.clone(), key, version };
+        Ok(Source::of_object(Arc::new(object), length, end))
+    }
+
+    fn hold(&self, archive: &Archive, path: &Path) -> Result<PartFile, ArchiveError> {
+        let staging = archive.state_dir().join("staging");
+        archive.disk.make_dirs(&staging)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut file = archive.unfinished(&staging, &format!("read.{name}"))?;
+        let local = file.path().to_owned();
+        let version = self.download(path, &mut file, &local);
+        // Nobody else needs its name, and what a killed process leaves is cleared away.
+        archive.disk.remove(&local)?;
+        PartFile::held(path, file.into_file(), version?)
+    }
+
+    fn next_name(&self, shard: u32, old: Option<PartName>) -> PartName {
+        // One key for good: of two who write to it at once, the second is told.
+        old.unwrap_or(PartName { shard, publish: 1 })
+    }
+
+    fn replace(&self, _archive: &Archive, staged: &mut Staged) -> Result<(), ArchiveError> {
+        for name in &staged.names {
+            let path = staged.folder.path().join(name.to_string());
+            let bytes = std::fs::read(&path).map_err(ArchiveError::io("read", &path))?;
+            let (key, condition) = self.target(staged, *name);
+            self.bucket.put(&key, vec![bytes.into()], condition)?;
+        }
+        let mut gone = staged.bases.iter().map(|(name, _)| *name).filter(|name| !staged.names.contains(name));
+        gone.try_for_each(|name| Ok(self.bucket.remove(&self.target(staged, name).0)?))
+    }
+
+    fn remove_day(&self, _archive: &Archive, partition: &Partition) -> Result<(), ArchiveError> {
+        for object in self.bucket.objects(&partition.to_string(), &Range::default())? {
+            self.bucket.remove(&object.key)?;
+        }
+        Ok(())
+    }
+
+    fn take_away(&self, archive: &Archive, path: &Path, place: &Path) -> Result<(), ArchiveError> {
+        let below = self.bucket.objects(&self.key(path), &Range::default())?;
+        if below.is_empty() {
+            self.keep(archive, path, place)?;
+            return Ok(self.bucket.remove(&self.key(path))?);
+        }
+        archive.disk.make_dirs(place)?;
+        for object in below {
+            let name = object.key.replace('/', ".");
+            self.keep(archive, &self.path(&object.key), &place.join(name))?;
+            self.bucket.remove(&object.key)?;
+        }
+        Ok(())
+    }
+}

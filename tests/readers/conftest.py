@@ -1,0 +1,92 @@
+"""What several test files share: a demo's archive, and the README's recipes for other engines."""
+
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import duckdb
+import pandas
+import pytest
+
+PROGRAM = os.path.abspath(os.environ["DEX_ARCHIVE"])
+README = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "README.md")
+ACCOUNT = "01a7362d577a6c3019a474fd6f485823"
+# The question that every recipe answers.
+HOURS = """
+SELECT device_id, date_trunc('hour', timestamp) AS hour, avg(cpu_pct) AS cpu_pct
+FROM 'dex-archive-data/device_state/*/*.parquet' WHERE date = ? GROUP BY ALL ORDER BY ALL"""
+
+
+def yesterday():
+    return datetime.datetime.now(datetime.timezone.utc).date() - datetime.timedelta(days=1)
+
+
+def publish(folder, timestamp, **more):
+    """Imports a state of a device that is in no fleet, so that its day is published anew."""
+    state = {
+        "deviceId": "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7", "timestamp": timestamp, "version": "1.0.0.0",
+        "deviceName": "gone", "status": "connected", "colo": "FRA", "estimatedLossPct": 0.5, "diskUsagePct": 10.0, **more,
+    }
+    (folder / "gone.ndjson").write_text(json.dumps(state))
+    command = [PROGRAM, "--archive", "dex-archive-data", "import", "--account", ACCOUNT, "gone.ndjson"]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder with `dex-archive-data`, which no test changes: the demo's 50 hours, and somebody who went away."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [PROGRAM, "--archive", "dex-archive-data", "demo", "--devices", "40", "--hours", "50"]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    publish(folder, (pandas.Timestamp.now("UTC") - pandas.Timedelta(hours=30)).isoformat())
+    return folder
+
+
+@pytest.fixture
+def own(folder, tmp_path):
+    """A copy of that folder, and what publishes a day of it anew: yesterday."""
+    shutil.copytree(folder / "dex-archive-data", tmp_path / "dex-archive-data")
+    return tmp_path, lambda: publish(tmp_path, f"{yesterday()}T12:34:56Z", cpuPct=50.0)
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """The code of a section of the README's "Other engines", behind what all the Python has in common."""
+    with open(os.environ.get("RECIPES", README), encoding="utf-8") as file:
+        chapter = ("\n" + file.read()).split("\n## Other engines\n")[1].split("\n## ")[0]
+    prelude, *sections = re.split(r"\n### ", chapter)
+    (common,) = re.findall(r"```python\n(.*?)```", prelude, re.S)
+
+    def code(engine):
+        (section,) = [section for section in sections if section.startswith(engine + "\n")]
+        ((language, text),) = re.findall(r"```(python|sql)\n(.*?)```", section, re.S)
+        return common + text if language == "python" else text
+
+    return code
+
+
+@pytest.fixture
+def check():
+    """Holds a recipe's answer (a data frame of pandas) against DuckDB's in the same folder."""
+    asked = yesterday()
+
+    def check(answer):
+        connection = duckdb.connect()
+        connection.execute("SET TimeZone = 'UTC'")
+        day = pandas.to_datetime(answer["hour"], utc=True).min().date()
+        assert day in (asked, yesterday())  # Midnight may have passed meanwhile.
+        found, expected = rows(answer), rows(connection.execute(HOURS, [day]).df())
+        assert len(found) > 24
+        assert [row[:2] for row in found] == [row[:2] for row in expected]
+        assert [row[2] for row in found] == pytest.approx([row[2] for row in expected], rel=1e-9, nan_ok=True)
+
+    return check
+
+
+def rows(answer):
+    """A data frame's rows, with times in UTC and doubles that are not there as NaN."""
+    hours = pandas.to_datetime(answer["hour"], utc=True)
+    return list(zip(answer["device_id"].tolist(), hours.tolist(), answer["cpu_pct"].astype("float64").tolist()))
