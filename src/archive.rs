@@ -107,6 +107,8 @@ pub struct Archive {
     own: PathBuf,
     store: Arc<dyn Store>,
     shards: u32,
+    /// Days may still be in parts of another number of shards.
+    is_resharding: bool,
     disk: Disk,
     linger: Duration,
 }
@@ -116,6 +118,8 @@ pub struct Archive {
 struct Description {
     format: u32,
     shards: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    resharding: bool,
     #[serde(with = "clock::rfc3339")]
     created_at: Timestamp,
     created_by: String,
@@ -125,6 +129,8 @@ struct Description {
 #[derive(Deserialize)]
 struct Needed {
     shards: u32,
+    #[serde(default)]
+    resharding: bool,
 }
 
 /// Only the format, so that an archive of a later one is refused for that and not for a strange key.
@@ -179,6 +185,14 @@ pub enum ArchiveError {
         /// The shard.
         shard: u32,
         /// How many there are.
+        shards: u32,
+    },
+    /// Its days are being filed into another number of shards, or that was broken off.
+    #[error("archive {} is being filed into {shards} shards: wait for it, or end it by `reshard --shards {shards}`", path.display())]
+    Resharding {
+        /// The archive.
+        path: PathBuf,
+        /// How many there will be.
         shards: u32,
     },
     /// The archive is a folder and is to have its state elsewhere.
@@ -242,7 +256,10 @@ impl Archive {
     pub fn open(place: impl Into<Place>) -> Result<Self, ArchiveError> {
         let archive = Self::new(&place.into(), 1);
         match archive.store.description()? {
-            Some(text) => Ok(Self { shards: archive.read_shards(&text)?, ..archive }),
+            Some(text) => {
+                let Needed { shards, resharding } = archive.read_description(&text)?;
+                Ok(Self { shards, is_resharding: resharding, ..archive })
+            }
             None => Err(archive.undescribed()),
         }
     }
@@ -342,6 +359,12 @@ impl Archive {
         partition.dir(&self.root)
     }
 
+    /// Whether its days are being filed into another number of shards.
+    #[must_use]
+    pub fn is_resharding(&self) -> bool {
+        self.is_resharding
+    }
+
     /// The number of shards, fixed when the archive was made.
     #[must_use]
     pub fn shards(&self) -> u32 {
@@ -354,6 +377,9 @@ impl Archive {
     /// # Errors
     /// Where the file system says no. That something cannot be cleared away is only told.
     pub fn settle(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
+        if self.is_resharding {
+            return Err(ArchiveError::Resharding { path: self.root.clone(), shards: self.shards });
+        }
         let journal = self.journal_path(shard);
         self.disk.make_dirs(&journal)?;
         self.store.claim(self)?;
@@ -454,14 +480,44 @@ impl Archive {
 
     fn new(place: &Place, shards: u32) -> Self {
         let (root, own) = (place.root().to_owned(), place.state_dir().to_owned());
-        Self { root, own, store: place.store(), shards, disk: Disk::default(), linger: publish::LINGER }
+        let (store, disk, linger) = (place.store(), Disk::default(), publish::LINGER);
+        Self { root, own, store, shards, is_resharding: false, disk, linger }
     }
 
     fn create(place: &Place, shards: u32, now: Timestamp, disk: Disk) -> Result<Self, ArchiveError> {
-        let description = Description { format: ARCHIVE_FORMAT, shards, created_at: now, created_by: write::tool() };
-        let text = serde_json::to_string_pretty(&description).expect("a description always has a form in JSON");
         let archive = Self::new(place, shards).on(disk);
-        archive.store.describe(&archive, &format!("{text}\n"), None)?;
+        archive.describe(now, None)?;
+        Ok(archive)
+    }
+
+    /// Writes the description, in place of the `old` one if there is one.
+    fn describe(&self, now: Timestamp, old: Option<&str>) -> Result<(), ArchiveError> {
+        let (shards, resharding, created_by) = (self.shards, self.is_resharding, write::tool());
+        let description = Description { format: ARCHIVE_FORMAT, shards, resharding, created_at: now, created_by };
+        let text = serde_json::to_string_pretty(&description).expect("a description always has a form in JSON");
+        self.store.describe(self, &format!("{text}\n"), old)
+    }
+
+    /// The same archive with another number of shards. Until [`Archive::end_resharding`] nobody else can write to it.
+    /// Whoever calls it holds every shard's lock.
+    ///
+    /// # Errors
+    /// Where the description cannot be written.
+    pub fn begin_resharding(self, shards: u32, now: Timestamp) -> Result<Self, ArchiveError> {
+        let old = self.store.description()?;
+        let archive = Self { shards, is_resharding: true, ..self };
+        archive.describe(now, old.as_deref())?;
+        Ok(archive)
+    }
+
+    /// Says that every day is in parts of the new number of shards.
+    ///
+    /// # Errors
+    /// Where the description cannot be written.
+    pub fn end_resharding(self, now: Timestamp) -> Result<Self, ArchiveError> {
+        let old = self.store.description()?;
+        let archive = Self { is_resharding: false, ..self };
+        archive.describe(now, old.as_deref())?;
         Ok(archive)
     }
 
@@ -493,8 +549,8 @@ impl Archive {
         parts.filter_map(|part| PartName::parse(&part.name)).map(|part| part.shard).max().unwrap_or(0) + 1
     }
 
-    /// The number of shards that a description names.
-    fn read_shards(&self, text: &str) -> Result<u32, ArchiveError> {
+    /// What has to be known of a description.
+    fn read_description(&self, text: &str) -> Result<Needed, ArchiveError> {
         let damaged = |error: serde_json::Error| {
             let place = format!("at line {} column {}", error.line(), error.column());
             self.misdescribed(format!("not the JSON it was written as, {place}"))
@@ -504,8 +560,8 @@ impl Archive {
             return Err(ArchiveError::Format { path: self.root.clone(), found: format.format });
         }
         match serde_json::from_str(text).map_err(damaged)? {
-            Needed { shards: 0 } => Err(self.misdescribed("it has no shards".to_owned())),
-            Needed { shards } => Ok(shards),
+            Needed { shards: 0, .. } => Err(self.misdescribed("it has no shards".to_owned())),
+            needed => Ok(needed),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::future::{Future, ready};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, mpsc};
 use std::time::Duration;
@@ -26,6 +27,9 @@ const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How often a request is tried again at most: with its growing pauses, for about 20 seconds.
 const MOST_RETRIES: usize = 7;
+
+/// What is read at once of an object that is read from one end to the other.
+const PIECE: u64 = 16 << 20;
 
 /// Ranges that are less apart are one request: fewer requests are worth more than fewer bytes.
 const GAP: u64 = 16 * 1024;
@@ -53,6 +57,22 @@ pub struct Object {
     pub key: String,
     /// Its length.
     pub bytes: u64,
+}
+
+/// An object that is read from one end to the other.
+#[derive(Debug)]
+pub struct ObjectReader {
+    bucket: Bucket,
+    key: String,
+    /// Which version is read.
+    pub version: Version,
+    /// The last piece, which came first.
+    end: Bytes,
+    length: u64,
+    /// The first byte after the piece at hand.
+    at: u64,
+    /// What of the piece at hand is not read yet.
+    piece: Bytes,
 }
 
 /// What has to be true for an object to be written.
@@ -249,6 +269,15 @@ impl Bucket {
         read.map_err(self.of("read", key))
     }
 
+    /// An object for reading from one end to the other: one version of it, piece by piece.
+    ///
+    /// # Errors
+    /// Where there is none, or it cannot be read.
+    pub fn reader(&self, key: &str) -> Result<ObjectReader, BucketError> {
+        let (end, length, version) = self.end(key, PIECE)?;
+        Ok(ObjectReader { bucket: self.clone(), key: key.to_owned(), version, end, length, at: 0, piece: Bytes::new() })
+    }
+
     /// Writes an object in one request: it is there as a whole or not at all.
     ///
     /// # Errors
@@ -313,6 +342,25 @@ impl fmt::Debug for Bucket {
     // What the store holds are credentials.
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         formatter.debug_tuple("Bucket").field(&self.url).finish()
+    }
+}
+
+impl Read for ObjectReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.piece.is_empty() && self.at < self.length {
+            let end_at = self.length - self.end.len() as u64;
+            let next = if self.at < end_at { end_at.min(self.at + PIECE) } else { self.length };
+            self.piece = if self.at < end_at {
+                let read = self.bucket.ranges(&self.key, &self.version, std::slice::from_ref(&(self.at..next)));
+                read.map_err(io::Error::other)?.concat().into()
+            } else {
+                self.end.clone()
+            };
+            self.at = next;
+        }
+        let length = buffer.len().min(self.piece.len());
+        buffer[..length].copy_from_slice(&self.piece.split_to(length));
+        Ok(length)
     }
 }
 

@@ -16,6 +16,7 @@ mod print;
 mod progress;
 mod query;
 mod report;
+mod rewrite;
 mod schema;
 mod service;
 mod simulate;
@@ -88,6 +89,8 @@ pub fn run() -> Exit {
         Command::Verify(ref command) => verify::run(&args, command),
         Command::Prune(ref command) => erase::prune(&args, command),
         Command::Forget(ref command) => erase::forget(&args, command),
+        Command::Reshard(ref command) => rewrite::reshard(&args, command),
+        Command::Upgrade(ref command) => rewrite::upgrade(&args, command),
         Command::Simulate(ref command) => simulate::run(command),
         Command::Demo(ref command) => demo::run(&args, command),
         Command::Service(ref command) => service::run(&args, command),

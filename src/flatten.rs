@@ -117,6 +117,56 @@ impl Plan {
         Ok(())
     }
 
+    /// Reads the `unmapped` object of an earlier row into `row`, in place of what the row held: what has a column by now,
+    /// and is free there, goes into it, the rest is kept aside as before. Returns how many values have found a column.
+    ///
+    /// # Errors
+    /// Where it is no object of JSON; the row is then without values.
+    pub fn refill(&self, unmapped: &str, is_free: &dyn Fn(usize) -> bool, row: &mut Row) -> Result<u64, FlattenError> {
+        let groups = || self.groups.iter().map(|group| group.entries.len());
+        row.clear(self.schema.columns.len(), groups());
+        if !unmapped.trim_start().starts_with('{') {
+            return Err(FlattenError::Kind);
+        }
+        let read = json::read(unmapped, |reader| {
+            reader.object(&mut |reader| {
+                let path = reader.key()?;
+                match self.target_of(&path) {
+                    Some(Target::Column(at)) if is_free(at) => self.read_column(at, reader, row),
+                    Some(Target::Group(at)) if self.groups[at].columns.iter().all(|&at| is_free(at)) => {
+                        self.read_inner(at, reader, row)
+                    }
+                    _ => {
+                        let raw = reader.value()?;
+                        row.keep(path.into_owned(), raw);
+                        Ok(())
+                    }
+                }
+            })
+        });
+        if let Err(error) = read {
+            row.clear(self.schema.columns.len(), groups());
+            return Err(error.into());
+        }
+        let found = (0..self.schema.columns.len()).filter(|&at| row.cell(at) != Cell::Null).count() as u64;
+        if let Some(at) = self.schema.unmapped() {
+            row.close_unmapped(at);
+        }
+        Ok(found)
+    }
+
+    /// What stands at a path of `unmapped`.
+    fn target_of(&self, path: &str) -> Option<Target> {
+        let group = (1..self.groups.len()).find(|&at| self.groups[at].path == path).map(Target::Group);
+        let is_there = |column: &Column| {
+            column
+                .path
+                .as_ref()
+                .is_some_and(|keys| keys.iter().fold(String::new(), |outer, key| join(&outer, key)) == path)
+        };
+        group.or_else(|| self.schema.columns.iter().position(is_there).map(Target::Column))
+    }
+
     fn require(&self, row: &Row) -> Result<(), FlattenError> {
         let missing = |at: usize| matches!(row.cell(at), Cell::Null) || row.text(at) == Some("");
         let columns = self.schema.columns.iter().enumerate();

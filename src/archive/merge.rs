@@ -9,11 +9,13 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, make_array};
 use arrow_data::transform::MutableArrayData;
 use arrow_schema::ArrowError;
+use arrow_select::concat::concat_batches;
 use arrow_select::filter::filter_record_batch;
 use arrow_select::take::{take, take_record_batch};
 use chrono::NaiveDate;
@@ -24,7 +26,7 @@ use super::order::{Keys, misplaced, partitions_of, replaces, shards_of};
 use super::publish::{Damage, Staging};
 use super::read::{BATCH_ROWS, PartFile};
 use super::write::PartWriter;
-use super::{Archive, ArchiveError, Checksum, Part, PartInfo, Partition, ShardLock, Staged};
+use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
 
 impl Archive {
     /// Merges rows into the day that all of them belong to, and stages the day's new version.
@@ -95,16 +97,28 @@ impl Archive {
         date: NaiveDate,
         keep: &dyn Fn(&RecordBatch) -> BooleanArray,
     ) -> Result<Option<Staged>, ArchiveError> {
+        let staged = self.stage_mapped(lock, schema, date, &mut |batch| filter_record_batch(batch, &keep(batch)))?;
+        Ok(staged.filter(|staged| staged.info.rows < staged.info.rows_before))
+    }
+
+    /// Stages a day with other values in its rows, or without some of them: `map` says what is to stand in the place of
+    /// a batch, in the same order. None where there is no part.
+    ///
+    /// # Errors
+    /// Where the part is damaged, or cannot be read or written, or `map` fails. Nothing live is touched.
+    pub fn stage_mapped(
+        &self,
+        lock: &ShardLock,
+        schema: &Schema,
+        date: NaiveDate,
+        map: &mut dyn FnMut(&RecordBatch) -> Result<RecordBatch, ArrowError>,
+    ) -> Result<Option<Staged>, ArchiveError> {
         let partition = Partition { dataset: schema.dataset.clone(), date };
         let parts = self.parts(&partition)?;
         let Some((old, path)) = parts.into_iter().find(|(name, _)| name.shard == lock.shard) else { return Ok(None) };
-        let held = self.hold(&path)?;
-        if held.checksum()? != Checksum::Right {
-            return Err(ArchiveError::Damaged { path, problem: "its checksum is wrong or missing".to_owned() });
-        }
-        let (name, bases) = (self.store.next_name(lock.shard, Some(old)), vec![(old, held.version.clone())]);
+        let (held, part) = self.hold_whole(&path, schema)?;
+        let name = self.store.next_name(lock.shard, Some(old));
         let folder = Staging::make(self, &partition.staging_dir(&self.own, lock.shard))?;
-        let part = held.part(schema)?;
         let rows_expected = usize::try_from(part.rows()).unwrap_or(usize::MAX);
         let staged = folder.path().join(name.to_string());
         let mut writer = PartWriter::create(&self.disk, &staged, schema, rows_expected)?;
@@ -112,15 +126,112 @@ impl Archive {
         for batch in part.batches(None) {
             let batch = batch?;
             rows_before += batch.num_rows() as u64;
-            let kept = filter_record_batch(&batch, &keep(&batch)).map_err(|error| writer.error(error))?;
-            writer.write(&kept)?;
+            let mapped = map(&batch).map_err(|error| writer.error(error))?;
+            writer.write(&mapped)?;
         }
         let (rows, bytes) = writer.finish(schema)?;
-        let info = PartInfo { rows, rows_before, bytes };
-        let (names, shard, damage, fresh) = (vec![name], lock.shard, None, Vec::new());
-        let (is_whole_day, redo) = (false, None);
-        let staged = Staged { partition, folder, shard, names, bases, is_whole_day, damage, redo, info, fresh };
-        Ok((rows < rows_before).then_some(staged))
+        Ok(Some(Staged {
+            partition,
+            folder,
+            shard: lock.shard,
+            names: vec![name],
+            bases: vec![(old, held.version)],
+            is_whole_day: false,
+            damage: None,
+            redo: None,
+            info: PartInfo { rows, rows_before, bytes },
+            fresh: Vec::new(),
+        }))
+    }
+
+    /// Stages a day in parts of so many shards, in place of those it has. `lock` is that of the first shard; whoever
+    /// calls it holds the others' too.
+    ///
+    /// # Errors
+    /// Where a part is damaged, or cannot be read or written. Nothing live is touched.
+    pub fn stage_resharded(
+        &self,
+        lock: &ShardLock,
+        schema: &Schema,
+        partition: &Partition,
+        shards: u32,
+    ) -> Result<Staged, ArchiveError> {
+        let folder = Staging::make(self, &partition.staging_dir(&self.own, lock.shard))?;
+        let (mut bases, mut old) = (Vec::new(), Vec::new());
+        for (name, path) in self.parts(partition)? {
+            let (held, part) = self.hold_whole(&path, schema)?;
+            bases.push((name, held.version));
+            old.push((name.shard, part));
+        }
+        let newest = bases.iter().map(|(name, _)| *name).max_by_key(|name| name.publish);
+        let (mut names, mut info) = (Vec::new(), PartInfo::default());
+        info.rows_before = old.iter().map(|(_, part)| part.rows()).sum();
+        for shard in 0..shards {
+            let of_shard = bases.iter().map(|(name, _)| *name).find(|name| name.shard == shard);
+            // On a local disk, a name that none of the day's parts had.
+            let before = if self.is_on_disk() { newest.map(|name| PartName { shard, ..name }) } else { of_shard };
+            let name = self.store.next_name(shard, before);
+            if let Some((rows, bytes)) =
+                self.write_shard(&folder.path().join(name.to_string()), schema, &old, (shard, shards))?
+            {
+                names.push(name);
+                (info.rows, info.bytes) = (info.rows + rows, info.bytes + bytes);
+            }
+        }
+        let (partition, shard, is_whole_day) = (partition.clone(), lock.shard, true);
+        let (damage, redo, fresh) = (None, None, Vec::new());
+        Ok(Staged { partition, folder, shard, names, bases, is_whole_day, damage, redo, info, fresh })
+    }
+
+    /// Writes those rows of parts that belong to one of so many shards: one part's as they come, with the others'
+    /// merged into them. Returns rows and bytes; none where there is no row.
+    fn write_shard(
+        &self,
+        path: &Path,
+        schema: &Schema,
+        old: &[(u32, Part)],
+        (shard, shards): (u32, u32),
+    ) -> Result<Option<(u64, u64)>, ArchiveError> {
+        let own = |from: u32, batch: &RecordBatch| {
+            let of = shards_of(schema, batch, shards, from % shards);
+            let is_own: BooleanArray = of.into_iter().map(|of| Some(of == shard)).collect();
+            filter_record_batch(batch, &is_own).map_err(|error| ArchiveError::reading(path, error.into()))
+        };
+        let Some((first, others)) = old.split_first() else { return Ok(None) };
+        let mut rest = Vec::new();
+        for (from, part) in others {
+            for batch in part.batches(None) {
+                rest.push(own(*from, &batch?)?);
+            }
+        }
+        let rest = concat_batches(schema.arrow(), &rest).map_err(|error| ArchiveError::reading(path, error.into()))?;
+        let rows = u32::try_from(rest.num_rows()).expect("a day's rows fit into memory, which has fewer");
+        let incoming = Incoming::new(schema, &rest, &(0..rows).collect::<Vec<_>>());
+        let expected = usize::try_from(first.1.rows()).unwrap_or(usize::MAX).saturating_add(rest.num_rows());
+        let writer = PartWriter::create(&self.disk, path, schema, expected.div_ceil(shards as usize))?;
+        let mut merge = Merge { schema, incoming, next: 0, writer, rows_before: 0 };
+        for batch in first.1.batches(None) {
+            let batch = own(first.0, &batch?)?;
+            if batch.num_rows() > 0 {
+                merge.pass(&batch)?;
+            }
+        }
+        let (_, info) = merge.finish()?;
+        if info.rows == 0 {
+            self.disk.remove(path)?;
+        }
+        Ok((info.rows > 0).then_some((info.rows, info.bytes)))
+    }
+
+    /// A part that is as it was written.
+    fn hold_whole(&self, path: &Path, schema: &Schema) -> Result<(PartFile, Part), ArchiveError> {
+        let held = self.hold(path)?;
+        if held.checksum()? != Checksum::Right {
+            let problem = "its checksum is wrong or missing".to_owned();
+            return Err(ArchiveError::Damaged { path: path.to_owned(), problem });
+        }
+        let part = held.part(schema)?;
+        Ok((held, part))
     }
 }
 

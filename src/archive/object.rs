@@ -4,7 +4,7 @@
 //! A list of objects and the objects themselves are not read at one moment: whoever reads a part here and there asks
 //! for the version that it began with, and is told where that is gone.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +19,11 @@ use super::{Archive, ArchiveError, PartName, Partition, Staged};
 use crate::bucket::{Bucket, BucketError, Condition, Version};
 use crate::disk::DiskError;
 
-/// What is read at once of an object that is read from end to end.
-const PIECE: u64 = 16 << 20;
+/// What is copied at once.
+const COPIED: usize = 256 * 1024;
+
+/// More than a description has.
+const DESCRIPTION_BYTES: u64 = 64 * 1024;
 
 /// Of a part that is read here and there, so much of its end is read first: the footer of a day of one row group,
 /// and the outline.
@@ -62,18 +65,14 @@ impl Objects {
 
     /// Writes an object to a new file on the local disk.
     fn download(&self, path: &Path, to: &mut impl Write, file: &Path) -> Result<Version, ArchiveError> {
-        let key = self.key(path);
-        let (end, length, version) = self.bucket.end(&key, PIECE)?;
-        let end_at = length - end.len() as u64;
-        let mut at = 0;
-        while at < end_at {
-            let piece = at..end_at.min(at + PIECE);
-            at = piece.end;
-            let pieces = self.bucket.ranges(&key, &version, &[piece])?;
-            pieces.iter().try_for_each(|piece| to.write_all(piece)).map_err(DiskError::of("write", file))?;
+        let mut reader = self.bucket.reader(&self.key(path))?;
+        let mut buffer = vec![0; COPIED];
+        loop {
+            match reader.read(&mut buffer).map_err(|error| ArchiveError::reading(path, error.into()))? {
+                0 => return Ok(reader.version),
+                length => to.write_all(&buffer[..length]).map_err(DiskError::of("write", file))?,
+            }
         }
-        to.write_all(&end).map_err(DiskError::of("write", file))?;
-        Ok(version)
     }
 
     /// Copies an object to a place on the local disk, durably.
@@ -101,7 +100,7 @@ impl Object {
 
 impl Store for Objects {
     fn description(&self) -> Result<Option<String>, ArchiveError> {
-        match self.bucket.end(DESCRIPTION, PIECE) {
+        match self.bucket.end(DESCRIPTION, DESCRIPTION_BYTES) {
             Ok((bytes, ..)) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Err(BucketError::Absent(_)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -111,7 +110,7 @@ impl Store for Objects {
     fn describe(&self, _archive: &Archive, text: &str, old: Option<&str>) -> Result<(), ArchiveError> {
         let condition = match old {
             None => Condition::IsNew,
-            Some(old) => match self.bucket.end(DESCRIPTION, PIECE)? {
+            Some(old) => match self.bucket.end(DESCRIPTION, DESCRIPTION_BYTES)? {
                 (bytes, _, version) if bytes == old.as_bytes() => Condition::Is(version),
                 _ => return Err(BucketError::Replaced(DESCRIPTION.to_owned()).into()),
             },

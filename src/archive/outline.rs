@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::schema::Schema;
 
 use super::source::Source;
+use super::write::LAYOUT;
 
 /// Ends an outline.
 const MARK: &[u8; 4] = b"DXO1";
@@ -47,6 +48,9 @@ const DEEPEST: usize = 32;
 pub(super) struct Outline {
     /// Fingerprint of the schema that the part was written by.
     pub(super) schema: String,
+    /// How the part's values are written: see [`LAYOUT`](super::write::LAYOUT).
+    #[serde(default)]
+    pub(super) layout: u32,
     /// Length of what stands before the list of row groups.
     pub(super) head: usize,
     pub(super) groups: Vec<GroupOutline>,
@@ -92,7 +96,7 @@ impl Outline {
             let chunks = chunks.ok_or_else(|| damaged("the footer's column chunks cannot be told apart"))?;
             group.chunks = chunks.iter().map(|chunk| chunk.len().to_string()).collect::<Vec<_>>().join(" ");
         }
-        Ok(Self { schema: schema.fingerprint().to_owned(), head, groups })
+        Ok(Self { schema: schema.fingerprint().to_owned(), layout: LAYOUT, head, groups })
     }
 
     /// The outline as it stands in a part.

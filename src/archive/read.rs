@@ -25,6 +25,7 @@ use super::checksum::{self, Checksum};
 use super::outline::{self, GroupOutline, Outline};
 use super::pages;
 use super::source::Source;
+use super::write::LAYOUT;
 
 /// Rows that are decoded at once.
 pub(super) const BATCH_ROWS: usize = 8 * 1024;
@@ -38,6 +39,8 @@ pub struct Part {
     schema: SchemaRef,
     groups: Vec<GroupOutline>,
     footer: Footer,
+    /// Whether it was written by this very schema, as this version writes.
+    is_current: bool,
 }
 
 /// The file of a part, or a copy of what it was at one time: for reading from end to end.
@@ -90,15 +93,16 @@ impl Part {
         }
         let groups = outline::groups(metadata.metadata(), schema);
         let footer = Footer::Whole(metadata);
-        Ok(Self { path: path.to_owned(), source, schema: Arc::clone(schema.arrow()), groups, footer })
+        let schema = Arc::clone(schema.arrow());
+        Ok(Self { path: path.to_owned(), source, schema, groups, footer, is_current: false })
     }
 
     /// Opens a part by its outline, if it has one of this very schema: without reading all of its footer.
     pub(super) fn look(path: &Path, source: Source, schema: &Schema) -> Result<Self, ArchiveError> {
         let outlined = outlined(&source, schema).map_err(|error| ArchiveError::reading(path, error.into()))?;
         let Some((outline, footer)) = outlined else { return Self::by_footer(path, source, schema) };
-        let schema = Arc::clone(schema.arrow());
-        Ok(Self { path: path.to_owned(), source, schema, groups: outline.groups, footer })
+        let (schema, is_current) = (Arc::clone(schema.arrow()), outline.layout == LAYOUT);
+        Ok(Self { path: path.to_owned(), source, schema, groups: outline.groups, footer, is_current })
     }
 
     /// Reads the whole file and says whether it is as it was written.
@@ -125,6 +129,12 @@ impl Part {
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.groups.iter().map(|group| group.rows).sum()
+    }
+
+    /// Whether a part that was opened by its outline is as this version would write it, with every column.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.is_current
     }
 
     /// The key-value metadata of a part that was opened by its footer.

@@ -531,28 +531,6 @@ fn says_what_is_wrong_with_a_path() {
 }
 
 #[test]
-fn a_part_has_only_encodings_that_older_readers_know() {
-    use parquet::basic::Encoding::{DELTA_BINARY_PACKED, PLAIN, RLE, RLE_DICTIONARY};
-    let dir = tempfile::tempdir().expect("a folder");
-    for schema in Schema::all() {
-        let path = dir.path().join(&schema.dataset);
-        let mut columns = Columns::new(Arc::clone(&schema));
-        (0..100).for_each(|_| columns.push(&Row::default()));
-        let mut writer = write::PartWriter::create(&Disk::default(), &path, &schema, 100).expect("room on the disk");
-        writer.write(&columns.finish()).expect("room on the disk");
-        writer.finish(&schema).expect("room on the disk");
-        let file = fs::File::open(&path).expect("a file");
-        let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).expect("a part");
-        for chunk in metadata.row_groups().iter().flat_map(parquet::file::metadata::RowGroupMetaData::columns) {
-            let strange = chunk
-                .encodings()
-                .find(|encoding| ![PLAIN, RLE, RLE_DICTIONARY, DELTA_BINARY_PACKED].contains(encoding));
-            assert_eq!(strange, None, "{}", chunk.column_path());
-        }
-    }
-}
-
-#[test]
 fn a_part_carries_a_checksum_over_all_of_it() {
     let bench = Bench::new();
     bench.publish(&[(1, Some(1), None, 1, 1), (2, Some(2), None, 1, 7)]);

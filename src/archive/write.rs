@@ -41,6 +41,10 @@ use crate::disk::{Disk, DiskError};
 /// The most rows in a row group. A part's are even. (Tests have days of several row groups, and no time.)
 const GROUP_ROWS: usize = if cfg!(test) { 32 } else { 512 } * 1024;
 
+/// How values are written, counted up when that changes for readers. 0 was: whole numbers of many sizes in
+/// `BYTE_STREAM_SPLIT`, which few can read.
+pub(super) const LAYOUT: u32 = 1;
+
 /// Rows in a page of a column that is asked for by device: a day of one, and little more, has to be decoded.
 const SHORT_PAGE_ROWS: usize = 2 * 1024;
 
@@ -199,4 +203,25 @@ fn metadata(schema: &Schema) -> Vec<KeyValue> {
 /// Name and version of what writes.
 pub(super) fn tool() -> String {
     format!("dex-archive {}", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_encodings_are_used_that_older_readers_know() {
+        let known = [None, Some(basic::Encoding::PLAIN), Some(basic::Encoding::DELTA_BINARY_PACKED)];
+        for schema in Schema::all() {
+            let properties = properties(&schema, 1_000);
+            for column in &schema.columns {
+                let path = ColumnPath::from(column.name.as_str());
+                let encoding = properties.encoding(&path);
+                assert!(known.contains(&encoding), "{}: {encoding:?}", column.name);
+                let is_number = matches!(column.kind, Kind::Int64 | Kind::Timestamp);
+                let is_delta = encoding == Some(basic::Encoding::DELTA_BINARY_PACKED);
+                assert!(is_number || !is_delta, "{}: of whole numbers alone", column.name);
+            }
+        }
+    }
 }

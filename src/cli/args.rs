@@ -70,6 +70,10 @@ pub(super) enum Command {
     Prune(PruneArgs),
     /// Take everything about a device or a person out of the archive
     Forget(ForgetArgs),
+    /// File the archive's days into another number of shards
+    Reshard(ReshardArgs),
+    /// Write anew what an older version wrote, with every column of this one
+    Upgrade(UpgradeArgs),
     /// Serve a simulated fleet, or write its states
     Simulate(SimulateArgs),
     /// See it work: no account and no network needed
@@ -298,10 +302,11 @@ pub(super) enum SourceArg {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Examples:\n  dex-archive import --account 01a7…5823 states.ndjson.gz\n  curl … | dex-archive import --account 01a7…5823 -\n  dex-archive import --format logpush logs/2026-11-24/"
+    after_help = "Examples:\n  dex-archive import --account 01a7…5823 states.ndjson.gz\n  curl … | dex-archive import --account 01a7…5823 -\n  dex-archive import --format logpush logs/2026-11-24/\n  dex-archive import --format logpush s3://bucket/logs/20261124"
 )]
 pub(super) struct ImportArgs {
-    /// NDJSON or JSON arrays, plain, .gz or .zst (`-`: stdin); of a folder, every file in it and below
+    /// NDJSON or JSON arrays, plain, .gz or .zst (`-`: stdin); of a folder, or a prefix as `s3://bucket/logs`, every file
+    /// in it and below
     #[arg(required = true, value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
     /// The account that the states belong to [default: the config file's]
@@ -599,6 +604,26 @@ pub(super) struct VerifyArgs {
 pub(super) enum VerifyFormat {
     Table,
     Json,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "Stop the collectors before. Broken off, it is ended by the same command; nobody can write to the archive until then.\n\nExample:\n  dex-archive reshard --shards 8"
+)]
+pub(super) struct ReshardArgs {
+    /// In how many shards the devices fall
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_SHARDS))]
+    pub(super) shards: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "An archive of an older version is read as it is: columns that it has not are null. What waited in `unmapped` for a\ncolumn goes into it.\n\nExample:\n  dex-archive upgrade --dry-run    which days would be written anew"
+)]
+pub(super) struct UpgradeArgs {
+    /// Say what would be written anew, and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,11 +1,14 @@
 //! `import`.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use crate::bucket::Bucket;
 use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
 use crate::import::{Form, ImportOptions, ImportStats, read_file};
@@ -37,11 +40,15 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     // Every file is opened before anything is written, so that a wrong name leaves nothing behind.
     let mut files = Vec::new();
     for path in &command.files {
+        if let Some(url) = path.to_str().filter(|text| Bucket::is_url(text)) {
+            files.extend(objects(url)?);
+            continue;
+        }
         for path in below(path).with_context(|| format!("cannot read {}", path.display()))? {
             if path != Path::new("-") {
                 File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
             }
-            files.push(path);
+            files.push(Source::File(path));
         }
     }
     let (mut ingest, recovered) = collect::open(&place, &clock, "import", file.archive.readable_by, policy)?;
@@ -49,9 +56,9 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     let exit = collect::note_recovered(&recovered);
     let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let mut total = ImportStats::default();
-    for path in files {
-        let file = open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let stats = read_file(&mut ingest, file, &path.display().to_string(), &options)?;
+    for source in files {
+        let file = open(&source).with_context(|| format!("cannot read {source}"))?;
+        let stats = read_file(&mut ingest, file, &source.to_string(), &options)?;
         total = ImportStats { values: total.values + stats.values, bodies: total.bodies + stats.bodies };
     }
     let published = ingest.publish()?;
@@ -89,12 +96,41 @@ fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn open(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(BufReader::with_capacity(PIECE_BYTES, io::stdin())));
+/// The objects that are meant by an address: that one, or those below it, in the order of their keys.
+fn objects(url: &str) -> anyhow::Result<Vec<Source>> {
+    let bucket = Bucket::open(url)?;
+    let below = bucket.objects("", &Range::default())?;
+    if !below.is_empty() {
+        return Ok(below.into_iter().map(|object| Source::Object(bucket.clone(), object.key)).collect());
     }
-    let file = File::open(path)?;
-    Ok(match path.extension().and_then(|extension| extension.to_str()) {
+    let (above, key) = url.trim_end_matches('/').rsplit_once('/').unwrap_or_default();
+    let above = Bucket::open(above)?;
+    above.end(key, 1)?;
+    Ok(vec![Source::Object(above, key.to_owned())])
+}
+
+/// Where something is read from.
+enum Source {
+    File(PathBuf),
+    Object(Bucket, String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(formatter),
+            Self::Object(bucket, key) => write!(formatter, "{}/{key}", bucket.url()),
+        }
+    }
+}
+
+fn open(source: &Source) -> anyhow::Result<Box<dyn BufRead + Send>> {
+    let (file, name): (Box<dyn Read + Send>, &Path) = match source {
+        Source::File(path) if path == Path::new("-") => (Box::new(io::stdin()), path),
+        Source::File(path) => (Box::new(File::open(path)?), path),
+        Source::Object(bucket, key) => (Box::new(bucket.reader(key)?), Path::new(key)),
+    };
+    Ok(match name.extension().and_then(|extension| extension.to_str()) {
         Some("gz") => Box::new(BufReader::with_capacity(PIECE_BYTES, flate2::read::MultiGzDecoder::new(file))),
         Some("zst") => Box::new(BufReader::with_capacity(PIECE_BYTES, zstd::Decoder::new(file)?)),
         _ => Box::new(BufReader::with_capacity(PIECE_BYTES, file)),

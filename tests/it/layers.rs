@@ -20,6 +20,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("archive", &["bucket", "clock", "disk", "schema"]),
     ("sim", &["clock"]),
     ("ingest", &["archive", "clock", "flatten", "journal", "privacy", "schema", "snapshot"]),
+    ("reshard", &["archive", "clock", "schema"]),
+    ("upgrade", &["archive", "flatten", "schema"]),
     ("verify", &["archive", "journal", "privacy", "schema"]),
     ("erase", &["archive", "journal", "privacy", "schema"]),
     ("query", &["archive", "clock", "schema", "snapshot"]),
@@ -32,7 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "cli",
         &[
             "api", "archive", "bucket", "clock", "collect", "config", "disk", "erase", "health", "import", "ingest",
-            "privacy", "query", "report", "schema", "sim", "snapshot", "verify",
+            "privacy", "query", "report", "reshard", "schema", "sim", "snapshot", "upgrade", "verify",
         ],
     ),
 ];

@@ -17,4 +17,5 @@ mod privacy;
 mod program;
 mod refuse;
 mod schema;
+mod upgrade;
 mod walker;

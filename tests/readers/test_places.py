@@ -3,6 +3,7 @@ whatever can go wrong between the two."""
 
 import contextlib
 import csv
+import gzip
 import io
 import json
 import os
@@ -149,10 +150,10 @@ def test_what_is_imported_again_is_there_once(place, states):
 def test_collects_and_fills_holes(place):
     with api() as env:
         for _ in range(2):
-            place.run("collect", "--source", "list", env=env)
+            place.run("collect", "--source", "list", "--rate-limit", "none", env=env)
         swept = place.keys()
         assert len(set(swept)) == len(swept) > 10
-        place.run("backfill", "--since", "3h", env=env)
+        place.run("backfill", "--since", "3h", "--rate-limit", "none", env=env)
         filled = place.keys()
         assert len(set(filled)) == len(filled) > 10 * len(set(swept)) and set(swept) <= set(filled)
         assert place.parts("poll")
@@ -199,18 +200,17 @@ def test_four_collectors_of_a_shard_each_find_what_a_single_one_finds(place, tmp
     one.run("init", "--shards", "4")
     others = [in_bucket(server, tmp_path, f"shard-{shard}") if is_bucket else place for shard in range(4)]
     single = Place(str(tmp_path / "single"))
-    with api(60) as env:
+    with api(40) as env:
         for _ in range(2):
-            command = ["collect", "--since-minutes", "60", "-q"]
+            command = ["collect", "--since-minutes", "60", "--rate-limit", "none", "-q"]
             running = [
                 subprocess.Popen(other.command(*command, "--shard", f"{shard}/4"), env=other.env | env)
                 for shard, other in enumerate(others)]
             assert [process.wait() for process in running] == [0, 0, 0, 0]
         single.run(*command, env=env)
         # What was reported since then, the single one has more.
-        for _ in range(2):
-            for shard, other in enumerate(others):
-                other.run(*command, env=dict(env) | {"JOB_COMPLETION_INDEX": str(shard)})
+        for shard, other in enumerate(others):
+            other.run(*command, env=dict(env) | {"JOB_COMPLETION_INDEX": str(shard)})
     found, alone = place.keys() if not is_bucket else one.keys(), single.keys()
     assert len(set(found)) == len(found)
     assert {device for device, _ in found} == {device for device, _ in alone}
@@ -222,6 +222,38 @@ def test_four_collectors_of_a_shard_each_find_what_a_single_one_finds(place, tmp
     assert sorted(by_shard) == ["0", "1", "2", "3"]
     assert sum(len(ids) for ids in by_shard.values()) == len({device for device, _ in found})
     assert "0 errors, 0 warnings" in one.run("verify", "--deep").stderr
+
+
+def test_files_into_another_number_of_shards_and_back(place, states):
+    take(place, states)
+    before = sorted(place.keys())
+    device = before[0][0]
+    trend = ("trend", "--device", device, *WINDOW, "--every", "6h")
+    answer = place.ask(*trend)
+    for shards in (4, 3, 1):
+        place.run("reshard", "--shards", str(shards))
+        assert sorted(place.keys()) == before and place.ask(*trend) == answer
+        assert len(place.parts()) == 3 * shards
+        assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
+        # Each device is where a collector looks for it: nothing comes twice.
+        assert ": 0 new states" in take(place, states).stderr
+    assert "has 1 shards already" in place.run("reshard", "--shards", "1").stderr
+
+
+def test_resharding_that_was_broken_off_is_ended_by_the_same_command(place, states):
+    take(place, states)
+    before = sorted(place.keys())
+    (name, body), *_ = sorted(place.parts().items(), reverse=True)
+    place.put(name, body[:-9])
+    place.run("reshard", "--shards", "3", code=1)
+    assert "end it by `reshard --shards 3`" in take(place, states, code=1).stderr
+    assert "being filed into 3 shards" in place.run("verify", code=3).stdout
+    # What can be read of a day that is damaged is not for guessing while days move.
+    place.run("verify", "--repair", code=1)
+    place.put(name, body)
+    place.run("reshard", "--shards", "3")
+    assert sorted(place.keys()) == before
+    assert ": 0 new states" in take(place, states).stderr
 
 
 def test_a_shard_that_makes_no_sense_is_refused(place):
@@ -238,7 +270,7 @@ def test_a_shard_that_makes_no_sense_is_refused(place):
 def test_of_two_writers_nobody_loses_a_row(server, tmp_path):
     files = [dump(tmp_path / f"{seed}.ndjson", 40, 96, seed=seed) for seed in range(4)]
     places = [in_bucket(server, tmp_path, f"writer-{n}") for n in range(4)]
-    for _ in range(3):
+    for _ in range(2):
         running = [subprocess.Popen(place.command("import", "--account", ACCOUNT, file, "-q"), env=place.env)
                    for place, file in zip(places, files)]
         assert [process.wait() for process in running] == [0, 0, 0, 0]
@@ -296,6 +328,21 @@ def test_credentials_that_expire_cost_nothing_that_was_received(server, tmp_path
     assert len(place.keys()) > 10_000
 
 
+def test_logpush_is_read_from_a_bucket(server, tmp_path):
+    lines = [json.dumps({"DeviceID": f"cb49c27f-7f97-49c5-b6f3-f7c01ead0f{n:02}", "AccountID": ACCOUNT,
+                         "Timestamp": f"2026-10-01T0{n % 10}:00:00Z", "CPUPct": 0.25}) for n in range(20)]
+    for n, pack in enumerate((lambda text: text, gzip.compress)):
+        body = pack("\n".join(lines[10 * n:10 * n + 10]).encode())
+        key = f"{tmp_path.name}-logs/20261001/{n}.log{'.gz' if n else ''}"
+        server.client().put_object(Bucket=s3.BUCKET, Key=key, Body=body)
+    place = in_bucket(server, tmp_path)
+    logs = f"s3://{s3.BUCKET}/{tmp_path.name}-logs"
+    said = place.run("import", "--format", "logpush", logs).stderr
+    assert "20 new states" in said
+    assert "10 unchanged" in place.run("import", "--format", "logpush", f"{logs}/20261001/1.log.gz").stderr
+    assert "there is no" in place.run("import", "--format", "logpush", f"{logs}/none", code=1).stderr
+
+
 def test_a_state_folder_is_of_one_archive(server, tmp_path, states):
     place = in_bucket(server, tmp_path)
     take(place, states)
@@ -318,14 +365,14 @@ def test_a_bucket_that_is_not_there_is_told(server, tmp_path):
 def test_one_device_of_thirty_days_moves_little(server, tmp_path):
     """Under 5 MB for 30 days of 1,000 devices; here days of 100 devices, of which a whole one would be 2.7 MB."""
     place = in_bucket(server, tmp_path)
-    take(place, dump(tmp_path / "states.ndjson", 100, 6 * 288))
+    take(place, dump(tmp_path / "states.ndjson", 100, 4 * 288))
     proxy = s3.Proxy(server)
     place.env |= s3.variables(proxy.port)
     device = "cpu_pct,rtt_rtt_us_downstream"
-    rows = place.ask("trend", "--device", min(place.keys())[0], "--metric", device, "--since", "2026-10-01", "--until", "2026-10-07")
-    assert len(rows) == 6 * 24
+    rows = place.ask("trend", "--device", min(place.keys())[0], "--metric", device, "--since", "2026-10-01", "--until", "2026-10-05")
+    assert len(rows) == 4 * 24
     stored = sum(len(body) for body in place.parts().values())
-    assert proxy.bytes < 6 * 5_000_000 / 30 < stored / 4, (proxy.bytes, stored)
+    assert proxy.bytes < 4 * 5_000_000 / 30 < stored / 4, (proxy.bytes, stored)
     proxy.close()
 
 
@@ -337,13 +384,14 @@ def test_killed_a_hundred_times_nothing_is_lost_or_doubled(tmp_path):
     places = [in_bucket(server, tmp_path, f"writer-{n}") for n in range(2)]
     took = 0.6
     done, kills = set(), {"server": 0, "writer": 0}
-    for kill in range(KILLS):
+    while sum(kills.values()) < KILLS:
         chosen = chance.sample(range(len(files)), 2)
         start = time.monotonic()
         running = [subprocess.Popen(place.command("import", "--account", ACCOUNT, files[n], "-q"), env=place.env,
                                     stderr=subprocess.DEVNULL) for place, n in zip(places, chosen)]
         time.sleep(chance.uniform(0, took))
-        if kill % 2:
+        # A writer that was done before it could be killed does not count.
+        if kills["server"] < kills["writer"]:
             server.kill()
             kills["server"] += 1
             time.sleep(0.05)
@@ -364,6 +412,5 @@ def test_killed_a_hundred_times_nothing_is_lost_or_doubled(tmp_path):
         take(place, files[0])
         assert not [name for _, _, names in os.walk(os.path.join(place.state, "journal")) for name in names]
     assert "0 errors, 0 warnings" in places[0].run("verify", "--deep").stderr
-    assert kills["server"] == KILLS // 2 and kills["writer"] > KILLS // 4
     print(f"killed the server {kills['server']} times and a writer {kills['writer']} times: {len(found)} states, none lost, none twice")
     server.kill()

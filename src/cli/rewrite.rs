@@ -1,0 +1,95 @@
+//! `reshard` and `upgrade`: every day, or every older one, is written anew.
+
+use anyhow::{Context, bail};
+
+use crate::archive::{Archive, ShardLock};
+use crate::clock::Clock;
+use crate::collect::Progress;
+use crate::ingest::Ingest;
+use crate::privacy::Policy;
+use crate::reshard;
+use crate::schema::Schema;
+use crate::upgrade::{outdated, upgrade as upgrade_part};
+
+use super::args::{Args, ReshardArgs, UpgradeArgs};
+use super::progress::Bar;
+use super::{Exit, collect, print};
+
+/// Files the archive's days into another number of shards.
+pub(super) fn reshard(args: &Args, command: &ReshardArgs) -> anyhow::Result<Exit> {
+    let (archive, _) = args.open_archive()?;
+    let clock = Clock::system();
+    if archive.shards() == command.shards && !archive.is_resharding() {
+        print::note(&format!("{} has {} shards already", archive.root().display(), command.shards));
+        return Ok(Exit::Done);
+    }
+    if archive.is_resharding() {
+        // Broken off: the journals were empty when it began, and nobody has written since.
+        let locks = collect::lock_all(&archive, &clock, "reshard")?;
+        return file(args, archive, &locks, command.shards, &clock);
+    }
+    let ingest = writer(archive, &clock, "reshard")?;
+    file(args, ingest.archive().clone(), ingest.locks(), command.shards, &clock)
+}
+
+fn file(args: &Args, archive: Archive, locks: &[ShardLock], shards: u32, clock: &Clock) -> anyhow::Result<Exit> {
+    let first = locks.first().context("an archive has at least one shard")?;
+    let days = reshard::days(&archive)?.len() as u64;
+    let bar = Bar::new(args.quiet);
+    bar.plan(&format!("{days} days from {} into {shards} shards", archive.shards()));
+    bar.start("days", Some(days));
+    let done = reshard::reshard(archive, first, shards, clock.now(), &mut |_day| bar.advance(1));
+    bar.finish();
+    let done = done?;
+    if !args.quiet {
+        print::note(&format!("{} days, {} rows in {shards} shards", done.days, done.rows));
+    }
+    Ok(Exit::Done)
+}
+
+/// Writes anew what an older version wrote.
+pub(super) fn upgrade(args: &Args, command: &UpgradeArgs) -> anyhow::Result<Exit> {
+    let (archive, _) = args.open_archive()?;
+    let mut parts = Vec::new();
+    for schema in Schema::all() {
+        let older = outdated(&archive, &schema)?;
+        parts.extend(older.into_iter().map(|part| (schema.clone(), part)));
+    }
+    let rows: u64 = parts.iter().map(|(_, part)| part.rows).sum();
+    if command.dry_run || parts.is_empty() {
+        let lines = parts.iter().map(|(_, part)| format!("{}/{}: {} rows\n", part.partition, part.name, part.rows));
+        print::data(lines.collect::<String>())?;
+        if !args.quiet {
+            print::note(&format!("{} parts, {rows} rows of an older version", parts.len()));
+        }
+        return Ok(Exit::Done);
+    }
+    let ingest = writer(archive, &Clock::system(), "upgrade")?;
+    let bar = Bar::new(args.quiet);
+    bar.start("parts", Some(parts.len() as u64));
+    let (mut count, mut values, mut bytes) = (0, 0, 0);
+    for (schema, part) in &parts {
+        if let Some(done) = upgrade_part(ingest.archive(), ingest.locks(), schema, part)? {
+            (count, values, bytes) = (count + 1, values + done.values, bytes + done.bytes);
+        }
+        bar.advance(1);
+    }
+    bar.finish();
+    if !args.quiet {
+        print::note(&format!(
+            "{count} parts, {rows} rows, {} written anew; {values} values found a column",
+            print::bytes(bytes)
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+/// Takes the archive, with nothing left in its journals.
+fn writer(archive: Archive, clock: &Clock, what: &str) -> anyhow::Result<Ingest> {
+    let (ingest, recovered) = collect::take(archive, clock, what, Policy::default())?;
+    collect::note_recovered(&recovered);
+    if !recovered.held.is_empty() {
+        bail!("something is not published yet: mend that first");
+    }
+    Ok(ingest)
+}
