@@ -28,6 +28,7 @@ use clap::Parser;
 
 use crate::api::{BudgetError, ClientError};
 use crate::archive::ArchiveError;
+use crate::bucket::BucketError;
 use crate::config::ConfigError;
 use crate::ingest::IngestError;
 use crate::query::QueryError;
@@ -143,5 +144,12 @@ fn is_usage(error: &anyhow::Error) -> bool {
         )
     });
     let address = matches!(error.downcast_ref(), Some(ClientError::Url { .. }));
-    question || address || error.is::<ConfigError>() || error.is::<BudgetError>() || error.is::<SimError>()
+    let place = matches!(
+        error.downcast_ref(),
+        Some(
+            ArchiveError::StateElsewhere(_)
+                | ArchiveError::Bucket(BucketError::Url { .. } | BucketError::Settings { .. })
+        )
+    );
+    question || address || place || error.is::<ConfigError>() || error.is::<BudgetError>() || error.is::<SimError>()
 }

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::NaiveDate;
 
+use super::publish::told;
 use super::read::PartFile;
 use super::source::Source;
 use super::store::{Days, Entry, Listed, Store};
-use super::{Archive, ArchiveError, PartName, Partition, Staged};
+use super::{Archive, ArchiveError, PartName, Partition, Staged, paths};
 use crate::bucket::{Bucket, BucketError, Condition, Version};
 use crate::disk::DiskError;
 
@@ -177,14 +178,14 @@ impl Store for Objects {
     }
 
     fn hold(&self, archive: &Archive, path: &Path) -> Result<PartFile, ArchiveError> {
-        let staging = archive.state_dir().join("staging");
+        let staging = paths::staging(&archive.own, 0);
         archive.disk.make_dirs(&staging)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut file = archive.unfinished(&staging, &format!("read.{name}"))?;
         let local = file.path().to_owned();
         let version = self.download(path, &mut file, &local);
-        // Nobody else needs its name, and what a killed process leaves is cleared away.
-        archive.disk.remove(&local)?;
+        // Nobody else needs its name; what a killed process leaves, the next writer clears away.
+        archive.disk.remove(&local).unwrap_or_else(|error| told(&error));
         PartFile::held(path, file.into_file(), version?)
     }
 

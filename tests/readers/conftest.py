@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import duckdb
 import pandas
@@ -18,6 +19,9 @@ ACCOUNT = "01a7362d577a6c3019a474fd6f485823"
 HOURS = """
 SELECT device_id, date_trunc('hour', timestamp) AS hour, avg(cpu_pct) AS cpu_pct
 FROM 'dex-archive-data/device_state/*/*.parquet' WHERE date = ? GROUP BY ALL ORDER BY ALL"""
+
+# Each requires the one DuckDB that it is made for.
+EXTENSIONS = ("duckdb-extension-ducklake==1.5.5", "duckdb-extension-httpfs==1.5.5")
 
 
 def yesterday():
@@ -90,3 +94,15 @@ def rows(answer):
     """A data frame's rows, with times in UTC and doubles that are not there as NaN."""
     hours = pandas.to_datetime(answer["hour"], utc=True)
     return list(zip(answer["device_id"].tolist(), hours.tolist(), answer["cpu_pct"].astype("float64").tolist()))
+
+
+@pytest.fixture(scope="session")
+def lake():
+    """Beside the packages of this Python, a folder with DuckDB 1.5 and those of its extensions that PyPI has."""
+    place = os.path.join(sys.prefix, "duckdb-1.5")
+    if not os.path.exists(place):
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", place + ".new", *EXTENSIONS]
+        if subprocess.run(install).returncode != 0:
+            pytest.skip("DuckDB's extensions could not be installed from PyPI")
+        os.rename(place + ".new", place)
+    return place

@@ -40,7 +40,6 @@ TYPES = {  # By Parquet's type; of lists, what the name of the type begins with.
         "timestamp[us, tz=UTC]": "timestamptz", "list": "list<struct<",
     },
 }
-LAKE = "duckdb-extension-ducklake==1.5.5"  # Requires the one DuckDB that it is made for.
 RUN_IN_LAKE = """
 import glob, os, sys, duckdb
 (extension,) = glob.glob(os.path.join(sys.argv[1], "duckdb_extension_ducklake", "extensions", "*", "ducklake.duckdb_extension"))
@@ -48,18 +47,6 @@ connection = duckdb.connect(config={"extension_directory": "extensions"})
 connection.execute(f"INSTALL '{extension}'")
 connection.execute(sys.stdin.read()).df().to_csv(sys.stdout, index=False)
 """
-
-
-@pytest.fixture(scope="session")
-def lake():
-    """Beside the packages of this Python, a folder with DuckDB 1.5 and the extension."""
-    place = os.path.join(sys.prefix, "ducklake")
-    if not os.path.exists(place):
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", place + ".new", LAKE]
-        if subprocess.run(install).returncode != 0:
-            pytest.skip("DuckLake's extension could not be installed from PyPI")
-        os.rename(place + ".new", place)
-    return place
 
 
 def in_lake(lake, sql):

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import subprocess
+import sys
 import time
 
 import pyarrow.parquet
@@ -312,7 +313,7 @@ def test_credentials_that_are_no_good_are_told_and_not_shown(server, tmp_path, s
             assert not any(value in said for value in credentials.values()), said
             assert len(said.splitlines()) == 1
     secret = "s3://AKIA:secret@bucket/prefix"
-    said = Place(secret).run("query", "latest", code=1).stderr
+    said = Place(secret).run("query", "latest", code=2).stderr
     assert "secret" not in said and "environment" in said
 
 
@@ -343,13 +344,39 @@ def test_logpush_is_read_from_a_bucket(server, tmp_path):
     assert "there is no" in place.run("import", "--format", "logpush", f"{logs}/none", code=1).stderr
 
 
+def test_duckdb_reads_the_bucket_while_it_is_written(server, tmp_path, states, lake):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    code = f"""
+import glob, sys, duckdb
+(extension,) = glob.glob(sys.argv[1] + "/duckdb_extension_httpfs/extensions/*/httpfs.duckdb_extension")
+connection = duckdb.connect(config={{"extension_directory": sys.argv[2]}})
+connection.execute(f"INSTALL '{{extension}}'; LOAD httpfs")
+connection.execute("CREATE SECRET (TYPE s3, KEY_ID '{s3.GOOD['AWS_ACCESS_KEY_ID']}', "
+    "SECRET '{s3.GOOD['AWS_SECRET_ACCESS_KEY']}', ENDPOINT '127.0.0.1:{server.port}', URL_STYLE 'path', USE_SSL false, "
+    "REGION 'us-east-1')")
+for _ in range(60):
+    (row,) = connection.execute("SELECT count(*), count(DISTINCT (device_id, epoch_us(timestamp))), max(date) FROM "
+        "read_parquet('{place.root}/device_state/*/*.parquet', hive_partitioning = true)").fetchall()
+    print(*row)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, lake, str(tmp_path / "extensions")]
+    reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": lake})
+    for n in range(6):
+        take(place, dump(tmp_path / f"{n}.ndjson", 2, 3, seed=100 + n))
+    answers = [line.split() for line in reader.communicate()[0].splitlines()]
+    assert reader.returncode == 0 and len(answers) == 60
+    assert all(rows == keys and day == "2026-10-03" for rows, keys, day in answers)
+    assert int(answers[0][0]) < int(answers[-1][0]) <= len(place.keys())
+
+
 def test_a_state_folder_is_of_one_archive(server, tmp_path, states):
     place = in_bucket(server, tmp_path)
     take(place, states)
     other = Place(f"s3://{s3.BUCKET}/{tmp_path.name}-other", place.state, place.env, server)
     assert f"is the state of {place.root}" in take(other, states, code=1).stderr
     folder = Place(str(tmp_path / "folder"), place.state)
-    assert "--state-dir is for archives in a bucket" in take(folder, states, code=1).stderr
+    assert "--state-dir is for archives in a bucket" in take(folder, states, code=2).stderr
 
 
 def test_a_bucket_that_is_not_there_is_told(server, tmp_path):
