@@ -32,7 +32,7 @@ const MOST_RETRIES: usize = 7;
 const PIECE: u64 = 16 << 20;
 
 /// Ranges that are less apart are one request: fewer requests are worth more than fewer bytes.
-const GAP: u64 = 16 * 1024;
+const GAP: u64 = 4 * 1024;
 
 /// Codes of S3 by which it refuses credentials, whatever the status.
 const REFUSED: [&str; 5] =

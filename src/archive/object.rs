@@ -28,7 +28,7 @@ const DESCRIPTION_BYTES: u64 = 64 * 1024;
 
 /// Of a part that is read here and there, so much of its end is read first: the footer of a day of one row group,
 /// and the outline.
-const END: u64 = 72 * 1024;
+const END: u64 = 64 * 1024;
 
 /// The key of the description.
 const DESCRIPTION: &str = "_archive/archive.json";

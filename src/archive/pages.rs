@@ -1,6 +1,6 @@
 //! Which row groups and pages can hold what a scan asks for, by the least and the greatest value of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -52,6 +52,9 @@ pub(super) fn select(
     if asked.is_empty() {
         return Ok((metadata, None));
     }
+    let indexed =
+        if source.is_far() { source.holding_sparse(&indexes(&metadata, &asked, leaves))? } else { source.clone() };
+    let source = &indexed;
     // One after the other: in the file, the indexes of all row groups lie between a row group's two.
     let columns = ColumnChunkMask::columns(asked.iter().map(|(leaf, _)| *leaf));
     let reader = ParquetMetaDataReader::new_with_metadata(metadata).with_column_index_mask(columns);
@@ -82,6 +85,21 @@ pub(super) fn from(
     let reader = ParquetMetaDataReader::new_with_metadata(metadata).with_offset_index_policy(PageIndexPolicy::Optional);
     let (metadata, places) = reader.read_page_index_and_finish(source)?;
     Ok((metadata.into_builder().set_page_index(places.map(|places| Arc::new(places) as _)).build(), selection))
+}
+
+/// Where the indexes of a lone row group are that [`select`] reads: of bounds, and of places.
+fn indexes(metadata: &ParquetMetaData, asked: &[(usize, Filter)], leaves: &[usize]) -> [Vec<Range<u64>>; 2] {
+    let range = |start: Option<i64>, length: Option<i32>| {
+        let (start, length) = (u64::try_from(start?).ok()?, u64::try_from(length?).ok()?);
+        (length > 0).then(|| start..start.saturating_add(length))
+    };
+    let chunk = |leaf: usize| metadata.row_group(0).column(leaf);
+    let bounds = asked.iter().map(|(leaf, _)| chunk(*leaf));
+    let bounds = bounds.filter_map(|chunk| range(chunk.column_index_offset(), chunk.column_index_length()));
+    let places: BTreeSet<usize> = asked.iter().map(|(leaf, _)| *leaf).chain(leaves.iter().copied()).collect();
+    let places = places.into_iter().map(chunk);
+    let places = places.filter_map(|chunk| range(chunk.offset_index_offset(), chunk.offset_index_length()));
+    [bounds.collect(), places.collect()]
 }
 
 /// Where the pages of a lone row group are that a selection needs, and the dictionaries: position and length.

@@ -106,6 +106,27 @@ impl Source {
         Ok(Self { held: read.chain(self.held.iter().cloned()).collect(), ..self.clone() })
     }
 
+    /// The same, with what lies between the first and the last of the ranges of each group in memory, of which only the
+    /// ranges themselves are read: the rest is zeros, which nobody looks at.
+    pub(super) fn holding_sparse(&self, groups: &[Vec<Range<u64>>]) -> io::Result<Self> {
+        let pieces = groups.iter().flatten().map(|range| (range.start, range.end - range.start));
+        let read = self.holding(pieces)?;
+        let mut held = Vec::new();
+        for ranges in groups {
+            let (first, last) =
+                (ranges.iter().map(|range| range.start).min(), ranges.iter().map(|range| range.end).max());
+            let Some((first, last)) = first.zip(last) else { continue };
+            let at = |position: u64| usize::try_from(position - first).map_err(|_long| io::ErrorKind::UnexpectedEof);
+            let mut span = vec![0; at(last)?];
+            for range in ranges {
+                let bytes = read.bytes(range.start, at(range.end)? - at(range.start)?)?;
+                span[at(range.start)?..at(range.end)?].copy_from_slice(&bytes);
+            }
+            held.push((first, Bytes::from(span)));
+        }
+        Ok(Self { held: held.into_iter().chain(self.held.iter().cloned()).collect(), ..self.clone() })
+    }
+
     /// Reads all of it.
     pub(super) fn whole(&self) -> impl Read + use<> {
         Onward { source: self.clone(), at: 0 }
