@@ -2,8 +2,12 @@
 //!
 //! `cargo bench --bench scale` simulates a day of 5,000 devices, read from the list every 15 minutes, with a server in the
 //! same process and a clock that jumps from sweep to sweep, and prints the unit costs and the table. With a number of
-//! devices as argument (`-- 100000`), it also simulates the day of such a fleet and prints what the table predicted
-//! beside what came of it. Processor time is the collector's: what the server's threads take is left out.
+//! devices and the minutes between two sweeps as arguments (`-- 100000 60`), it also simulates the day of such a fleet and
+//! prints what was predicted beside what came of it. Processor time is the collector's: what the server's threads take
+//! is left out.
+//!
+//! Rows are merged into their day up to so many at once, and each merge writes the day anew: what a day costs grows
+//! with its square, and shards with a collector each divide it.
 
 #![expect(clippy::print_stdout, reason = "that is what it is for")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -29,11 +33,11 @@ type Failed = Box<dyn std::error::Error>;
 /// The fleet that unit costs are measured on.
 const SMALL: u32 = 5_000;
 
-/// Between two sweeps.
-const INTERVAL: Duration = Duration::from_mins(15);
+/// Minutes between two sweeps, in the table.
+const EVERY: u64 = 15;
 
-/// Sweeps of a day.
-const SWEEPS: u64 = 96;
+/// Minutes of a day.
+const DAY: u64 = 24 * 60;
 
 /// Devices on a page of the list.
 const PAGE: u64 = 50;
@@ -41,8 +45,11 @@ const PAGE: u64 = 50;
 /// Requests that one token may send in an interval: 80 % of 1,200 in 5 minutes.
 const BUDGET: u64 = 2_880;
 
-/// Rows of a part that is comfortable to write anew, and to send in one request.
-const ROWS_OF_A_PART: u64 = 10_000_000;
+/// Rows of a part that is comfortable to write anew.
+const ROWS_OF_A_PART: f64 = 5_000_000.0;
+
+/// Rows that are merged at once, at least and at most: a 32nd of the day.
+const MERGED: (f64, f64) = (12_288.0, 98_304.0);
 
 /// Bytes that are fetched with one request of an object that is read from end to end.
 const PIECE: u64 = 16 << 20;
@@ -83,10 +90,10 @@ impl Progress for Silent {
 }
 
 fn main() -> Result<(), Failed> {
-    let devices = std::env::args().skip(1).find_map(|figure| figure.parse::<u32>().ok());
-    let hourly = day(SMALL, PublishRule::Every(Duration::from_hours(1)))?;
-    let once = day(SMALL, PublishRule::Every(Duration::from_hours(48)))?;
-    let units = Units::of(&hourly, &once);
+    let figures: Vec<u32> = std::env::args().skip(1).filter_map(|figure| figure.parse().ok()).collect();
+    let hourly = day(SMALL, EVERY, PublishRule::Every(Duration::from_hours(1)))?;
+    let often = day(SMALL, EVERY, PublishRule::Sweep)?;
+    let units = Units::of(&hourly, &often);
     println!("unit costs, from a day of {SMALL} devices ({} rows):", hourly.rows);
     println!(
         "  {:.2} rows a device and sweep, {:.0} bytes a row, {:.0} us to take in a row, {:.1} us to write one anew",
@@ -96,31 +103,51 @@ fn main() -> Result<(), Failed> {
         units.writing * 1e6
     );
     table(&units);
-    if let Some(devices) = devices {
-        compare(&units, &day(devices, PublishRule::Every(Duration::from_hours(1)))?);
+    if let [devices, every @ ..] = &figures[..] {
+        let every = every.first().map_or(EVERY, |minutes| u64::from(*minutes));
+        // How many devices are on the list depends on how far back it looks.
+        let few = day(SMALL / 5, every, PublishRule::Sweep)?;
+        let units = Units { rows: few.rows as f64 / (few.devices * DAY / every) as f64, ..units };
+        compare(&units, every, &day(*devices, every, PublishRule::Every(Duration::from_hours(1)))?);
     }
     Ok(())
 }
 
 impl Units {
-    fn of(hourly: &Day, once: &Day) -> Self {
-        let rows = once.rows as f64;
-        // Each of 24 publishes writes what there is of the day; the other run has only the last of them.
-        let writing = (hourly.processor - once.processor).max(0.0) / (rows * 11.5);
+    fn of(hourly: &Day, often: &Day) -> Self {
+        let rows = hourly.rows as f64;
+        let (few, many) = (written(rows, 24.0), written(rows, (DAY / EVERY) as f64));
+        let writing = (often.processor - hourly.processor).max(0.0) / (many - few);
         Self {
-            rows: rows / (once.devices * SWEEPS) as f64,
+            rows: rows / (hourly.devices * DAY / EVERY) as f64,
             bytes_of_row: hourly.bytes as f64 / rows,
-            taking_in: (once.processor - rows * writing).max(0.0) / rows,
+            taking_in: (hourly.processor - few * writing).max(0.0) / rows,
             writing,
         }
     }
 
-    /// What a day of a fleet is said to cost, with a publish an hour.
-    fn predict(&self, devices: u64) -> (u64, f64, f64, f64) {
-        let requests = SWEEPS * devices.div_ceil(PAGE);
-        let rows = (devices * SWEEPS) as f64 * self.rows;
-        (requests, rows, rows * self.bytes_of_row, rows * (self.taking_in + 12.5 * self.writing))
+    /// What a day of a fleet is said to cost, with a publish an hour: requests, rows, bytes, seconds of a processor.
+    fn predict(&self, devices: u64, every: u64, shards: f64) -> (u64, f64, f64, f64) {
+        let sweeps = DAY / every;
+        let rows = (devices * sweeps) as f64 * self.rows;
+        let writing = shards * written(rows / shards, 24.0) * self.writing;
+        (sweeps * devices.div_ceil(PAGE), rows, rows * self.bytes_of_row, rows * self.taking_in + writing)
     }
+}
+
+/// Rows that are written in a day of so many, with so many publishes: what there is of the day, at each merge.
+fn written(rows: f64, publishes: f64) -> f64 {
+    let (each, mut day, mut written) = (rows / publishes, 0.0, 0.0);
+    while day < rows - 0.5 {
+        let most = (day / 32.0_f64).clamp(MERGED.0, MERGED.1);
+        let mut left = each;
+        while left > 0.5 {
+            let merged = left.min(most);
+            (day, left) = (day + merged, left - merged);
+            written += day;
+        }
+    }
+    written
 }
 
 fn table(units: &Units) {
@@ -129,9 +156,10 @@ fn table(units: &Units) {
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     for devices in [1_000, 10_000, 50_000, 100_000, 500_000, 1_000_000_u64] {
-        let (requests, rows, bytes, processor) = units.predict(devices);
+        let rows = (devices * DAY / EVERY) as f64 * units.rows;
+        let shards = (rows / ROWS_OF_A_PART).ceil().max(1.0);
+        let (requests, rows, bytes, processor) = units.predict(devices, EVERY, shards);
         let pages = devices.div_ceil(PAGE);
-        let shards = (rows / ROWS_OF_A_PART as f64).ceil().max(1.0);
         let tokens = |requests: u64| requests.div_ceil(BUDGET);
         // A publish of a shard lists days and parts, reads the part and writes it; of states and of polls.
         let writes = 24.0 * shards * 2.0 * (1.0 + 3.0);
@@ -149,9 +177,10 @@ fn table(units: &Units) {
     }
 }
 
-fn compare(units: &Units, day: &Day) {
-    let (requests, rows, bytes, processor) = units.predict(day.devices);
-    println!("\na simulated day of {} devices took {:.0} min:", figure(day.devices), day.wall.as_secs_f64() / 60.0);
+fn compare(units: &Units, every: u64, day: &Day) {
+    let (requests, rows, bytes, processor) = units.predict(day.devices, every, 1.0);
+    let minutes = day.wall.as_secs_f64() / 60.0;
+    println!("\na simulated day of {} devices, every {every} minutes, took {minutes:.0} min:", figure(day.devices));
     println!("| | predicted | measured | measured / predicted |\n| --- | --- | --- | --- |");
     let line = |what: &str, predicted: f64, measured: f64, unit: &str| {
         println!("| {what} | {predicted:.1}{unit} | {measured:.1}{unit} | {:.2} |", measured / predicted);
@@ -164,7 +193,7 @@ fn compare(units: &Units, day: &Day) {
 }
 
 /// Simulates a day.
-fn day(devices: u32, publish: PublishRule) -> Result<Day, Failed> {
+fn day(devices: u32, every: u64, publish: PublishRule) -> Result<Day, Failed> {
     let dir = tempfile::tempdir_in(Path::new(env!("CARGO_MANIFEST_DIR")).join("target"))?;
     let start = clock::parse_timestamp("2026-10-01T00:00:00Z").ok_or("a time")?;
     let clock = Clock::simulated(start);
@@ -182,8 +211,8 @@ fn day(devices: u32, publish: PublishRule) -> Result<Day, Failed> {
     let options = CollectOptions {
         source: SourceChoice::List,
         devices: Vec::new(),
-        since_minutes: 20,
-        interval: INTERVAL,
+        since_minutes: u32::try_from(every + 5)?.min(60),
+        interval: Duration::from_mins(every),
         deadline: None,
         publish,
     };
@@ -192,10 +221,10 @@ fn day(devices: u32, publish: PublishRule) -> Result<Day, Failed> {
     let (began, before) = (Instant::now(), processor()?);
     forget_peak();
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        for number in 0..u16::try_from(SWEEPS)? {
+        for number in 0..u16::try_from(DAY / every)? {
             let (_, failed) = collector.sweep(number).await;
             failed.map_or(Ok(()), Err)?;
-            clock.advance(TimeDelta::from_std(INTERVAL)?);
+            clock.advance(TimeDelta::minutes(i64::try_from(every)?));
         }
         collector.publish_waiting().await?;
         Ok::<_, Failed>(())
