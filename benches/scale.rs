@@ -39,6 +39,9 @@ const EVERY: u64 = 15;
 /// Minutes of a day.
 const DAY: u64 = 24 * 60;
 
+/// States that a device reports in a day: one in 5 minutes.
+const REPORTS: u64 = 288;
+
 /// Devices on a page of the list.
 const PAGE: u64 = 50;
 
@@ -152,24 +155,30 @@ fn written(rows: f64, publishes: f64) -> f64 {
 
 fn table(units: &Units) {
     println!(
-        "\n| devices | requests a day, list | tokens, list | tokens, list and live | rows a day | a day | processor a day | shards | PUT and LIST, GET a day |"
+        "\n| devices | list takes | every | requests | tokens, live too | requests, raw | rows | stored | processor | \
+         shards | class A | class B |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("|{}", " --- |".repeat(12));
     for devices in [1_000, 10_000, 50_000, 100_000, 500_000, 1_000_000_u64] {
-        let rows = (devices * DAY / EVERY) as f64 * units.rows;
-        let shards = (rows / ROWS_OF_A_PART).ceil().max(1.0);
-        let (requests, rows, bytes, processor) = units.predict(devices, EVERY, shards);
         let pages = devices.div_ceil(PAGE);
-        let tokens = |requests: u64| requests.div_ceil(BUDGET);
+        // Of what one token may send; the list is read whole, however many collectors there are.
+        let takes = (pages * EVERY) as f64 / BUDGET as f64;
+        let every = [15, 30, 60, 120, 240].into_iter().find(|every| *every as f64 > takes).unwrap_or(DAY);
+        let rows = (devices * DAY / every) as f64 * units.rows;
+        let shards = (rows / ROWS_OF_A_PART).ceil().max(1.0);
+        let (requests, rows, bytes, processor) = units.predict(devices, every, shards);
+        // Each collector reads the list, and asks for the devices of its shard with what is left.
+        let left = (BUDGET * every / EVERY).saturating_sub(pages);
+        let live = if left == 0 { "–".to_owned() } else { devices.div_ceil(left).to_string() };
         // A publish of a shard lists days and parts, reads the part and writes it; of states and of polls.
         let writes = 24.0 * shards * 2.0 * (1.0 + 3.0);
         let reads = 24.0 * (shards * 2.0 + (bytes / 2.0 / PIECE as f64).ceil());
         println!(
-            "| {} | {} | {} | {} | {:.1} M | {:.2} GB | {:.0} min | {shards} | {writes}, {reads} |",
+            "| {} | {takes:.0} min | {every} min | {} | {live} | {} | {:.1} M | {:.2} GB | {:.0} min | {shards} | \
+             {writes} | {reads} |",
             figure(devices),
             figure(requests),
-            tokens(pages),
-            tokens(pages + devices),
+            figure(devices * REPORTS / PAGE),
             rows / 1e6,
             bytes / 1e9,
             processor / 60.0,

@@ -8,7 +8,7 @@
 //!   28 in such of 128 Ki and 25 in one of the whole day. A row group is also what a footer describes at length.
 //! * Whole numbers are written as differences, uncompressed: they are read in no time. What hardly changes has a
 //!   dictionary. The schema table says which is which. `BYTE_STREAM_SPLIT` would save a seventh of numbers of many
-//!   sizes, such as bytes sent, 4 % of a part, and is not used: Spark before 4.3 and DuckDB before 2.0 cannot read it
+//!   sizes, such as bytes sent, 5 % of a part, and is not used: Spark before 4.3 and DuckDB before 2.0 cannot read it
 //!   where the numbers are whole.
 //! * Pages are short where a query wants a single device of many days, and long where what repeats is cheap to
 //!   step over, or is seldom asked for. Zstandard finds less in short ones: percentages take 12.5 in pages of
