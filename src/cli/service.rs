@@ -95,8 +95,16 @@ struct Service<'a> {
 impl Service<'_> {
     fn config(&self, quote: impl Fn(&str) -> String) -> String {
         let named = |option, path: &Path| format!(" --{option} {}", quote(&path.display().to_string()));
-        let state = if self.disk == self.root { String::new() } else { named("state-dir", &self.disk) };
+        let state = if self.is_in_bucket() { named("state-dir", &self.disk) } else { String::new() };
         state + &self.config.as_ref().map_or(String::new(), |path| named("config", path))
+    }
+
+    fn is_in_bucket(&self) -> bool {
+        self.disk != self.root
+    }
+
+    fn if_bucket(&self, text: &'static str) -> &'static str {
+        if self.is_in_bucket() { text } else { "" }
     }
 
     /// Whose fleet is collected, and with which token; nothing where the config file says that.
@@ -145,6 +153,7 @@ impl Service<'_> {
              Type=notify\n\
              User={user}\n\
              {credential}\
+             {environment}\
              ExecStart={program} --archive {root}{config} collect{who} --every {every} --self-heal\n\
              {directory}\
              Restart=on-failure\n\
@@ -182,6 +191,7 @@ impl Service<'_> {
                 .account
                 .as_ref()
                 .map_or(String::new(), |_| { format!("LoadCredential=token:{}\n", path(&self.token_file)) }),
+            environment = self.if_bucket("EnvironmentFile=/etc/dex-archive/bucket.env\n"),
             program = path(&self.program),
             root = path(&self.root),
             config = self.config(systemd_word),
@@ -200,6 +210,12 @@ impl Service<'_> {
             let root = self.disk.display();
             let _ = writeln!(lines, "# install -d -o {user} -g {user} -m 750 '{root}'");
         }
+        if self.is_in_bucket() {
+            let _ = writeln!(
+                lines,
+                "# /etc/dex-archive/bucket.env, readable by root alone: the variables of the bucket's cloud"
+            );
+        }
         if self.account.is_none() {
             let _ = writeln!(lines, "# the token files of the config file must be readable by {user}");
         }
@@ -217,7 +233,7 @@ impl Service<'_> {
         let schedule = self.schedule()?;
         Ok(format!(
             r#"# kubectl create secret generic dex-archive --from-file=token=FILE
-{create}# The image holds the program as its entry point.
+{create}{bucket}# The image holds the program as its entry point.
 apiVersion: v1
 kind: PersistentVolumeClaim
 metadata:
@@ -256,8 +272,8 @@ spec:
           containers:
             - name: collect
               image: {image}
-              args: ["--archive", "/data/archive",{config} "collect", "--account", "{account}", "--token-file", "/secrets/token", "--deadline", "{every}", "--self-heal"]
-              securityContext:
+              args: ["--archive", {archive},{config} "collect", "--account", "{account}", "--token-file", "/secrets/token", "--deadline", "{every}", "--self-heal"]
+{environment}              securityContext:
                 allowPrivilegeEscalation: false
                 readOnlyRootFilesystem: true
                 capabilities:
@@ -277,6 +293,17 @@ spec:
                 secretName: dex-archive
                 defaultMode: 0440
 {volume}"#,
+            archive = if self.is_in_bucket() {
+                format!(r#"{}, "--state-dir", "/data/state""#, yaml_word(&self.root.display().to_string()))
+            } else {
+                r#""/data/archive""#.to_owned()
+            },
+            bucket = self.if_bucket(
+                "# kubectl create secret generic dex-archive-bucket --from-env-file=FILE   (its variables: AWS_… and so on)\n"
+            ),
+            environment = self.if_bucket(
+                "              envFrom:\n                - secretRef: { name: dex-archive-bucket }\n"
+            ),
             create = self.if_config("# kubectl create configmap dex-archive --from-file=config.toml=FILE\n"),
             config = self.if_config(r#" "--config", "/config/config.toml","#),
             mount = self.if_config("                - { name: config, mountPath: /config, readOnly: true }\n"),

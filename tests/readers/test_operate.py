@@ -73,6 +73,20 @@ def test_systemd_has_nothing_to_say_against_the_unit(tmp_path):
     assert exposure.returncode == 0, exposure.stdout[-300:] + exposure.stderr
 
 
+def test_an_archive_in_a_bucket_keeps_its_state_on_the_disk(tmp_path):
+    place = ("--archive", "s3://fleet/history", "--state-dir", "/var/lib/dex-state")
+    unit = run(*place, "service", "systemd", "--account", ACCOUNT, "--user", "daemon").stdout
+    (tmp_path / "dex-archive.service").write_text(unit)
+    checked = subprocess.run(["systemd-analyze", "verify", tmp_path / "dex-archive.service"], capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    assert '--archive "s3://fleet/history" --state-dir /var/lib/dex-state' in unit and "StateDirectory=dex-state" in unit
+    assert "EnvironmentFile=" in unit
+    _, job = yaml.safe_load_all(run(*place, "service", "kubernetes", "--account", ACCOUNT).stdout)
+    (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert container["args"][:5] == ["--archive", "s3://fleet/history", "--state-dir", "/data/state", "collect"]
+    assert container["envFrom"] == [{"secretRef": {"name": "dex-archive-bucket"}}]
+
+
 def test_kubernetes_manifests_are_yaml_of_their_kinds():
     text = run("service", "kubernetes", "--account", ACCOUNT, "--every", "15m", "--image", "r/x:1\"").stdout
     claim, job = yaml.safe_load_all(text)
