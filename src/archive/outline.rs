@@ -48,7 +48,7 @@ const DEEPEST: usize = 32;
 pub(super) struct Outline {
     /// Fingerprint of the schema that the part was written by.
     pub(super) schema: String,
-    /// How the part's values are written: see [`LAYOUT`](super::write::LAYOUT).
+    /// How the part's values are written: see [`LAYOUT`].
     #[serde(default)]
     pub(super) layout: u32,
     /// Length of what stands before the list of row groups.
