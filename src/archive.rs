@@ -27,7 +27,7 @@
 //!   The old folder stays in `staging` for some seconds, unchanged: a reader may have it open and be
 //!   about to list it. What no writer can prevent: pyarrow and DuckDB look up each name that they have
 //!   listed, and pass over one that was replaced in between; readers that are handed files fail cleanly.
-//! * In a bucket a part keeps its key, `part-0-000001`: it is written in one request, and only if it still is what
+//! * In a bucket a part keeps its key, `part-0-000001` unless the archive was resharded: it is written in one request, and only if it still is what
 //!   was merged into it (`If-Match`), or is new (`If-None-Match: *`). Whoever loses such a race merges again. Readers
 //!   that ask for the version they began with (`query`, DuckDB) are told where it is gone.
 //! * Nothing but complete Parquet files stands in a dataset's folder, not for a moment: no temporary
@@ -406,13 +406,13 @@ impl Archive {
         Ok(found)
     }
 
-    /// The parts of a day: the newest of each shard.
+    /// The parts of a day: the newest of each shard; while the archive is filed into another number of shards, all.
     ///
     /// # Errors
     /// Where the day's folder cannot be read.
     pub fn parts(&self, partition: &Partition) -> Result<Vec<(PartName, PathBuf)>, ArchiveError> {
         let days = self.store.listed(&partition.dataset, &(partition.date..=partition.date))?;
-        let parts = newest(days).flat_map(|(_, parts)| parts);
+        let parts = self.newest(days).flat_map(|(_, parts)| parts);
         Ok(parts.map(|part| (part.name, part.path)).collect())
     }
 
@@ -426,7 +426,7 @@ impl Archive {
         schema: &Schema,
         days: &RangeInclusive<NaiveDate>,
     ) -> Result<BTreeMap<Partition, Vec<PathBuf>>, ArchiveError> {
-        let days = newest(self.store.listed(&schema.dataset, days)?);
+        let days = self.newest(self.store.listed(&schema.dataset, days)?);
         Ok(days.map(|(day, parts)| (day, parts.into_iter().map(|part| part.path).collect())).collect())
     }
 
@@ -435,7 +435,7 @@ impl Archive {
     /// # Errors
     /// Where a folder cannot be read.
     pub fn sizes(&self, schema: &Schema) -> Result<BTreeMap<Partition, u64>, ArchiveError> {
-        let days = newest(self.store.listed(&schema.dataset, &(NaiveDate::MIN..=NaiveDate::MAX))?);
+        let days = self.newest(self.store.listed(&schema.dataset, &(NaiveDate::MIN..=NaiveDate::MAX))?);
         Ok(days.map(|(day, parts)| (day, parts.iter().map(Listed::length).sum())).collect())
     }
 
@@ -549,6 +549,18 @@ impl Archive {
         parts.filter_map(|part| PartName::parse(&part.name)).map(|part| part.shard).max().unwrap_or(0) + 1
     }
 
+    /// The parts of each day by shard, the newest of each. What was broken off while days were filed into another number
+    /// of shards has left new ones beside old ones that hold rows of their own: then all of them.
+    fn newest(&self, days: Days) -> impl Iterator<Item = (Partition, Vec<Listed>)> {
+        let is_each = self.is_resharding;
+        days.into_iter().map(move |(day, mut parts)| {
+            parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.name));
+            parts.dedup_by(|next, kept| !is_each && next.name.shard == kept.name.shard);
+            parts.reverse();
+            (day, parts)
+        })
+    }
+
     /// What has to be known of a description.
     fn read_description(&self, text: &str) -> Result<Needed, ArchiveError> {
         let damaged = |error: serde_json::Error| {
@@ -568,16 +580,6 @@ impl Archive {
 
 fn is_of_bucket(error: &io::Error) -> bool {
     matches!(error.get_ref(), Some(inner) if inner.is::<BucketError>())
-}
-
-/// The parts of each day by shard, the newest of each.
-fn newest(days: Days) -> impl Iterator<Item = (Partition, Vec<Listed>)> {
-    days.into_iter().map(|(day, mut parts)| {
-        parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.name));
-        parts.dedup_by_key(|part| part.name.shard);
-        parts.reverse();
-        (day, parts)
-    })
 }
 
 impl ArchiveError {

@@ -144,7 +144,7 @@ impl Archive {
         }))
     }
 
-    /// Stages a day in parts of so many shards, in place of those it has. `lock` is that of the first shard; whoever
+    /// Stages a day in parts of so many shards, in place of all those it has. `lock` is that of the first shard; whoever
     /// calls it holds the others' too.
     ///
     /// # Errors
@@ -163,14 +163,12 @@ impl Archive {
             bases.push((name, held.version));
             old.push((name.shard, part));
         }
-        let newest = bases.iter().map(|(name, _)| *name).max_by_key(|name| name.publish);
+        // Names that none of the day's parts has, in a bucket too: until all of them are there, the old ones stay.
+        let publish = bases.iter().map(|(name, _)| name.publish).max().unwrap_or(0) + 1;
         let (mut names, mut info) = (Vec::new(), PartInfo::default());
         info.rows_before = old.iter().map(|(_, part)| part.rows()).sum();
         for shard in 0..shards {
-            let of_shard = bases.iter().map(|(name, _)| *name).find(|name| name.shard == shard);
-            // On a local disk, a name that none of the day's parts had.
-            let before = if self.is_on_disk() { newest.map(|name| PartName { shard, ..name }) } else { of_shard };
-            let name = self.store.next_name(shard, before);
+            let name = PartName { shard, publish };
             if let Some((rows, bytes)) =
                 self.write_shard(&folder.path().join(name.to_string()), schema, &old, (shard, shards))?
             {

@@ -282,6 +282,26 @@ def test_of_two_writers_nobody_loses_a_row(server, tmp_path):
     assert list(places[0].parts()) == ["device_state/date=2026-10-01/part-0-000001.parquet"]
 
 
+def test_resharding_that_breaks_off_anywhere_loses_nothing(server, tmp_path):
+    place = in_bucket(server, tmp_path)
+    take(place, dump(tmp_path / "states.ndjson", 15, 400))
+    before, denied = sorted(place.keys()), (403, b"<Error><Code>AccessDenied</Code></Error>")
+    for shards in (3, 2, 1):
+        for allowed in range(1, 12):
+            changes = iter(range(1_000))
+            proxy = s3.Proxy(server, lambda _, method: denied if method in ("PUT", "DELETE", "POST") and next(changes) >= allowed else None)
+            command = place.command("reshard", "--shards", str(shards))
+            done = subprocess.run(command, capture_output=True, text=True, env=place.env | s3.variables(proxy.port))
+            proxy.close()
+            assert set(place.keys()) == set(before), f"{shards} shards, broken off after {allowed} changes"
+            if done.returncode == 0:
+                break
+            assert "may not" in done.stderr
+        place.run("reshard", "--shards", str(shards))
+        assert sorted(place.keys()) == before
+        assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
+
+
 def test_a_server_that_is_busy_is_asked_again(server, tmp_path, states):
     proxy = s3.Proxy(server, lambda number, method: SLOW_DOWN if number % 3 else None)
     place = in_bucket(server, tmp_path, port=proxy.port)
