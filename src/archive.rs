@@ -187,8 +187,8 @@ pub enum ArchiveError {
         /// How many there are.
         shards: u32,
     },
-    /// Its days are being filed into another number of shards, or that was broken off.
-    #[error("archive {} is being filed into {shards} shards: wait for it, or end it by `reshard --shards {shards}`", path.display())]
+    /// Its days are being filed into another number of shards, or that was broken off, or was done just now.
+    #[error("archive {} is being filed into other shards: wait for it, or end it by `reshard --shards {shards}`", path.display())]
     Resharding {
         /// The archive.
         path: PathBuf,
@@ -347,6 +347,27 @@ impl Archive {
         paths::journal(&self.own, shard)
     }
 
+    /// Journals of shards that there are no more, since the archive was filed into fewer: whoever comes next takes them.
+    ///
+    /// # Errors
+    /// Where their folder cannot be read.
+    pub fn orphaned_journals(&self) -> Result<Vec<(u32, PathBuf)>, ArchiveError> {
+        let found = paths::entries(&self.own.join("journal"))?.into_iter();
+        let named = found.filter_map(|(name, path)| Some((name.strip_prefix("shard-")?.parse().ok()?, path)));
+        Ok(named.filter(|(shard, _)| *shard >= self.shards).collect())
+    }
+
+    /// Whether days were, or are being, filed into another number of shards since this was opened.
+    fn was_resharded(&self) -> Result<bool, ArchiveError> {
+        let Some(text) = self.store.description()? else { return Ok(false) };
+        let Needed { shards, resharding } = self.read_description(&text)?;
+        Ok((shards, resharding) != (self.shards, self.is_resharding))
+    }
+
+    fn resharded(&self) -> ArchiveError {
+        ArchiveError::Resharding { path: self.root.clone(), shards: self.shards }
+    }
+
     /// The folder of what could not be filed, which may not be there yet.
     #[must_use]
     pub fn quarantine_dir(&self) -> PathBuf {
@@ -469,6 +490,9 @@ impl Archive {
             };
             let name = |path: &Path| PartName::parse(path.file_name()?.to_str()?);
             let (Some(name), Some(dir)) = (name(&path), path.parent()) else { return Err(error) };
+            if self.was_resharded()? {
+                return Err(self.resharded());
+            }
             let names = paths::names(dir)?;
             let later = names.iter().filter_map(|other| PartName::parse(other));
             match later.filter(|other| other.shard == name.shard && other.publish > name.publish).max() {

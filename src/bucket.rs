@@ -14,16 +14,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion};
+use object_store::{
+    ClientConfigKey, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion,
+};
 use object_store::{PutPayload, RetryConfig};
 use tokio::runtime::Runtime;
 
 /// The longest that a request is tried again: a publish that fails is tried again later anyway.
 const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The longest that a single request may take: a day of a large fleet, on a slow line.
+const TIMEOUT: (ClientConfigKey, &str) = (ClientConfigKey::Timeout, "10 minutes");
 
 /// How often a request is tried again at most: with its growing pauses, for about 20 seconds.
 const MOST_RETRIES: usize = 7;
@@ -166,15 +171,20 @@ impl Bucket {
             |cloud, error: &Error| BucketError::Settings { url: url.to_owned(), cloud, problem: said_by(error) };
         let store: Arc<dyn ObjectStore> = match scheme {
             "s3" | "s3a" => {
-                let store = AmazonS3Builder::from_env().with_url(address).with_retry(retry).build();
+                let builder = AmazonS3Builder::from_env().with_config(AmazonS3ConfigKey::Client(TIMEOUT.0), TIMEOUT.1);
+                let store = builder.with_url(address).with_retry(retry).build();
                 Arc::new(store.map_err(|error| settings("AWS_", &error))?)
             }
             "gs" => {
-                let store = GoogleCloudStorageBuilder::from_env().with_url(address).with_retry(retry).build();
+                let builder = GoogleCloudStorageBuilder::from_env();
+                let builder = builder.with_config(GoogleConfigKey::Client(TIMEOUT.0), TIMEOUT.1);
+                let store = builder.with_url(address).with_retry(retry).build();
                 Arc::new(store.map_err(|error| settings("GOOGLE_", &error))?)
             }
             "az" | "azure" => {
-                let store = MicrosoftAzureBuilder::from_env().with_url(address).with_retry(retry).build();
+                let builder = MicrosoftAzureBuilder::from_env();
+                let builder = builder.with_config(AzureConfigKey::Client(TIMEOUT.0), TIMEOUT.1);
+                let store = builder.with_url(address).with_retry(retry).build();
                 Arc::new(store.map_err(|error| settings("AZURE_STORAGE_", &error))?)
             }
             _ => return Err(wrong("s3://, gs:// and az:// are known")),
@@ -205,6 +215,7 @@ impl Bucket {
     /// Where the server cannot be asked, or does not let it be listed.
     pub fn objects(&self, folder: &str, keys: &Range<String>) -> Result<Vec<Object>, BucketError> {
         let (store, folder, of) = (Arc::clone(&self.store), self.at(folder), self.of("list", folder));
+        let own = folder.clone();
         let bound = |key: &String| (!key.is_empty()).then(|| self.at(key));
         let (first, end) = (bound(&keys.start), bound(&keys.end));
         let listed = run(async move {
@@ -215,7 +226,7 @@ impl Bucket {
             let is_before = |meta: &ObjectMeta| end.as_ref().is_none_or(|end| meta.location < *end);
             listed.try_take_while(|meta| ready(Ok(is_before(meta)))).try_collect::<Vec<_>>().await
         });
-        let mut objects: Vec<Object> = listed.map_err(of)?.iter().filter_map(|meta| self.object(meta)).collect();
+        let mut objects: Vec<Object> = listed.map_err(of)?.iter().filter_map(|meta| self.object(meta, &own)).collect();
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
     }
@@ -226,9 +237,10 @@ impl Bucket {
     /// Where the server cannot be asked, or does not let it be listed.
     pub fn entries(&self, folder: &str) -> Result<(Vec<String>, Vec<Object>), BucketError> {
         let (store, folder, of) = (Arc::clone(&self.store), self.at(folder), self.of("list", folder));
+        let own = folder.clone();
         let listed = run(async move { store.list_with_delimiter(Some(&folder)).await }).map_err(of)?;
         let folders = listed.common_prefixes.iter().filter_map(|path| self.key(path)).collect();
-        Ok((folders, listed.objects.iter().filter_map(|meta| self.object(meta)).collect()))
+        Ok((folders, listed.objects.iter().filter_map(|meta| self.object(meta, &own)).collect()))
     }
 
     /// The last bytes of an object, with the length of all of it, and which version it is.
@@ -237,9 +249,17 @@ impl Bucket {
     /// Where there is none, or it cannot be read.
     pub fn end(&self, key: &str, length: u64) -> Result<(Bytes, u64, Version), BucketError> {
         let (store, path) = (Arc::clone(&self.store), self.at(key));
-        let options = GetOptions { range: Some(GetRange::Suffix(length)), ..GetOptions::default() };
         let read = run(async move {
-            let result = store.get_opts(&path, options).await?;
+            let options = |range, if_match| GetOptions { range: Some(range), if_match, ..GetOptions::default() };
+            let result = match store.get_opts(&path, options(GetRange::Suffix(length), None)).await {
+                // Azure cannot count from the end.
+                Err(Error::NotSupported { .. }) => {
+                    let meta = store.head(&path).await?;
+                    let range = GetRange::Bounded(meta.size.saturating_sub(length)..meta.size);
+                    store.get_opts(&path, options(range, meta.e_tag)).await?
+                }
+                result => result?,
+            };
             let (size, version) = (result.meta.size, Version::of(&result.meta));
             Ok((result.bytes().await?, size, version))
         });
@@ -308,7 +328,10 @@ impl Bucket {
 
     fn at(&self, key: &str) -> Path {
         let below = key.split('/').filter(|segment| !segment.is_empty());
-        below.fold(self.prefix.clone(), Path::join)
+        // Keys that others have made may have any letter: as they are listed, they are asked for.
+        let whole: Vec<&str> =
+            self.prefix.as_ref().split('/').filter(|part| !part.is_empty()).chain(below.clone()).collect();
+        Path::parse(whole.join("/")).unwrap_or_else(|_strange| below.fold(self.prefix.clone(), Path::join))
     }
 
     fn key(&self, path: &Path) -> Option<String> {
@@ -316,7 +339,9 @@ impl Bucket {
         Some(segments.join("/"))
     }
 
-    fn object(&self, meta: &ObjectMeta) -> Option<Object> {
+    /// An object that is listed; none for what a console puts there to show a folder.
+    fn object(&self, meta: &ObjectMeta, folder: &Path) -> Option<Object> {
+        (meta.location != *folder).then_some(())?;
         Some(Object { key: self.key(&meta.location)?, bytes: meta.size })
     }
 

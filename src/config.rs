@@ -207,6 +207,9 @@ pub enum ConfigError {
     /// A shard is none.
     #[error("{0:?} is no shard: 3/8 is the fourth of eight, and 3 of however many there are")]
     Shard(String),
+    /// One of several collectors is to heal.
+    #[error("--self-heal is for a collector of all shards: run `backfill` beside those of a shard each")]
+    HealShard,
     /// The archive has another number of shards.
     #[error("the archive has {found} shards and not {said}: `reshard` gives it another number")]
     ShardCount {

@@ -161,7 +161,7 @@ impl Day<'_> {
         let Self { archive, lock, schema, partition } = self;
         let staged = archive.stage_without(lock, schema, partition.date, &|batch| subject.spares(schema, batch))?;
         let Some(staged) = staged else { return Ok(0) };
-        if staged.info.rows == 0 && archive.shards() == 1 {
+        if staged.info.rows == 0 && archive.shards() == 1 && archive.is_on_disk() {
             drop(staged);
             archive.remove_day(partition)?;
             return Ok(before);

@@ -204,7 +204,8 @@ impl Ingest {
     pub fn attach(archive: Archive, shards: Shards, holder: &str, policy: Policy) -> Result<Self, IngestError> {
         let locks = archive.lock_shards(shards, holder)?;
         let settled = locks.iter().map(|lock| Ok((lock.shard, archive.settle(lock.shard)?)));
-        let journals = settled.collect::<Result<Vec<_>, ArchiveError>>()?;
+        let mut journals = settled.collect::<Result<Vec<_>, ArchiveError>>()?;
+        journals.extend(archive.orphaned_journals()?);
         let segments = journals.iter().map(|(_, dir)| journal::segments(dir)).collect::<Result<Vec<_>, _>>()?;
         let last = segments.first().and_then(|own| own.last()).map_or(0, |(sequence, _)| *sequence);
         let first_of =
@@ -455,8 +456,12 @@ impl Ingest {
         let polls = outcome::settle(&batch.polls, &states.fresh);
         let mut poll_rows = batch::poll_columns(&self.plans.polls, &polls);
         let staged_polls = self.stage(shard, &mut poll_rows, self.plans.polls.schema());
-        if let Some(error) = staged_polls.failed.into_iter().next() {
-            return Err(error.into());
+        for error in staged_polls.failed {
+            match error {
+                // Another collector has that shard: what is ours does not wait for it.
+                ArchiveError::Locked { .. } => published.held.push(error.to_string()),
+                error => return Err(error.into()),
+            }
         }
         for staged in staged_polls.days {
             published.take(staged)?;
@@ -479,7 +484,8 @@ impl Ingest {
         let rows = columns.finish();
         // Of a day that cannot be staged nobody knows what is new; it will be when it can.
         let mut staged = StagedDays { fresh: vec![true; rows.num_rows()], ..StagedDays::default() };
-        let parts = Incoming::by_part(schema, rows, self.archive.shards(), journal_shard);
+        let shards = self.archive.shards();
+        let parts = Incoming::by_part(schema, rows, shards, journal_shard % shards);
         for ((shard, date), incoming, positions) in parts {
             let lock = match self.locks.iter().find(|lock| lock.shard == shard) {
                 Some(lock) => lock,

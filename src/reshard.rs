@@ -45,8 +45,14 @@ pub fn reshard(
     let mut all = Resharded::default();
     for schema in Schema::all() {
         for partition in archive.partitions(&schema)? {
-            let info = archive.stage_resharded(first, &schema, &partition, shards)?.publish()?;
-            (all.days, all.rows) = (all.days + 1, all.rows + info.rows);
+            let staged = archive.stage_resharded(first, &schema, &partition, shards)?;
+            if staged.info.rows > 0 {
+                all.rows += staged.publish()?.rows;
+            } else {
+                drop(staged);
+                archive.remove_day(&partition)?;
+            }
+            all.days += 1;
             done(&partition);
         }
     }

@@ -15,6 +15,9 @@ use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock};
 use crate::flatten::{Columns, Plan, Row};
 use crate::schema::Schema;
 
+/// So many times in a row, others may be faster.
+const MOST_RACES: u32 = 20;
+
 /// A part that an older version wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outdated {
@@ -64,7 +67,7 @@ pub fn upgrade(
 ) -> Result<Option<Upgraded>, ArchiveError> {
     let Some(lock) = locks.iter().find(|lock| lock.shard == outdated.name.shard) else { return Ok(None) };
     let plan = Plan::new(Arc::clone(schema));
-    loop {
+    for attempt in 1.. {
         let mut values = 0;
         let mut map = |batch: &RecordBatch| refilled(&plan, batch, &mut values);
         let Some(staged) = archive.stage_mapped(lock, schema, outdated.partition.date, &mut map)? else {
@@ -72,10 +75,11 @@ pub fn upgrade(
         };
         match staged.publish() {
             // Somebody else has written the day since it was read.
-            Err(error) if error.is_replaced() => (),
+            Err(error) if error.is_replaced() && attempt < MOST_RACES => (),
             info => return Ok(Some(Upgraded { values, bytes: info?.bytes })),
         }
     }
+    unreachable!("the last attempt returns")
 }
 
 /// A batch with those values in their columns that `unmapped` held of them; counts them.

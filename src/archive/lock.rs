@@ -57,6 +57,7 @@ impl Archive {
                 return Err(ArchiveError::NoShard { path: self.root.clone(), shard, shards: self.shards });
             }
         };
+        self.store.claim(self)?;
         wanted.map(|shard| self.lock(shard, holder)).collect()
     }
 

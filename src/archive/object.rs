@@ -194,7 +194,11 @@ impl Store for Objects {
         old.unwrap_or(PartName { shard, publish: 1 })
     }
 
-    fn replace(&self, _archive: &Archive, staged: &mut Staged) -> Result<(), ArchiveError> {
+    fn replace(&self, archive: &Archive, staged: &mut Staged) -> Result<(), ArchiveError> {
+        // No lock keeps a collector elsewhere from writing while days are filed into other shards.
+        if archive.was_resharded()? {
+            return Err(archive.resharded());
+        }
         for name in &staged.names {
             let path = staged.folder.path().join(name.to_string());
             let bytes = std::fs::read(&path).map_err(ArchiveError::io("read", &path))?;
@@ -202,7 +206,12 @@ impl Store for Objects {
             self.bucket.put(&key, vec![bytes.into()], condition)?;
         }
         let mut gone = staged.bases.iter().map(|(name, _)| *name).filter(|name| !staged.names.contains(name));
-        gone.try_for_each(|name| Ok(self.bucket.remove(&self.target(staged, name).0)?))
+        gone.try_for_each(|name| match self.target(staged, name) {
+            (key, Condition::Is(read)) if self.bucket.end(&key, 1)?.2 != read => {
+                Err(BucketError::Replaced(format!("{}/{key}", self.bucket.url())).into())
+            }
+            (key, _) => Ok(self.bucket.remove(&key)?),
+        })
     }
 
     fn remove_day(&self, _archive: &Archive, partition: &Partition) -> Result<(), ArchiveError> {

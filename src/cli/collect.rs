@@ -44,6 +44,9 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         return Err(ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
     }
     let (shards, count) = shards(command)?;
+    if shards != Shards::All && command.self_heal {
+        return Err(ConfigError::HealShard.into());
+    }
     if command.dry_run {
         for (name, client) in &accounts {
             let of = if accounts.len() > 1 { format!(" ({name})") } else { String::new() };

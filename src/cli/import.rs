@@ -99,7 +99,8 @@ fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
 /// The objects that are meant by an address: that one, or those below it, in the order of their keys.
 fn objects(url: &str) -> anyhow::Result<Vec<Source>> {
     let bucket = Bucket::open(url)?;
-    let below = bucket.objects("", &Range::default())?;
+    // What a console puts there to show a folder is empty.
+    let below: Vec<_> = bucket.objects("", &Range::default())?.into_iter().filter(|object| object.bytes > 0).collect();
     if !below.is_empty() {
         return Ok(below.into_iter().map(|object| Source::Object(bucket.clone(), object.key)).collect());
     }

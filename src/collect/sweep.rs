@@ -467,7 +467,8 @@ impl ListState {
 fn own(mut answer: Answer, takes: &Takes) -> Answer {
     let id = |body: &Body| std::str::from_utf8(&body.bytes).ok().and_then(envelope::device_id);
     let before = answer.bodies.len();
-    answer.bodies.retain(|body| id(body).is_none_or(|id| takes.is_own(&id)));
+    // What is of no device, one of the collectors keeps.
+    answer.bodies.retain(|body| takes.is_own(&id(body).unwrap_or_default()));
     let is_empty = answer.bodies.is_empty() && before > 0;
     if let Some(poll) = &mut answer.poll {
         poll.rows = u32::try_from(answer.bodies.len()).unwrap_or(u32::MAX);
