@@ -262,6 +262,8 @@ def test_a_shard_that_makes_no_sense_is_refused(place):
     with api(5) as env:
         for shard, code, word in (("2/2", 2, "is no shard"), ("0/4", 2, "has 2 shards and not 4"), ("5", 1, "no shard 5")):
             assert word in place.run("collect", "--shard", shard, code=code, env=env).stderr
+        # It would note what it had passed over of other shards as searched.
+        assert "--self-heal is for" in place.run("collect", "--shard", "0/2", "--self-heal", code=2, env=env).stderr
     assert "already" in place.run("init", "--shards", "2", code=1).stderr
 
 
