@@ -27,9 +27,9 @@
 //!   The old folder stays in `staging` for some seconds, unchanged: a reader may have it open and be
 //!   about to list it. What no writer can prevent: pyarrow and DuckDB look up each name that they have
 //!   listed, and pass over one that was replaced in between; readers that are handed files fail cleanly.
-//! * In a bucket a part keeps its key, `part-0-000001` unless the archive was resharded: it is written in one request, and only if it still is what
-//!   was merged into it (`If-Match`), or is new (`If-None-Match: *`). Whoever loses such a race merges again. Readers
-//!   that ask for the version they began with (`query`, DuckDB) are told where it is gone.
+//! * In a bucket a part keeps its key, `part-0-000001` unless the archive was resharded: it is written in one request,
+//!   and only if it still is what was merged into it (`If-Match`), or is new (`If-None-Match: *`). Whoever loses such a
+//!   race merges again. Readers that ask for the version they began with (`query`, DuckDB) are told where it is gone.
 //! * Nothing but complete Parquet files stands in a dataset's folder, not for a moment: no temporary
 //!   name is skipped by all of DuckDB, pandas and Polars.
 //! * Every part holds every column of its schema, with the same type for ever. Columns are only added.
@@ -87,7 +87,7 @@ pub use merge::Incoming;
 pub use order::{misplaced, partitions_of, shard_of};
 pub use paths::{PartName, Partition};
 pub use place::Place;
-pub use publish::{Aside, PartInfo, Staged};
+pub use publish::{Aside, MOST_RACES, PartInfo, Staged};
 pub use read::{Part, PartFile, Scan};
 pub use store::Entry;
 
@@ -352,9 +352,7 @@ impl Archive {
     /// # Errors
     /// Where their folder cannot be read.
     pub fn orphaned_journals(&self) -> Result<Vec<(u32, PathBuf)>, ArchiveError> {
-        let found = paths::entries(&self.own.join("journal"))?.into_iter();
-        let named = found.filter_map(|(name, path)| Some((name.strip_prefix("shard-")?.parse().ok()?, path)));
-        Ok(named.filter(|(shard, _)| *shard >= self.shards).collect())
+        Ok(paths::journals(&self.own)?.into_iter().filter(|(shard, _)| *shard >= self.shards).collect())
     }
 
     /// Whether days were, or are being, filed into another number of shards since this was opened.
@@ -399,7 +397,7 @@ impl Archive {
     /// Where the file system says no. That something cannot be cleared away is only told.
     pub fn settle(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
         if self.is_resharding {
-            return Err(ArchiveError::Resharding { path: self.root.clone(), shards: self.shards });
+            return Err(self.resharded());
         }
         let journal = self.journal_path(shard);
         self.disk.make_dirs(&journal)?;

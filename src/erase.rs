@@ -104,14 +104,14 @@ pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
     for schema in Schema::all() {
-        let sizes = archive.sizes(&schema)?;
-        for partition in archive.partitions(&schema)?.into_iter().filter(|partition| partition.date < first_kept) {
+        let days = archive.sizes(&schema)?.into_iter();
+        for (partition, bytes) in days.filter(|(partition, _)| partition.date < first_kept) {
             let mut rows = 0;
             for (_, path) in archive.parts(&partition)? {
                 // A part that cannot be read is pruned all the same: it is too old whatever it says.
                 rows += archive.look(&path, &schema).map_or(0, |part| part.rows());
             }
-            erased.bytes += sizes.get(&partition).copied().unwrap_or(0);
+            erased.bytes += bytes;
             if !dry_run {
                 archive.remove_day(&partition)?;
             }

@@ -11,12 +11,9 @@ use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::ArrowError;
 use arrow_select::zip::zip;
 
-use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock};
+use crate::archive::{Archive, ArchiveError, MOST_RACES, PartName, Partition, ShardLock};
 use crate::flatten::{Columns, Plan, Row};
 use crate::schema::Schema;
-
-/// So many times in a row, others may be faster.
-const MOST_RACES: u32 = 20;
 
 /// A part that an older version wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -43,12 +43,8 @@ impl Archive {
         self.stage_from(lock.shard, &Redo { schema: Arc::clone(schema), date, rows, trusting: true })
     }
 
-    /// Stages what was staged already, merged into what somebody else has written meanwhile.
-    pub(super) fn stage_again(&self, shard: u32, redo: &Redo) -> Result<Staged, ArchiveError> {
-        self.stage_from(shard, redo)
-    }
-
-    fn stage_from(&self, shard: u32, redo: &Redo) -> Result<Staged, ArchiveError> {
+    /// The same, also of what was staged already and somebody else has been faster with.
+    pub(super) fn stage_from(&self, shard: u32, redo: &Redo) -> Result<Staged, ArchiveError> {
         let Redo { schema, date, rows, trusting } = redo.clone();
         let schema = &*schema;
         let partition = Partition { dataset: schema.dataset.clone(), date };

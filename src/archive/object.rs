@@ -30,9 +30,6 @@ const DESCRIPTION_BYTES: u64 = 64 * 1024;
 /// and the outline.
 const END: u64 = 64 * 1024;
 
-/// The key of the description.
-const DESCRIPTION: &str = "_archive/archive.json";
-
 /// The file in the state's folder that says which archive it belongs to.
 const CLAIM: &str = "archive-url";
 
@@ -58,6 +55,10 @@ impl Objects {
 
     fn key(&self, path: &Path) -> String {
         path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().into_owned()
+    }
+
+    fn description_key(&self) -> String {
+        self.key(&paths::description(&self.root))
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -101,7 +102,7 @@ impl Object {
 
 impl Store for Objects {
     fn description(&self) -> Result<Option<String>, ArchiveError> {
-        match self.bucket.end(DESCRIPTION, DESCRIPTION_BYTES) {
+        match self.bucket.end(&self.description_key(), DESCRIPTION_BYTES) {
             Ok((bytes, ..)) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Err(BucketError::Absent(_)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -111,12 +112,12 @@ impl Store for Objects {
     fn describe(&self, _archive: &Archive, text: &str, old: Option<&str>) -> Result<(), ArchiveError> {
         let condition = match old {
             None => Condition::IsNew,
-            Some(old) => match self.bucket.end(DESCRIPTION, DESCRIPTION_BYTES)? {
+            Some(old) => match self.bucket.end(&self.description_key(), DESCRIPTION_BYTES)? {
                 (bytes, _, version) if bytes == old.as_bytes() => Condition::Is(version),
-                _ => return Err(BucketError::Replaced(DESCRIPTION.to_owned()).into()),
+                _ => return Err(BucketError::Replaced(self.description_key()).into()),
             },
         };
-        self.bucket.put(DESCRIPTION, vec![Bytes::copy_from_slice(text.as_bytes())], condition)?;
+        self.bucket.put(&self.description_key(), vec![Bytes::copy_from_slice(text.as_bytes())], condition)?;
         Ok(())
     }
 

@@ -86,6 +86,12 @@ pub(super) fn journal(own: &Path, shard: u32) -> PathBuf {
     own.join("journal").join(format!("shard-{shard}"))
 }
 
+/// The journals that there are, each with its shard.
+pub(super) fn journals(own: &Path) -> Result<Vec<(u32, PathBuf)>, ArchiveError> {
+    let found = entries(&own.join("journal"))?.into_iter();
+    Ok(found.filter_map(|(name, path)| Some((name.strip_prefix("shard-")?.parse().ok()?, path))).collect())
+}
+
 pub(super) fn staging(own: &Path, shard: u32) -> PathBuf {
     own.join("staging").join(format!("shard-{shard}"))
 }

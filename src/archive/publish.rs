@@ -25,7 +25,7 @@ use crate::disk::DiskFile;
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// So many times in a row, others may be faster.
-const MOST_RACES: u32 = 20;
+pub const MOST_RACES: u32 = 20;
 
 /// In the name of a folder that was live.
 pub(super) const RETIRED: &str = ".retired";
@@ -110,7 +110,7 @@ impl Staged {
                     let (archive, shard) = (self.folder.archive.clone(), self.shard);
                     // The folder of the first attempt is in the way of the next.
                     drop(self);
-                    self = archive.stage_again(shard, &redo)?;
+                    self = archive.stage_from(shard, &redo)?;
                 }
                 _ => return published,
             }
