@@ -83,8 +83,8 @@ use crate::schema::Schema;
 pub use checksum::Checksum;
 pub use export::to_parquet;
 pub use lock::{ShardLock, Shards};
-pub use merge::Incoming;
-pub use order::{misplaced, partitions_of, shard_of};
+pub use merge::{Incoming, Stretches, Supply};
+pub use order::{day_of, misplaced, partitions_of, shard_of};
 pub use paths::{PartName, Partition};
 pub use place::Place;
 pub use publish::{Aside, MOST_RACES, PartInfo, Staged};
@@ -206,6 +206,9 @@ pub enum ArchiveError {
         /// The archive that it belongs to.
         claimed: String,
     },
+    /// What comes into a day cannot be read.
+    #[error(transparent)]
+    Incoming(Box<dyn std::error::Error + Send + Sync>),
     /// The object store does not do it.
     #[error(transparent)]
     Bucket(#[from] BucketError),

@@ -117,6 +117,26 @@ impl Plan {
         Ok(())
     }
 
+    /// Reads of a body only so much that the columns `wanted` have values, in place of what `row` held; says whether they
+    /// have. Of a key that stands twice the first counts here, and what follows may be no JSON: to be sure, flatten it.
+    #[must_use]
+    pub fn glance(&self, body: &[u8], wanted: &[usize], row: &mut Row) -> bool {
+        let Ok(text) = std::str::from_utf8(body) else { return false };
+        row.clear(self.schema.columns.len(), self.groups.iter().map(|group| group.entries.len()));
+        let is_met = |row: &Row| wanted.iter().all(|&at| row.cell(at) != Cell::Null);
+        // A fault ends the reading, as does having seen enough.
+        let _ = json::read(text, |reader| {
+            reader.object(&mut |reader| {
+                match self.groups[0].target(&reader.key()?) {
+                    Some(Target::Column(at)) if wanted.contains(&at) => self.read_column(at, reader, row)?,
+                    _ => drop(reader.value()?),
+                }
+                if is_met(row) { Err(reader.fault()) } else { Ok(()) }
+            })
+        });
+        is_met(row)
+    }
+
     /// Reads the `unmapped` object of an earlier row into `row`, in place of what the row held: what has a column by now,
     /// and is free there, goes into it, the rest is kept aside as before. Returns how many values have found a column.
     ///

@@ -22,6 +22,7 @@
 //! [`Published::held`], the segments concerned stay, and every later publish tries again.
 
 mod batch;
+mod day;
 mod due;
 mod outcome;
 
@@ -31,39 +32,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, shard_of};
+use chrono::NaiveDate;
+
+use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, Supply, shard_of};
 use crate::clock::Timestamp;
-use crate::flatten::{Columns, Plan};
+use crate::flatten::Plan;
 use crate::journal::{self, JournalError, Segment, Writer};
 use crate::privacy::Policy;
 use crate::schema::Schema;
-use crate::snapshot::Answer;
+use crate::snapshot::{Answer, Poll};
 
-use batch::Batch;
+use batch::{Batch, Divided};
 
 pub use due::PublishRule;
 
 /// A segment is closed once it holds this many bodies and answers, or this many bytes of them: a publish
-/// takes whole segments.
+/// reads whole segments.
 const SEGMENT_BODIES: usize = 12 * 1024;
 const SEGMENT_BYTES: usize = 64 << 20;
-
-/// Segments are merged together up to so much: each merge writes the whole day anew, so few are cheaper than
-/// many, and take more memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BatchLimit {
-    /// Rows.
-    pub rows: usize,
-    /// Bytes of text in memory.
-    pub bytes: usize,
-}
-
-impl BatchLimit {
-    /// For small days.
-    pub const SMALL: Self = Self { rows: 12 * 1024, bytes: 64 << 20 };
-    /// For whoever has much to take in: about 300 MB.
-    pub const LARGE: Self = Self { rows: 96 * 1024, bytes: 128 << 20 };
-}
 
 /// The writer of one shard, or of all.
 #[derive(Debug)]
@@ -82,8 +68,6 @@ pub struct Ingest {
     unwritten: VecDeque<Answer>,
     plans: Plans,
     policy: Policy,
-    /// None to go by the size of the day.
-    limit: Option<BatchLimit>,
     /// When the first of the answers that wait was received.
     waiting_since: Option<Timestamp>,
 }
@@ -166,17 +150,9 @@ impl fmt::Debug for Takes {
     }
 }
 
-impl BatchLimit {
-    /// The larger the day, the dearer a merge, and the more is merged at once.
-    fn for_day(rows: u64) -> Self {
-        let rows = usize::try_from(rows / 32).unwrap_or(usize::MAX).clamp(Self::SMALL.rows, Self::LARGE.rows);
-        Self { rows, bytes: Self::LARGE.bytes.min(Self::SMALL.bytes.max(rows * 1_400)) }
-    }
-}
-
 #[derive(Debug)]
 struct Plans {
-    states: Plan,
+    states: Arc<Plan>,
     polls: Plan,
 }
 
@@ -211,7 +187,7 @@ impl Ingest {
         let first_of =
             |own: &Vec<(u64, PathBuf)>| own.iter().find_map(|(_, path)| Segment::read(path).ok()?.first_received());
         let waiting_since = segments.iter().filter_map(first_of).min();
-        let plans = Plans { states: Plan::new(Schema::device_state()), polls: Plan::new(Schema::poll()) };
+        let plans = Plans { states: Arc::new(Plan::new(Schema::device_state())), polls: Plan::new(Schema::poll()) };
         let next_sequence = last + 1;
         Ok(Self {
             archive,
@@ -225,14 +201,8 @@ impl Ingest {
             unwritten: VecDeque::new(),
             plans,
             policy,
-            limit: None,
             waiting_since,
         })
-    }
-
-    /// Merges so much at once from now on, whatever the size of the day.
-    pub fn merge_up_to(&mut self, limit: BatchLimit) {
-        self.limit = Some(limit);
     }
 
     /// Publishes everything that is journalled if a rule says so; if not, there is a chance again after `next`.
@@ -383,38 +353,23 @@ impl Ingest {
     }
 
     fn publish_segments(&mut self, published: &mut Published) -> Result<(), IngestError> {
-        let limit = match self.limit {
-            Some(limit) => limit,
-            None => BatchLimit::for_day(self.day_rows()?),
-        };
         for (shard, dir) in &self.journals {
-            self.publish_journal(*shard, dir, limit, published)?;
+            self.publish_journal(*shard, dir, published)?;
         }
         Ok(())
     }
 
-    fn publish_journal(
-        &self,
-        shard: u32,
-        dir: &Path,
-        limit: BatchLimit,
-        published: &mut Published,
-    ) -> Result<(), IngestError> {
-        let mut batch = Batch::new(&self.plans);
+    fn publish_journal(&self, shard: u32, dir: &Path, published: &mut Published) -> Result<(), IngestError> {
+        let mut batch = Batch::default();
         for (sequence, path) in journal::segments(dir)? {
-            match Segment::read(&path) {
-                Ok(segment) => batch.read(&self.plans, shard, sequence, &segment),
-                Err(error) => {
-                    published.held.push(error.to_string());
-                    continue;
-                }
+            if let Err(error) = batch.read(&self.plans.states, (shard, sequence, &path), false) {
+                published.held.push(error.to_string());
             }
-            batch.segments.push(path);
-            if batch.states.rows().max(batch.polls.len()) >= limit.rows || batch.bytes() >= limit.bytes {
-                self.publish_batch(shard, std::mem::replace(&mut batch, Batch::new(&self.plans)), published);
+            if batch.is_full() {
+                self.publish_batch(shard, std::mem::take(&mut batch), published);
             }
         }
-        if !batch.segments.is_empty() {
+        if !batch.is_empty() {
             self.publish_batch(shard, batch, published);
         }
         Ok(())
@@ -434,7 +389,7 @@ impl Ingest {
     /// Publishes a batch. Its segments go once all of it is in the archive.
     fn publish_batch(&self, shard: u32, batch: Batch, published: &mut Published) {
         let held_before = published.held.len();
-        let segments = batch.segments.clone();
+        let segments: Vec<PathBuf> = batch.segments().map(|(_, _, path)| path.to_owned()).collect();
         self.file(shard, batch, published).unwrap_or_else(|error| published.held.push(error.to_string()));
         if published.held.len() > held_before {
             return;
@@ -448,14 +403,13 @@ impl Ingest {
     /// The polls become live before the states: should the process end between the two, the polls
     /// say already which states were new, and keep saying it. Where no poll can become live, no state
     /// does. `shard` is the journal's.
-    fn file(&self, shard: u32, mut batch: Batch, published: &mut Published) -> Result<(), IngestError> {
-        for aside in &batch.aside {
-            self.archive.quarantine(shard, aside)?;
+    fn file(&self, shard: u32, batch: Batch, published: &mut Published) -> Result<(), IngestError> {
+        let (states, filed) = self.stage_states(batch)?;
+        for aside in filed.gaps.iter().cloned().map(Ok).chain(filed.no_states()) {
+            self.archive.quarantine(shard, &aside?)?;
         }
-        let states = self.stage(shard, &mut batch.states, self.plans.states.schema());
-        let polls = outcome::settle(&batch.polls, &states.fresh);
-        let mut poll_rows = batch::poll_columns(&self.plans.polls, &polls);
-        let staged_polls = self.stage(shard, &mut poll_rows, self.plans.polls.schema());
+        let polls = outcome::settle(&filed.polls, &states.fresh);
+        let staged_polls = self.stage_polls(shard, &polls);
         for error in staged_polls.failed {
             match error {
                 // Another collector has that shard: what is ours does not wait for it.
@@ -474,42 +428,86 @@ impl Ingest {
                 Err(error) => published.held.push(error.to_string()),
             }
         }
-        published.count(&batch, &polls);
+        published.count(&filed, &polls);
         Ok(())
     }
 
-    /// Stages the parts that the rows belong to. Rows of no device are the journal's shard's: they are filed there
-    /// again, should they come again.
-    fn stage(&self, journal_shard: u32, columns: &mut Columns, schema: &Arc<Schema>) -> StagedDays {
-        let rows = columns.finish();
-        // Of a day that cannot be staged nobody knows what is new; it will be when it can.
-        let mut staged = StagedDays { fresh: vec![true; rows.num_rows()], ..StagedDays::default() };
-        let shards = self.archive.shards();
-        let parts = Incoming::by_part(schema, rows, shards, journal_shard % shards);
-        for ((shard, date), incoming, positions) in parts {
-            let lock = match self.locks.iter().find(|lock| lock.shard == shard) {
-                Some(lock) => lock,
-                // The journal was written by one that had more shards than this one.
-                None => match self.archive.lock(shard, &self.holder) {
-                    Ok(lock) => {
-                        staged.borrowed.push(lock);
-                        staged.borrowed.last().expect("it was just put there")
-                    }
-                    Err(error) => {
-                        staged.failed.push(error);
-                        continue;
-                    }
-                },
-            };
-            match self.archive.stage(lock, schema, date, incoming) {
-                Ok(day) => {
-                    positions.iter().zip(&day.fresh).for_each(|(&at, &new)| staged.fresh[at as usize] = new);
-                    staged.days.push(day);
-                }
-                Err(error) => staged.failed.push(error),
+    /// Stages the parts that the bodies belong to.
+    fn stage_states(&self, batch: Batch) -> Result<(StagedDays, Divided), IngestError> {
+        let segments: Vec<_> = batch.segments().map(|(shard, number, path)| (shard, number, path.to_owned())).collect();
+        let mut divided = batch.divide(&self.plans.states, self.archive.shards());
+        let mut staged = self.stage_divided(&divided);
+        if divided.is_misjudged() {
+            // What was staged would stand at wrong places.
+            drop(staged);
+            let mut batch = Batch::default();
+            for (shard, number, path) in &segments {
+                batch.read(&self.plans.states, (*shard, *number, path), true)?;
             }
+            divided = batch.divide(&self.plans.states, self.archive.shards());
+            staged = self.stage_divided(&divided);
+        }
+        divided.take_no_states();
+        Ok((staged, divided))
+    }
+
+    fn stage_divided(&self, divided: &Divided) -> StagedDays {
+        let mut staged = StagedDays { fresh: vec![None; divided.len()], ..StagedDays::default() };
+        for ((shard, date), rows) in &divided.parts {
+            let supply = Arc::clone(rows) as Arc<dyn Supply>;
+            let fresh = self.stage_part(*shard, *date, self.plans.states.schema(), supply, &mut staged);
+            if fresh.is_none() {
+                // What is no device state among them is found all the same.
+                rows.in_order().for_each(drop);
+            }
+            // Of a day that cannot be staged nobody knows what is new; it will be when it can.
+            let fresh = fresh.into_iter().flatten().chain(std::iter::repeat(true));
+            rows.found().rows.iter().zip(fresh).for_each(|(&at, new)| staged.fresh[at as usize] = Some(new));
         }
         staged
+    }
+
+    /// Stages the parts that polls belong to. Those of no device are the journal's shard's: they are filed there again,
+    /// should they come again.
+    fn stage_polls(&self, journal_shard: u32, polls: &[Poll]) -> StagedDays {
+        let mut staged = StagedDays::default();
+        let (schema, shards) = (self.plans.polls.schema(), self.archive.shards());
+        let rows = batch::poll_columns(&self.plans.polls, polls).finish();
+        for ((shard, date), incoming) in Incoming::by_part(schema, rows, shards, journal_shard % shards) {
+            self.stage_part(shard, date, schema, Arc::new(incoming), &mut staged);
+        }
+        staged
+    }
+
+    /// Stages a part; returns which of its rows are new, or none where it cannot be.
+    fn stage_part(
+        &self,
+        shard: u32,
+        date: NaiveDate,
+        schema: &Arc<Schema>,
+        rows: Arc<dyn Supply>,
+        staged: &mut StagedDays,
+    ) -> Option<Vec<bool>> {
+        let ours = self.locks.iter().chain(&staged.borrowed).find(|lock| lock.shard == shard);
+        let day = match ours {
+            Some(lock) => self.archive.stage_all(lock, schema, date, rows),
+            // The journal was written by one that had more shards than this one.
+            None => self.archive.lock(shard, &self.holder).and_then(|lock| {
+                staged.borrowed.push(lock);
+                self.archive.stage_all(&staged.borrowed[staged.borrowed.len() - 1], schema, date, rows)
+            }),
+        };
+        match day {
+            Ok(day) => {
+                let fresh = day.fresh.clone();
+                staged.days.push(day);
+                Some(fresh)
+            }
+            Err(error) => {
+                staged.failed.push(error);
+                None
+            }
+        }
     }
 }
 
@@ -520,8 +518,8 @@ struct StagedDays {
     /// Locks of other shards, held until this is published.
     borrowed: Vec<ShardLock>,
     failed: Vec<ArchiveError>,
-    /// For each row: whether its key is new.
-    fresh: Vec<bool>,
+    /// For each body: whether its key is new; none where it is no row.
+    fresh: Vec<Option<bool>>,
 }
 
 impl Published {
@@ -547,12 +545,12 @@ impl Published {
         self.states_known += fresh.len() as u64 - new;
     }
 
-    fn count(&mut self, batch: &Batch, polls: &[crate::snapshot::Poll]) {
-        self.quarantined += batch.quarantined;
-        self.gaps += batch.gaps;
+    fn count(&mut self, filed: &Divided, polls: &[Poll]) {
+        self.quarantined += filed.quarantined();
+        self.gaps += filed.gaps.len() as u64;
         polls.iter().for_each(|poll| self.polls.count(poll.outcome));
-        for (path, count) in &batch.drift {
-            *self.drift.entry(path.clone()).or_default() += count;
+        for (path, count) in filed.drift() {
+            *self.drift.entry(path).or_default() += count;
         }
     }
 }

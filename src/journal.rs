@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::DiskError;
 
-pub use reader::{Item, Segment, segments};
+pub use reader::{Bodies, Item, Segment, segments};
 pub use writer::Writer;
 
 /// The version of the format above.
@@ -136,9 +136,18 @@ mod tests {
     fn read(path: &Path) -> (Vec<Answer>, Vec<(u64, u64)>) {
         let (mut answers, mut gaps) = (Vec::new(), Vec::new());
         let segment = Segment::read(path).expect("a segment");
+        let bodies = Bodies::open(path).expect("a segment");
         for item in segment.items() {
             match item {
-                Item::Answer(answer) => answers.push(*answer),
+                Item::Answer { answer, bodies_at } => {
+                    let (mut at, mut again) = (bodies_at, Vec::new());
+                    for body in &answer.bodies {
+                        bodies.read(at, body.bytes.len(), &mut again).expect("a body");
+                        assert_eq!(again, body.bytes);
+                        at += body.bytes.len() as u64;
+                    }
+                    answers.push(*answer);
+                }
                 Item::Gap { start, end } => gaps.push((start, end)),
             }
         }

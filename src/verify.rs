@@ -251,7 +251,7 @@ fn look_at_journal(archive: &Archive, shard: u32, report: &mut Report, findings:
         match Segment::read(&path) {
             Ok(segment) => {
                 let (answers, gaps) = segment.items().fold((0, 0), |(answers, gaps), item| match item {
-                    Item::Answer(_) => (answers + 1, gaps),
+                    Item::Answer { .. } => (answers + 1, gaps),
                     Item::Gap { .. } => (answers, gaps + 1),
                 });
                 report.pending_answers += answers;

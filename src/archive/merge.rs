@@ -11,6 +11,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::{fmt, iter};
 
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, make_array};
 use arrow_data::transform::MutableArrayData;
@@ -40,6 +41,20 @@ impl Archive {
         date: NaiveDate,
         rows: Incoming,
     ) -> Result<Staged, ArchiveError> {
+        self.stage_all(lock, schema, date, Arc::new(rows))
+    }
+
+    /// The same with rows that are not in memory.
+    ///
+    /// # Errors
+    /// As for [`Archive::stage`], and where the rows cannot be read.
+    pub fn stage_all(
+        &self,
+        lock: &ShardLock,
+        schema: &Arc<Schema>,
+        date: NaiveDate,
+        rows: Arc<dyn Supply>,
+    ) -> Result<Staged, ArchiveError> {
         self.stage_from(lock.shard, &Redo { schema: Arc::clone(schema), date, rows, trusting: true })
     }
 
@@ -56,10 +71,10 @@ impl Archive {
         let old = old.map(|(_, path)| self.hold(&path)).transpose()?;
         let bases = base.zip(old.as_ref()).map(|(name, old)| (name, old.version.clone()));
         let rows_before = old.as_ref().map_or(0, |old| old.rows(schema));
-        let rows_expected = usize::try_from(rows_before).unwrap_or(usize::MAX).saturating_add(rows.batch.num_rows());
+        let rows_expected = usize::try_from(rows_before).unwrap_or(usize::MAX).saturating_add(rows.expected());
         let path = folder.path().join(name.to_string());
         let writer = PartWriter::create(&self.disk, &path, schema, rows_expected)?;
-        let mut merge = Merge { schema, incoming: rows, next: 0, writer, rows_before: 0 };
+        let mut merge = Merge::new(schema, rows.in_order(), writer);
         let damage = match old {
             Some(old) => merge.take_old(old, date, trusting)?,
             None => None,
@@ -78,7 +93,7 @@ impl Archive {
     /// As for [`Archive::stage`].
     pub fn stage_anew(&self, lock: &ShardLock, schema: &Arc<Schema>, date: NaiveDate) -> Result<Staged, ArchiveError> {
         let rows = Incoming::new(schema, &RecordBatch::new_empty(Arc::clone(schema.arrow())), &[]);
-        self.stage_from(lock.shard, &Redo { schema: Arc::clone(schema), date, rows, trusting: false })
+        self.stage_from(lock.shard, &Redo { schema: Arc::clone(schema), date, rows: Arc::new(rows), trusting: false })
     }
 
     /// Stages a day without some of its rows: `keep` says of each row of a batch whether it stays. None
@@ -203,7 +218,7 @@ impl Archive {
         let incoming = Incoming::new(schema, &rest, &(0..rows).collect::<Vec<_>>());
         let expected = usize::try_from(first.1.rows()).unwrap_or(usize::MAX).saturating_add(rest.num_rows());
         let writer = PartWriter::create(&self.disk, path, schema, expected.div_ceil(shards as usize))?;
-        let mut merge = Merge { schema, incoming, next: 0, writer, rows_before: 0 };
+        let mut merge = Merge::new(schema, incoming.in_order(), writer);
         for batch in first.1.batches(None) {
             let batch = own(first.0, &batch?)?;
             if batch.num_rows() > 0 {
@@ -234,7 +249,7 @@ impl Archive {
 pub(super) struct Redo {
     schema: Arc<Schema>,
     date: NaiveDate,
-    rows: Incoming,
+    rows: Arc<dyn Supply>,
     /// Whether the old part is believed where its checksum is right.
     trusting: bool,
 }
@@ -242,14 +257,41 @@ pub(super) struct Redo {
 /// A merge on its way through the old part.
 struct Merge<'a> {
     schema: &'a Schema,
-    incoming: Incoming,
-    /// The first row of `incoming` that is not written yet.
+    supply: Stretches<'a>,
+    /// The stretch that is being written; none once all of them are.
+    incoming: Option<Incoming>,
+    /// The first row of it that is not written yet.
     next: usize,
     writer: PartWriter,
     rows_before: u64,
+    /// For each of the rows merged, in the order of their stretches: whether its key is new.
+    fresh: Vec<bool>,
 }
 
-/// The rows that come into a day: sorted, one for each key.
+/// Rows that come into a day, stretch by stretch: no row of a later stretch has the key of one before it, or a smaller
+/// one.
+pub trait Supply: fmt::Debug + Send + Sync {
+    /// How many rows there are at most.
+    fn expected(&self) -> usize;
+
+    /// All of them, from the first on; a merge that somebody was faster than is done again.
+    fn in_order(&self) -> Stretches<'_>;
+}
+
+/// Rows on their way into a day.
+pub type Stretches<'a> = Box<dyn Iterator<Item = Result<Incoming, ArchiveError>> + 'a>;
+
+impl Supply for Incoming {
+    fn expected(&self) -> usize {
+        self.batch.num_rows()
+    }
+
+    fn in_order(&self) -> Stretches<'_> {
+        Box::new(iter::once(Ok(self.clone())))
+    }
+}
+
+/// Some of the rows that come into a day: sorted, one for each key.
 #[derive(Debug, Clone)]
 pub struct Incoming {
     batch: RecordBatch,
@@ -275,7 +317,11 @@ struct Run {
 const OLD: usize = 0;
 const NEW: usize = 1;
 
-impl Merge<'_> {
+impl<'a> Merge<'a> {
+    fn new(schema: &'a Schema, supply: Stretches<'a>, writer: PartWriter) -> Self {
+        Self { schema, supply, incoming: None, next: 0, writer, rows_before: 0, fresh: Vec::new() }
+    }
+
     /// Writes the old part's rows, with those that come in at their places among them. Says what is
     /// wrong with the part, if something is.
     fn take_old(&mut self, old: PartFile, date: NaiveDate, trusting: bool) -> Result<Option<Damage>, ArchiveError> {
@@ -348,57 +394,50 @@ impl Merge<'_> {
     /// Writes a batch of old rows, with those that come in at their places among them.
     fn pass(&mut self, batch: &RecordBatch) -> Result<(), ArchiveError> {
         self.rows_before += batch.num_rows() as u64;
-        let runs = self.weave(batch);
-        if matches!(runs[..], [Run { side: OLD, start: 0, end }] if end == batch.num_rows()) {
-            return self.writer.write(batch);
+        let mut at = 0;
+        while at < batch.num_rows() {
+            self.refill()?;
+            let Some(incoming) = &mut self.incoming else {
+                return self.writer.write(&batch.slice(at, batch.num_rows() - at));
+            };
+            let runs = weave(self.schema, (batch, &mut at), (incoming, &mut self.next));
+            let written = match runs[..] {
+                [Run { side: OLD, start, end }] => self.writer.write(&batch.slice(start, end - start)),
+                _ => {
+                    let spliced = splice(batch, &incoming.batch, &runs);
+                    self.writer.write(&spliced.map_err(|error| self.writer.error(error))?)
+                }
+            };
+            written?;
         }
-        let spliced = splice(batch, &self.incoming.batch, &runs).map_err(|error| self.writer.error(error));
-        self.writer.write(&spliced?)
+        Ok(())
+    }
+
+    /// Goes to the next stretch of the rows that come in, once all of the one before is written.
+    fn refill(&mut self) -> Result<(), ArchiveError> {
+        while self.incoming.as_ref().is_none_or(|incoming| self.next == incoming.batch.num_rows()) {
+            self.fresh.extend(self.incoming.take().into_iter().flat_map(|written| written.fresh));
+            self.next = 0;
+            match self.supply.next() {
+                Some(next) => self.incoming = Some(next?),
+                None => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     /// Writes what comes after every old row, and closes the part.
     fn finish(mut self) -> Result<(Vec<bool>, PartInfo), ArchiveError> {
-        while self.next < self.incoming.batch.num_rows() {
-            let length = BATCH_ROWS.min(self.incoming.batch.num_rows() - self.next);
-            (self.next..self.next + length).for_each(|row| self.incoming.mark_fresh(row));
-            self.writer.write(&self.incoming.batch.slice(self.next, length))?;
+        loop {
+            self.refill()?;
+            let Some(incoming) = &mut self.incoming else { break };
+            let length = BATCH_ROWS.min(incoming.batch.num_rows() - self.next);
+            (self.next..self.next + length).for_each(|row| incoming.mark_fresh(row));
+            self.writer.write(&incoming.batch.slice(self.next, length))?;
             self.next += length;
         }
         let (rows, bytes) = self.writer.finish(self.schema)?;
-        Ok((self.incoming.fresh, PartInfo { rows, rows_before: self.rows_before, bytes }))
-    }
-
-    /// The order in which the rows of an old batch and those that come in are written.
-    fn weave(&mut self, old: &RecordBatch) -> Vec<Run> {
-        let (old_keys, new_keys) = (Keys::new(self.schema, old), Keys::new(self.schema, &self.incoming.batch));
-        let mut runs = Runs::default();
-        let mut at = 0;
-        let mut fresh = Vec::new();
-        while self.next < self.incoming.batch.num_rows() {
-            let below = |row: usize| old_keys.compare(row, &new_keys, self.next) == Ordering::Less;
-            let place = partition_point(at, old.num_rows(), below);
-            runs.add(OLD, at, place);
-            at = place;
-            if at == old.num_rows() {
-                break;
-            }
-            if old_keys.compare(at, &new_keys, self.next) == Ordering::Equal {
-                let stays = replaces(&new_keys, self.next, &old_keys, at);
-                if stays {
-                    runs.add(NEW, self.next, self.next + 1)
-                } else {
-                    runs.add(OLD, at, at + 1)
-                }
-                at += 1;
-            } else {
-                runs.add(NEW, self.next, self.next + 1);
-                fresh.push(self.next);
-            }
-            self.next += 1;
-        }
-        runs.add(OLD, at, old.num_rows());
-        fresh.into_iter().for_each(|row| self.incoming.mark_fresh(row));
-        runs.0
+        Ok((self.fresh, PartInfo { rows, rows_before: self.rows_before, bytes }))
     }
 }
 
@@ -410,23 +449,22 @@ impl Incoming {
     #[must_use]
     pub fn new(schema: &Schema, batch: &RecordBatch, rows: &[u32]) -> Self {
         let Sorted { stay, first } = Sorted::new(schema, batch, rows);
+        let stands = stay.len() == batch.num_rows() && (0..).zip(stay.values()).all(|(at, &row)| at == row);
+        if stands {
+            return Self { batch: batch.clone(), first, fresh: vec![false; rows.len()] };
+        }
         let sorted = take_record_batch(batch, &stay).expect("every position lies in the batch");
         Self { batch: sorted, first, fresh: vec![false; rows.len()] }
     }
 
-    /// The rows of a batch by the day and the shard they belong to, with their positions; those that are of no device
+    /// The rows of a batch by the day and the shard they belong to; those that are of no device
     /// fall into the shard `otherwise`. The batch goes column by column, so that it and the sorted rows are never both
     /// there.
     ///
     /// # Panics
     /// Where the batch is not of the schema.
     #[must_use]
-    pub fn by_part(
-        schema: &Schema,
-        batch: RecordBatch,
-        shards: u32,
-        otherwise: u32,
-    ) -> Vec<((u32, NaiveDate), Self, Vec<u32>)> {
+    pub fn by_part(schema: &Schema, batch: RecordBatch, shards: u32, otherwise: u32) -> Vec<((u32, NaiveDate), Self)> {
         let of = shards_of(schema, &batch, shards, otherwise);
         let mut parts: BTreeMap<(u32, NaiveDate), Vec<u32>> = BTreeMap::new();
         for (date, rows) in partitions_of(schema, &batch) {
@@ -443,7 +481,7 @@ impl Incoming {
         }
         let days = days.into_iter().zip(taken).map(|((part, sorted, rows), columns)| {
             let batch = RecordBatch::try_new(Arc::clone(schema.arrow()), columns).expect("they were of the schema");
-            (part, Self { batch, first: sorted.first, fresh: vec![false; rows.len()] }, rows)
+            (part, Self { batch, first: sorted.first, fresh: vec![false; rows.len()] })
         });
         days.collect()
     }
@@ -493,6 +531,36 @@ impl Sorted {
         }
         Self { stay: stay.into(), first }
     }
+}
+
+/// The order in which old rows and those that come in are written, until either are used up: each side's rows, and its
+/// first that is not written yet.
+fn weave(schema: &Schema, old: (&RecordBatch, &mut usize), new: (&mut Incoming, &mut usize)) -> Vec<Run> {
+    let ((old, at), (incoming, next)) = (old, new);
+    let (old_keys, new_keys) = (Keys::new(schema, old), Keys::new(schema, &incoming.batch));
+    let mut runs = Runs::default();
+    let mut fresh = Vec::new();
+    while *next < incoming.batch.num_rows() {
+        let below = |row: usize| old_keys.compare(row, &new_keys, *next) == Ordering::Less;
+        let place = partition_point(*at, old.num_rows(), below);
+        runs.add(OLD, *at, place);
+        *at = place;
+        if place == old.num_rows() {
+            break;
+        }
+        if old_keys.compare(place, &new_keys, *next) == Ordering::Equal {
+            let stays = replaces(&new_keys, *next, &old_keys, place);
+            let (side, row) = if stays { (NEW, *next) } else { (OLD, place) };
+            runs.add(side, row, row + 1);
+            *at += 1;
+        } else {
+            runs.add(NEW, *next, *next + 1);
+            fresh.push(*next);
+        }
+        *next += 1;
+    }
+    fresh.into_iter().for_each(|row| incoming.mark_fresh(row));
+    runs.0
 }
 
 #[derive(Default)]

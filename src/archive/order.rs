@@ -39,10 +39,15 @@ pub fn partitions_of(schema: &Schema, batch: &RecordBatch) -> BTreeMap<NaiveDate
     let mut days: BTreeMap<NaiveDate, Vec<u32>> = BTreeMap::new();
     for (index, row) in (0..batch.num_rows()).zip(0_u32..) {
         let micros = times.iter().find(|times| times.is_valid(index)).map_or(0, |times| times.value(index));
-        let at = clock::from_micros(micros).unwrap_or_default();
-        days.entry(at.date_naive()).or_default().push(row);
+        days.entry(day_of(micros)).or_default().push(row);
     }
     days
+}
+
+/// The UTC day of a time in microseconds since the Unix epoch.
+#[must_use]
+pub fn day_of(micros: i64) -> NaiveDate {
+    clock::from_micros(micros).unwrap_or_default().date_naive()
 }
 
 /// What is wrong with the place of rows that were read from a part of a day, behind the last ones; none

@@ -12,7 +12,6 @@ use crate::bucket::Bucket;
 use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
 use crate::import::{Form, ImportOptions, ImportStats, read_file};
-use crate::ingest::BatchLimit;
 use crate::snapshot::sweep_id;
 
 use super::args::{Args, ImportArgs, ImportFormat};
@@ -52,7 +51,6 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         }
     }
     let (mut ingest, recovered) = collect::open(&place, &clock, "import", file.archive.readable_by, policy)?;
-    ingest.merge_up_to(BatchLimit::LARGE);
     let exit = collect::note_recovered(&recovered);
     let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let mut total = ImportStats::default();

@@ -1,109 +1,359 @@
-//! A segment of the journal as rows.
+//! What waits in some segments of the journal: which bodies there are, whose they are, and where they belong.
+//!
+//! The bodies stay in their files: a batch remembers of each where it lies, and the device and the time by which it is
+//! sorted. So a day is written anew once for however many bodies there are, and in the memory of a few of them.
+//!
+//! Device and time are read at a [glance](Plan::glance), which takes the first of two keys. Where that was wrong, the
+//! rows find out, and the batch is read again with care.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chrono::NaiveDate;
 use serde::Serialize;
 
-use crate::archive::Aside;
-use crate::clock;
+use crate::archive::{Aside, day_of, shard_of};
+use crate::clock::{self, Timestamp};
 use crate::flatten::{Cell, Columns, FlattenError, Plan, Row};
-use crate::journal::{Item, Segment};
+use crate::journal::{self, Item, JournalError, Segment};
 use crate::schema::Schema;
-use crate::snapshot::{Answer, Body, Poll};
+use crate::snapshot::{AccountId, Answer, Body, Origin, Poll, Source};
 
-use super::Plans;
+use super::day::DayRows;
+
+/// So much of the journal is published together, as soon as one of these is reached: it is what takes memory, files that
+/// are open, and the system's memory of files that were read.
+const MOST_BODIES: usize = 512 * 1024;
+const MOST_POLLS: usize = 128 * 1024;
+const MOST_SEGMENTS: usize = 256;
+const MOST_BYTES: u64 = 2 << 30;
+const MOST_GAP_BYTES: usize = 128 << 20;
 
 /// What some segments hold.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub(super) states: Columns,
-    /// Each request, and the rows that it brought.
+    bodies: Bodies,
+    /// Each request, and the bodies that it brought.
+    polls: Vec<(Poll, Range<usize>)>,
+    /// Files for the quarantine: what is no frame.
+    gaps: Vec<Aside>,
+    ids: HashMap<Arc<str>, u32>,
+    /// Bodies that are known to be no device state.
+    no_states: BTreeMap<u32, FlattenError>,
+    bytes: u64,
+}
+
+/// Bodies, and what a row of each says besides.
+#[derive(Debug, Default)]
+pub(super) struct Bodies {
+    segments: Vec<Opened>,
+    heads: Vec<Head>,
+    /// The devices that they are of.
+    devices: Vec<Arc<str>>,
+    located: Vec<Located>,
+}
+
+/// A segment that was read.
+#[derive(Debug)]
+struct Opened {
+    shard: u32,
+    sequence: u64,
+    path: PathBuf,
+    bodies: journal::Bodies,
+}
+
+/// Where the bodies of an answer come from.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Head {
+    pub(super) account_id: AccountId,
+    pub(super) sweep_id: String,
+    pub(super) source: Source,
+    pub(super) collected_at: Timestamp,
+}
+
+/// A body, by its place.
+#[derive(Debug)]
+pub(super) struct Located {
+    segment: u32,
+    head: u32,
+    device: u32,
+    length: u32,
+    at: u64,
+    /// Microseconds since the Unix epoch.
+    time: Option<i64>,
+    origin: Option<Origin>,
+}
+
+/// The columns that a row is sorted by before all others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SortedBy {
+    device: usize,
+    time: usize,
+}
+
+impl SortedBy {
+    pub(super) fn new(schema: &Schema) -> Self {
+        Self { device: schema.key[0], time: schema.partition_by[0] }
+    }
+
+    pub(super) fn of(self, row: &Row) -> (&str, Option<i64>) {
+        let time = match row.cell(self.time) {
+            Cell::Timestamp(micros) => Some(micros),
+            _ => None,
+        };
+        (row.text(self.device).unwrap_or_default(), time)
+    }
+}
+
+/// What some segments hold, by the parts that it belongs to.
+#[derive(Debug)]
+pub(super) struct Divided {
+    /// The rows of each shard and day.
+    pub(super) parts: Vec<((u32, NaiveDate), Arc<DayRows>)>,
+    /// Each request, and the bodies that it brought.
     pub(super) polls: Vec<(Poll, Range<usize>)>,
-    /// The segments that were read.
-    pub(super) segments: Vec<PathBuf>,
-    /// Files for the quarantine: what is no row, and what is no frame.
-    pub(super) aside: Vec<Aside>,
+    /// Files for the quarantine: what is no frame.
+    pub(super) gaps: Vec<Aside>,
+    bodies: Arc<Bodies>,
     /// Bodies that are no device state.
-    pub(super) quarantined: u64,
-    /// Stretches that are no frame.
-    pub(super) gaps: u64,
-    pub(super) drift: BTreeMap<String, u64>,
+    no_states: BTreeMap<u32, FlattenError>,
 }
 
 impl Batch {
-    /// Nothing yet.
-    pub(super) fn new(plans: &Plans) -> Self {
-        Self {
-            states: Columns::new(Arc::clone(plans.states.schema())),
-            polls: Vec::new(),
-            segments: Vec::new(),
-            aside: Vec::new(),
-            quarantined: 0,
-            gaps: 0,
-            drift: BTreeMap::new(),
-        }
-    }
-
-    /// Adds what a segment holds.
-    pub(super) fn read(&mut self, plans: &Plans, shard: u32, sequence: u64, segment: &Segment) {
-        let stamp = Stamp::new(plans.states.schema());
-        let name = format!("shard-{shard}-{sequence:010}");
+    /// Adds what a segment holds. With care, every body is read in full.
+    ///
+    /// # Errors
+    /// Where the segment cannot be read.
+    pub(super) fn read(
+        &mut self,
+        plan: &Plan,
+        (shard, sequence, path): (u32, u64, &Path),
+        with_care: bool,
+    ) -> Result<(), JournalError> {
+        let segment = Segment::read(path)?;
+        let bodies = journal::Bodies::open(path)?;
         let mut row = Row::default();
-        let mut no_rows = String::new();
         for item in segment.items() {
             match item {
-                Item::Answer(answer) => self.take(&plans.states, &stamp, *answer, &mut row, &mut no_rows),
-                Item::Gap { start, end } => {
-                    self.gaps += 1;
-                    self.aside.push(Aside {
-                        name: format!("{name}-{start}"),
-                        kind: "journal-gap",
-                        from: format!("journal segment {sequence} of shard {shard}, bytes {start} to {end}"),
-                        cause: "written in part, or bent since: no frame of the journal".to_owned(),
-                        bytes: segment.bytes(start, end).to_vec(),
-                    });
-                }
+                Item::Answer { answer, bodies_at } => self.take(plan, *answer, bodies_at, with_care, &mut row),
+                Item::Gap { start, end } => self.gaps.push(Aside {
+                    name: format!("shard-{shard}-{sequence:010}-{start}"),
+                    kind: "journal-gap",
+                    from: format!("journal segment {sequence} of shard {shard}, bytes {start} to {end}"),
+                    cause: "written in part, or bent since: no frame of the journal".to_owned(),
+                    bytes: segment.bytes(start, end).to_vec(),
+                }),
             }
         }
-        if !no_rows.is_empty() {
-            self.aside.push(Aside {
-                name,
-                kind: "ndjson",
-                from: format!("journal segment {sequence} of shard {shard}"),
-                cause: "no device states: each line holds a body, where it came from, and why it is none".to_owned(),
-                bytes: no_rows.into_bytes(),
+        self.bodies.segments.push(Opened { shard, sequence, path: path.to_owned(), bodies });
+        Ok(())
+    }
+
+    /// Whether it is enough for one publish.
+    pub(super) fn is_full(&self) -> bool {
+        self.bodies.located.len() >= MOST_BODIES
+            || self.polls.len() >= MOST_POLLS
+            || self.bodies.segments.len() >= MOST_SEGMENTS
+            || self.bytes >= MOST_BYTES
+            || self.gaps.iter().map(|gap| gap.bytes.len()).sum::<usize>() >= MOST_GAP_BYTES
+    }
+
+    /// Whether nothing was read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bodies.segments.is_empty()
+    }
+
+    /// The segments that were read.
+    pub(super) fn segments(&self) -> impl Iterator<Item = (u32, u64, &Path)> {
+        self.bodies.segments.iter().map(|segment| (segment.shard, segment.sequence, segment.path.as_path()))
+    }
+
+    /// Adds an answer.
+    fn take(&mut self, plan: &Plan, answer: Answer, mut at: u64, with_care: bool, row: &mut Row) {
+        let Answer { account_id, sweep_id, source, collected_at, bodies, poll } = answer;
+        let head = Head { account_id, sweep_id, source, collected_at };
+        if self.bodies.heads.last() != Some(&head) {
+            self.bodies.heads.push(head);
+        }
+        let first = self.bodies.located.len();
+        for Body { bytes, origin } in bodies {
+            let (device, time) = self.glance(plan, &bytes, with_care, row);
+            let length = u32::try_from(bytes.len()).expect("a frame's bodies have less than 4 GiB");
+            self.bodies.located.push(Located {
+                segment: index(self.bodies.segments.len()),
+                head: index(self.bodies.heads.len() - 1),
+                device,
+                length,
+                at,
+                time,
+                origin,
             });
+            at += u64::from(length);
+            self.bytes += u64::from(length);
+        }
+        if let Some(poll) = poll {
+            self.polls.push((poll, first..self.bodies.located.len()));
         }
     }
 
-    /// Bytes of text and of what is set aside: about what is in memory.
-    pub(super) fn bytes(&self) -> usize {
-        self.states.text_bytes() + self.aside.iter().map(|aside| aside.bytes.len()).sum::<usize>()
-    }
-
-    /// Adds an answer: its bodies to the rows, or a line each to `no_rows`.
-    fn take(&mut self, plan: &Plan, stamp: &Stamp, answer: Answer, row: &mut Row, no_rows: &mut String) {
-        let first = self.states.rows();
-        for body in &answer.bodies {
-            match plan.flatten(&body.bytes, row) {
-                Ok(()) => {
-                    stamp.set(row, &answer);
-                    self.states.push(row);
-                    row.unmapped().for_each(|(path, _)| *self.drift.entry(without_positions(path)).or_default() += 1);
-                }
-                Err(error) => {
-                    self.quarantined += 1;
-                    no_rows.push_str(&Quarantined::line(&answer, body, &error));
-                }
+    /// The device and the time of the next body. One that is no device state is noted.
+    fn glance(&mut self, plan: &Plan, body: &[u8], with_care: bool, row: &mut Row) -> (u32, Option<i64>) {
+        let by = SortedBy::new(plan.schema());
+        if with_care || !plan.glance(body, &[by.device, by.time], row) {
+            if let Err(error) = plan.flatten(body, row) {
+                self.no_states.insert(index(self.bodies.located.len()), error);
+                return (0, None);
             }
         }
-        if let Some(poll) = answer.poll {
-            self.polls.push((poll, first..self.states.rows()));
+        let (device, time) = by.of(row);
+        let number = self.ids.get(device).copied().unwrap_or_else(|| {
+            let (device, number) = (Arc::<str>::from(device), index(self.bodies.devices.len()));
+            self.bodies.devices.push(Arc::clone(&device));
+            self.ids.insert(device, number);
+            number
+        });
+        (number, time)
+    }
+
+    /// Sorts the bodies into the parts that they belong to, in the order of the rows.
+    pub(super) fn divide(self, plan: &Arc<Plan>, shards: u32) -> Divided {
+        let Self { bodies, polls, gaps, no_states, .. } = self;
+        let mut sorted: Vec<u32> = (0..bodies.devices.len()).map(index).collect();
+        sorted.sort_unstable_by_key(|&device| &bodies.devices[device as usize]);
+        let mut rank = vec![0_u32; sorted.len()];
+        (0..).zip(&sorted).for_each(|(place, &device)| rank[device as usize] = place);
+        let shard: Vec<u32> = bodies.devices.iter().map(|device| shard_of(device, shards)).collect();
+        let mut parts: BTreeMap<(u32, NaiveDate), Vec<u32>> = BTreeMap::new();
+        for (at, body) in (0..).zip(&bodies.located) {
+            if !no_states.contains_key(&at) {
+                let collected_at = bodies.head(body).collected_at.timestamp_micros();
+                let date = day_of(body.time.unwrap_or(collected_at));
+                parts.entry((shard[body.device as usize], date)).or_default().push(at);
+            }
+        }
+        let bodies = Arc::new(bodies);
+        let parts = parts.into_iter().map(|(part, mut order)| {
+            order.sort_unstable_by_key(|&at| {
+                let body = &bodies.located[at as usize];
+                (rank[body.device as usize], body.time, at)
+            });
+            (part, Arc::new(DayRows::new(Arc::clone(&bodies), Arc::clone(plan), order)))
+        });
+        Divided { parts: parts.collect(), bodies, polls, gaps, no_states }
+    }
+}
+
+impl Divided {
+    /// How many bodies there are.
+    pub(super) fn len(&self) -> usize {
+        self.bodies.located.len()
+    }
+
+    /// Whether a row turned out to be of another device or time than its body seemed to be at a glance.
+    pub(super) fn is_misjudged(&self) -> bool {
+        self.parts.iter().any(|(_, rows)| rows.found().is_misjudged)
+    }
+
+    /// What no column could hold, by path.
+    pub(super) fn drift(&self) -> BTreeMap<String, u64> {
+        let mut drift = BTreeMap::new();
+        for (_, rows) in &self.parts {
+            for (path, count) in &rows.found().drift {
+                *drift.entry(path.clone()).or_default() += count;
+            }
+        }
+        drift
+    }
+
+    /// Notes what the rows found to be no device states.
+    pub(super) fn take_no_states(&mut self) {
+        for (_, rows) in &self.parts {
+            self.no_states.append(&mut rows.found().no_states);
         }
     }
+
+    /// Bodies that are no device state.
+    pub(super) fn quarantined(&self) -> u64 {
+        self.no_states.len() as u64
+    }
+
+    /// Files for the quarantine, one for each segment that has bodies that are no device state.
+    pub(super) fn no_states(&self) -> impl Iterator<Item = Result<Aside, JournalError>> {
+        let of = |at: u32| self.bodies.located[at as usize].segment;
+        let all: Vec<(u32, &FlattenError)> = self.no_states.iter().map(|(&at, error)| (at, error)).collect();
+        let segments: Vec<Vec<_>> = all.chunk_by(|a, b| of(a.0) == of(b.0)).map(<[_]>::to_vec).collect();
+        segments.into_iter().map(move |bodies| self.aside(&bodies))
+    }
+
+    /// The file for the quarantine of some bodies of a segment.
+    fn aside(&self, bodies: &[(u32, &FlattenError)]) -> Result<Aside, JournalError> {
+        let (mut lines, mut text) = (Vec::new(), Vec::new());
+        for (at, error) in bodies {
+            self.bodies.read(*at, &mut text)?;
+            lines.extend(self.bodies.quarantined(*at, &text, error));
+        }
+        let Opened { shard, sequence, .. } = self.bodies.segment(bodies[0].0);
+        Ok(Aside {
+            name: format!("shard-{shard}-{sequence:010}"),
+            kind: "ndjson",
+            from: format!("journal segment {sequence} of shard {shard}"),
+            cause: "no device states: each line holds a body, where it came from, and why it is none".to_owned(),
+            bytes: lines,
+        })
+    }
+}
+
+impl Bodies {
+    /// Reads a body, in place of what `text` held.
+    pub(super) fn read(&self, at: u32, text: &mut Vec<u8>) -> Result<(), JournalError> {
+        let body = &self.located[at as usize];
+        self.segment(at).bodies.read(body.at, body.length as usize, text)
+    }
+
+    /// The device and the time of a body.
+    pub(super) fn key(&self, at: u32) -> (&str, Option<i64>) {
+        let body = &self.located[at as usize];
+        (&self.devices[body.device as usize], body.time)
+    }
+
+    /// The answer that brought a body.
+    pub(super) fn head_of(&self, at: u32) -> &Head {
+        self.head(&self.located[at as usize])
+    }
+
+    fn head(&self, body: &Located) -> &Head {
+        &self.heads[body.head as usize]
+    }
+
+    fn segment(&self, at: u32) -> &Opened {
+        &self.segments[self.located[at as usize].segment as usize]
+    }
+
+    /// A body's line in the quarantine.
+    fn quarantined(&self, at: u32, bytes: &[u8], cause: &FlattenError) -> Vec<u8> {
+        let (body, text) = (&self.located[at as usize], std::str::from_utf8(bytes).ok());
+        let head = self.head(body);
+        let entry = Quarantined {
+            cause: cause.to_string(),
+            origin: body.origin.as_ref().map(ToString::to_string),
+            account_id: head.account_id.as_str(),
+            sweep_id: &head.sweep_id,
+            source: head.source.as_str(),
+            collected_at: clock::format_timestamp(head.collected_at),
+            body: text,
+            bytes: text.is_none().then_some(bytes),
+        };
+        let mut line = serde_json::to_vec(&entry).expect("an entry always has a form in JSON");
+        line.push(b'\n');
+        line
+    }
+}
+
+/// A number of something of which a batch has fewer than 2^32.
+fn index(number: usize) -> u32 {
+    u32::try_from(number).expect("a segment has less than 4 Gi of bodies, and a batch few segments")
 }
 
 /// Requests as rows. A poll's JSON is flattened like any other body.
@@ -116,39 +366,6 @@ pub(super) fn poll_columns(plan: &Plan, polls: &[Poll]) -> Columns {
         columns.push(&row);
     }
     columns
-}
-
-/// The columns that say where a row comes from.
-struct Stamp {
-    account_id: usize,
-    collected_at: usize,
-    sweep_id: usize,
-    source: usize,
-}
-
-impl Stamp {
-    fn new(schema: &Schema) -> Self {
-        let at = |name| schema.index_of(name).expect("the table has the columns that the archive itself writes");
-        Self {
-            account_id: at("account_id"),
-            collected_at: at("collected_at"),
-            sweep_id: at("sweep_id"),
-            source: at("source"),
-        }
-    }
-
-    fn set(&self, row: &mut Row, answer: &Answer) {
-        let texts = [
-            (self.account_id, answer.account_id.as_str()),
-            (self.sweep_id, &answer.sweep_id),
-            (self.source, answer.source.as_str()),
-        ];
-        for (at, text) in texts {
-            let cell = row.write(text);
-            row.set(at, cell);
-        }
-        row.set(self.collected_at, Cell::Timestamp(answer.collected_at.timestamp_micros()));
-    }
 }
 
 /// A body in the quarantine, with what is known about it.
@@ -167,48 +384,4 @@ struct Quarantined<'a> {
     /// The body's bytes, where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<&'a [u8]>,
-}
-
-impl<'a> Quarantined<'a> {
-    fn line(answer: &'a Answer, body: &'a Body, cause: &FlattenError) -> String {
-        let text = std::str::from_utf8(&body.bytes).ok();
-        let entry = Quarantined {
-            cause: cause.to_string(),
-            origin: body.origin.as_ref().map(ToString::to_string),
-            account_id: answer.account_id.as_str(),
-            sweep_id: &answer.sweep_id,
-            source: answer.source.as_str(),
-            collected_at: clock::format_timestamp(answer.collected_at),
-            body: text,
-            bytes: text.is_none().then_some(&body.bytes),
-        };
-        serde_json::to_string(&entry).expect("an entry always has a form in JSON") + "\n"
-    }
-}
-
-/// A path without the positions in lists: `cpuPctByApp[3].pid` counts as `cpuPctByApp[].pid`.
-fn without_positions(path: &str) -> String {
-    let mut short = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((before, after)) = rest.split_once('[') {
-        short.push_str(before);
-        short.push('[');
-        rest = after.trim_start_matches(|letter: char| letter.is_ascii_digit());
-    }
-    short + rest
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn drift_is_counted_without_positions() {
-        for (path, expect) in [
-            ("cpuPctByApp[3].pid", "cpuPctByApp[].pid"),
-            ("cpuPctByApp[0][12].pid", "cpuPctByApp[][].pid"),
-            ("rtt[\"x.y\"]", "rtt[\"x.y\"]"),
-            ("new", "new"),
-        ] {
-            assert_eq!(super::without_positions(path), expect);
-        }
-    }
 }

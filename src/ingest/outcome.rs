@@ -6,19 +6,19 @@ use crate::snapshot::{Outcome, Poll};
 
 use super::PollCounts;
 
-/// Settles each poll: `fresh` says of each row whether its key was new to the archive.
-pub(super) fn settle(polls: &[(Poll, Range<usize>)], fresh: &[bool]) -> Vec<Poll> {
-    polls.iter().map(|(poll, rows)| settle_one(poll.clone(), &fresh[rows.clone()])).collect()
+/// Settles each poll: `fresh` says of each body whether its key was new to the archive; none where it is no row.
+pub(super) fn settle(polls: &[(Poll, Range<usize>)], fresh: &[Option<bool>]) -> Vec<Poll> {
+    polls.iter().map(|(poll, bodies)| settle_one(poll.clone(), &fresh[bodies.clone()])).collect()
 }
 
-fn settle_one(mut poll: Poll, fresh: &[bool]) -> Poll {
+fn settle_one(mut poll: Poll, fresh: &[Option<bool>]) -> Poll {
     if poll.outcome == Outcome::State {
-        poll.outcome = match fresh {
-            [] => Outcome::Failed,
-            rows if rows.contains(&true) => Outcome::State,
-            _ => Outcome::Unchanged,
+        poll.outcome = match fresh.iter().flatten().max() {
+            None => Outcome::Failed,
+            Some(true) => Outcome::State,
+            Some(false) => Outcome::Unchanged,
         };
-        if fresh.is_empty() {
+        if poll.outcome == Outcome::Failed {
             poll.error = Some("the answer holds no device state; it is in the quarantine".to_owned());
         }
     }

@@ -1,6 +1,7 @@
 //! Segments that are there to be read. Reading never writes.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -17,11 +18,23 @@ pub struct Segment {
     bytes: Bytes,
 }
 
+/// The bodies of a segment, to be read once more, one at a time.
+#[derive(Debug)]
+pub struct Bodies {
+    file: File,
+    path: PathBuf,
+}
+
 /// What stands in a segment.
 #[derive(Debug, PartialEq)]
 pub enum Item {
     /// An answer as it was appended.
-    Answer(Box<Answer>),
+    Answer {
+        /// The answer.
+        answer: Box<Answer>,
+        /// Where its bodies begin, counted from the start of the file. They lie one after the other.
+        bodies_at: u64,
+    },
     /// Bytes that are no frame: written in part, or bent since.
     Gap {
         /// First byte, counted from the start of the file.
@@ -78,7 +91,7 @@ impl Segment {
     #[must_use]
     pub fn first_received(&self) -> Option<Timestamp> {
         self.items().find_map(|item| match item {
-            Item::Answer(answer) => Some(answer.collected_at),
+            Item::Answer { answer, .. } => Some(answer.collected_at),
             Item::Gap { .. } => None,
         })
     }
@@ -87,7 +100,7 @@ impl Segment {
     #[must_use]
     pub fn received(&self) -> Option<(Timestamp, Timestamp)> {
         let times = self.items().filter_map(|item| match item {
-            Item::Answer(answer) => Some(answer.collected_at),
+            Item::Answer { answer, .. } => Some(answer.collected_at),
             Item::Gap { .. } => None,
         });
         times.fold(None, |found, at| Some((found.map_or(at, |(first, _)| first), at)))
@@ -98,6 +111,27 @@ impl Segment {
     pub fn bytes(&self, start: u64, end: u64) -> &[u8] {
         let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(self.bytes.len());
         &self.bytes[index(start)..index(end)]
+    }
+}
+
+impl Bodies {
+    /// Opens a segment.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        let file = File::open(path).map_err(JournalError::io("read", path))?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Reads a body, in place of what `body` held. Whether it is as it was written, the reading of the segment has
+    /// found out.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    pub fn read(&self, at: u64, length: usize, body: &mut Vec<u8>) -> Result<(), JournalError> {
+        body.resize(length, 0);
+        self.file.read_exact_at(body, at).map_err(JournalError::io("read", &self.path))
     }
 }
 
@@ -116,7 +150,8 @@ impl Iterator for Items<'_> {
         let rest = self.bytes.slice(self.at..);
         if let Some((answer, length)) = frame::decode(&rest) {
             self.at += length;
-            return Some(Item::Answer(Box::new(answer)));
+            let bodies: usize = answer.bodies.iter().map(|body| body.bytes.len()).sum();
+            return Some(Item::Answer { answer: Box::new(answer), bodies_at: (self.at - bodies) as u64 });
         }
         let start = self.at;
         self.at += next_frame(&rest).unwrap_or(rest.len());

@@ -1,0 +1,187 @@
+//! The rows of a day, made of bodies as they are wanted: in the order in which they stand in the part.
+//!
+//! A body is flattened right behind the one of the same device before it, which is mostly the same. What is found on
+//! the way (bodies that are no device state, values without a column) is kept until somebody asks.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::archive::{ArchiveError, Incoming, Stretches, Supply};
+use crate::flatten::{Cell, Columns, FlattenError, Plan, Row};
+use crate::schema::Schema;
+
+use super::batch::{Bodies, Head, SortedBy};
+
+/// Rows that are made at a time.
+const STRETCH_ROWS: usize = 4 * 1024;
+
+/// The bodies of a part.
+#[derive(Debug)]
+pub(super) struct DayRows {
+    bodies: Arc<Bodies>,
+    plan: Arc<Plan>,
+    /// Numbers of bodies, by device and time.
+    order: Vec<u32>,
+    found: Mutex<Found>,
+}
+
+/// What became of the bodies when they were last read.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The body of each row, in the order of the stretches.
+    pub(super) rows: Vec<u32>,
+    /// Bodies that are no device state.
+    pub(super) no_states: BTreeMap<u32, FlattenError>,
+    /// Values that no column could hold, by path without list positions.
+    pub(super) drift: BTreeMap<String, u64>,
+    /// Whether a row is of another device or time than its body seemed to be at a glance: it stands at a wrong place.
+    pub(super) is_misjudged: bool,
+}
+
+impl DayRows {
+    pub(super) fn new(bodies: Arc<Bodies>, plan: Arc<Plan>, order: Vec<u32>) -> Self {
+        Self { bodies, plan, order, found: Mutex::default() }
+    }
+
+    /// What was found when the rows were last read to their end.
+    pub(super) fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Supply for DayRows {
+    fn expected(&self) -> usize {
+        self.order.len()
+    }
+
+    fn in_order(&self) -> Stretches<'_> {
+        Box::new(Reading {
+            day: self,
+            next: 0,
+            stamp: Stamp::new(self.plan.schema()),
+            columns: Columns::new(Arc::clone(self.plan.schema())),
+            row: Row::default(),
+            body: Vec::new(),
+            found: Found::default(),
+        })
+    }
+}
+
+/// Bodies on their way to rows.
+struct Reading<'a> {
+    day: &'a DayRows,
+    /// The place in the order that comes next.
+    next: usize,
+    stamp: Stamp,
+    columns: Columns,
+    row: Row,
+    body: Vec<u8>,
+    found: Found,
+}
+
+impl Iterator for Reading<'_> {
+    type Item = Result<Incoming, ArchiveError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut last = None;
+        while let Some(&at) = self.day.order.get(self.next) {
+            // Rows that only other columns put in order are in one stretch, which sorts them.
+            let key = self.day.bodies.key(at);
+            if self.columns.rows() >= STRETCH_ROWS && last.is_some_and(|last| last != key) {
+                break;
+            }
+            last = Some(key);
+            self.next += 1;
+            if let Err(error) = self.read(at) {
+                return Some(Err(error));
+            }
+        }
+        let rows = u32::try_from(self.columns.rows()).expect("a stretch has fewer rows than a batch has bodies");
+        if rows == 0 {
+            *self.day.found() = std::mem::take(&mut self.found);
+            return None;
+        }
+        let batch = self.columns.finish();
+        Some(Ok(Incoming::new(self.day.plan.schema(), &batch, &(0..rows).collect::<Vec<_>>())))
+    }
+}
+
+impl Reading<'_> {
+    /// Reads a body into the columns.
+    fn read(&mut self, at: u32) -> Result<(), ArchiveError> {
+        let DayRows { bodies, plan, .. } = self.day;
+        bodies.read(at, &mut self.body).map_err(|error| ArchiveError::Incoming(error.into()))?;
+        if let Err(error) = plan.flatten(&self.body, &mut self.row) {
+            self.found.no_states.insert(at, error);
+            return Ok(());
+        }
+        self.found.is_misjudged |= SortedBy::new(plan.schema()).of(&self.row) != bodies.key(at);
+        self.stamp.set(&mut self.row, bodies.head_of(at));
+        self.columns.push(&self.row);
+        self.found.rows.push(at);
+        for (path, _) in self.row.unmapped() {
+            *self.found.drift.entry(without_positions(path)).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The columns that say where a row comes from.
+struct Stamp {
+    account_id: usize,
+    collected_at: usize,
+    sweep_id: usize,
+    source: usize,
+}
+
+impl Stamp {
+    fn new(schema: &Schema) -> Self {
+        let at = |name| schema.index_of(name).expect("the table has the columns that the archive itself writes");
+        Self {
+            account_id: at("account_id"),
+            collected_at: at("collected_at"),
+            sweep_id: at("sweep_id"),
+            source: at("source"),
+        }
+    }
+
+    fn set(&self, row: &mut Row, head: &Head) {
+        let texts = [
+            (self.account_id, head.account_id.as_str()),
+            (self.sweep_id, &head.sweep_id),
+            (self.source, head.source.as_str()),
+        ];
+        for (at, text) in texts {
+            let cell = row.write(text);
+            row.set(at, cell);
+        }
+        row.set(self.collected_at, Cell::Timestamp(head.collected_at.timestamp_micros()));
+    }
+}
+
+/// A path without the positions in lists: `cpuPctByApp[3].pid` counts as `cpuPctByApp[].pid`.
+fn without_positions(path: &str) -> String {
+    let mut short = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('[') {
+        short.push_str(before);
+        short.push('[');
+        rest = after.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    }
+    short + rest
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn drift_is_counted_without_positions() {
+        for (path, expect) in [
+            ("cpuPctByApp[3].pid", "cpuPctByApp[].pid"),
+            ("cpuPctByApp[0][12].pid", "cpuPctByApp[][].pid"),
+            ("rtt[\"x.y\"]", "rtt[\"x.y\"]"),
+            ("new", "new"),
+        ] {
+            assert_eq!(super::without_positions(path), expect);
+        }
+    }
+}
