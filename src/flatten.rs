@@ -102,7 +102,7 @@ impl Plan {
     /// Where the body is no row of the dataset; the row's content is then void.
     pub fn flatten(&self, body: &[u8], row: &mut Row) -> Result<(), FlattenError> {
         let text = std::str::from_utf8(body).map_err(|error| FlattenError::Encoding(error.valid_up_to()))?;
-        row.clear(self.schema.columns.len(), self.groups.iter().map(|group| group.entries.len()));
+        self.begin(text, row);
         json::read(text, |reader| match reader.peek() {
             Some(b'{') => self.read_group(0, reader, row),
             _ => reader.value().map(drop),
@@ -114,7 +114,12 @@ impl Plan {
         if let Some(at) = self.schema.unmapped() {
             row.close_unmapped(at);
         }
+        row.end();
         Ok(())
+    }
+
+    fn begin(&self, text: &str, row: &mut Row) {
+        row.begin(&self.schema, text, self.groups.iter().map(|group| group.entries.len()));
     }
 
     /// Reads of a body only so much that the columns `wanted` have values, in place of what `row` held; says whether they
@@ -122,7 +127,7 @@ impl Plan {
     #[must_use]
     pub fn glance(&self, body: &[u8], wanted: &[usize], row: &mut Row) -> bool {
         let Ok(text) = std::str::from_utf8(body) else { return false };
-        row.clear(self.schema.columns.len(), self.groups.iter().map(|group| group.entries.len()));
+        self.begin(text, row);
         let is_met = |row: &Row| wanted.iter().all(|&at| row.cell(at) != Cell::Null);
         // A fault ends the reading, as does having seen enough.
         let _ = json::read(text, |reader| {
@@ -143,8 +148,7 @@ impl Plan {
     /// # Errors
     /// Where it is no object of JSON; the row is then without values.
     pub fn refill(&self, unmapped: &str, is_free: &dyn Fn(usize) -> bool, row: &mut Row) -> Result<u64, FlattenError> {
-        let groups = || self.groups.iter().map(|group| group.entries.len());
-        row.clear(self.schema.columns.len(), groups());
+        self.begin(unmapped, row);
         if !unmapped.trim_start().starts_with('{') {
             return Err(FlattenError::Kind);
         }
@@ -165,7 +169,7 @@ impl Plan {
             })
         });
         if let Err(error) = read {
-            row.clear(self.schema.columns.len(), groups());
+            self.begin("", row);
             return Err(error.into());
         }
         let found = (0..self.schema.columns.len()).filter(|&at| row.cell(at) != Cell::Null).count() as u64;
@@ -236,9 +240,14 @@ impl Plan {
         if column.kind == Kind::List && reader.peek() == Some(b'[') {
             return read_list(column, at, Place::Group(&path()), reader, row);
         }
+        let start = reader.place();
+        if row.value_before(at).is_some_and(|raw| reader.value_is(raw)) {
+            row.take_value(at, start);
+            return Ok(());
+        }
         let raw = reader.value()?;
-        match scalar(column.kind, raw, row) {
-            Some(cell) => row.set(at, cell),
+        match scalar(column.kind, raw, start, row) {
+            Some(cell) => row.set_value(at, cell, start..reader.place()),
             None => row.keep(path(), raw),
         }
         Ok(())
@@ -248,10 +257,20 @@ impl Plan {
         let group = &self.groups[inner];
         if row.meet_group(inner) {
             group.columns.iter().for_each(|&at| row.forget(at));
+            row.forget_objects();
             row.forget_below(&group.path);
         }
+        let start = reader.place();
+        if row.object_before(inner).is_some_and(|object| reader.value_is(object)) {
+            row.take_object(inner, &group.columns, start);
+            return Ok(());
+        }
         if reader.peek() == Some(b'{') {
-            return self.read_group(inner, reader, row);
+            self.read_group(inner, reader, row)?;
+            if group.columns.iter().all(|&at| self.schema.columns[at].kind != Kind::List) {
+                row.note_object(inner, start..reader.place());
+            }
+            return Ok(());
         }
         match reader.value()? {
             "null" => (),
@@ -296,16 +315,19 @@ impl Group {
 /// elements that do.
 #[must_use]
 pub fn fits(kind: Kind, raw: &str) -> bool {
-    scalar(kind, raw, &mut Row::default()).is_some()
+    scalar(kind, raw, 0, &mut Row::default()).is_some()
 }
 
-/// The cell that a value fits exactly; `None` where it fits none of this kind.
-fn scalar(kind: Kind, raw: &str, row: &mut Row) -> Option<Cell> {
+/// The cell that a value of the row's body, which stands at `start`, fits exactly; `None` where it fits none of this kind.
+fn scalar(kind: Kind, raw: &str, start: usize, row: &mut Row) -> Option<Cell> {
     if raw == "null" {
         return Some(Cell::Null);
     }
     match kind {
-        Kind::String => Some(row.write(&json::string(raw)?)),
+        Kind::String => match json::string(raw)? {
+            Cow::Borrowed(text) => Some(Cell::String { start: start + 1, end: start + 1 + text.len() }),
+            Cow::Owned(text) => Some(row.write(&text)),
+        },
         Kind::Boolean => raw.parse().ok().map(Cell::Boolean),
         Kind::Int64 => number::int64(raw).map(Cell::Int64),
         Kind::Float64 => number::float64(raw).map(Cell::Float64),
@@ -357,6 +379,7 @@ fn read_element(column: &Column, place: Place, reader: &mut Reader, row: &mut Ro
     let element = row.push_element(column.fields.len());
     reader.object(&mut |reader| {
         let key = reader.key()?;
+        let start = reader.place();
         let raw = reader.value()?;
         let place = place.key(&key);
         let Some(member) = column.fields.iter().position(|member| *member.name == *key) else {
@@ -366,7 +389,7 @@ fn read_element(column: &Column, place: Place, reader: &mut Reader, row: &mut Ro
         if row.has_unmapped() {
             row.forget_below(&place.path());
         }
-        let cell = scalar(column.fields[member].kind, raw, row);
+        let cell = scalar(column.fields[member].kind, raw, start, row);
         row.set_member(element, member, cell.unwrap_or(Cell::Null));
         if cell.is_none() {
             row.keep(place.path(), raw);
@@ -488,6 +511,51 @@ mod tests {
                 unmapped = "{\"new\":2}"
             "#]],
         );
+    }
+
+    #[test]
+    fn a_body_says_the_same_whatever_was_read_before_it() {
+        let inner = [
+            r#"{"address":"10.0.0.1","location":{"city":"Bern","zip":"3000"},"version":1}"#,
+            r#"{"address":"10.0.0.1","location":{"city":"Bern","zip":"3000"},"version":12}"#,
+            r#"{"address":"10.0.0.1","location":{"city":"B\u00e4rn","zip":"3000"},"version":1}"#,
+            r#"{"address":"10.0.0.1","location":{"zip":"3000"},"location":null,"version":1}"#,
+            r#"{"address":"10.0.0.1","location":null,"version":1.5}"#,
+            r#"{"odd":1}"#,
+            "null",
+            "7",
+            "{}",
+        ];
+        let mut bodies: Vec<String> = Vec::new();
+        for object in inner {
+            for rest in [
+                r#""cpuPct":1"#,
+                r#""cpuPct":12,"colo":"S\u004a""#,
+                r#""cpuPct":1,"cpuPct":null,"colo":"SJ""#,
+                r#""new":0"#,
+            ] {
+                bodies.push(format!(r#"{{"deviceId":"d","deviceIpv4":{object},{rest}}}"#));
+                bodies.push(format!(r#"{{"deviceId":"d",{rest},"deviceIpv4":{object}, "gatewayIpv4" : {object} }}"#));
+            }
+            let first = inner[0];
+            bodies.push(format!(r#"{{"deviceId":"d","deviceIpv4":{first},"deviceIpv4":{object}}}"#));
+            bodies.push(format!(r#"{{"deviceId":"d","deviceIpv4":{object},"deviceIpv4":{first}}}"#));
+        }
+        bodies.push(r#"{"deviceId":"d","deviceIpv4":{"address":"10.0.0.1""#.to_owned());
+        let plan = Plan::new(Schema::device_state());
+        let read = |body: &str, row: &mut Row| match plan.flatten(body.as_bytes(), row) {
+            Ok(()) => row.describe(plan.schema()),
+            Err(error) => error.to_string(),
+        };
+        let alone: Vec<String> = bodies.iter().map(|body| read(body, &mut Row::default())).collect();
+        for before in &bodies {
+            for (body, alone) in bodies.iter().zip(&alone) {
+                let mut row = Row::default();
+                read(before, &mut row);
+                assert_eq!(&read(body, &mut row), alone, "{body} after {before}");
+                assert_eq!(&read(body, &mut row), alone, "{body} after itself");
+            }
+        }
     }
 
     #[test]

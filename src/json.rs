@@ -126,6 +126,24 @@ impl<'a> Reader<'a> {
         is_it
     }
 
+    /// Steps over a value if its text is this one, of a value that was read before.
+    pub fn value_is(&mut self, raw: &str) -> bool {
+        let rest = &self.text.as_bytes()[self.at..];
+        // Of a number, more digits may follow.
+        let ends = |next: Option<&u8>| matches!(next, None | Some(b',' | b'}' | b']' | b' ' | b'\n' | b'\t' | b'\r'));
+        let is_it = rest.starts_with(raw.as_bytes()) && ends(rest.get(raw.len()));
+        if is_it {
+            self.at += raw.len();
+        }
+        is_it
+    }
+
+    /// How many bytes of the text are behind.
+    #[must_use]
+    pub fn place(&self) -> usize {
+        self.at
+    }
+
     /// Reads a key and its colon.
     ///
     /// # Errors

@@ -1,11 +1,15 @@
 //! One flat record, with the text it refers to. A row is made once and filled over and over: once
 //! its buffers have grown, a body costs no allocation but for what is unmapped.
+//!
+//! A row remembers the body before it. Where a value, or an object as a whole, has the same text as at that place of
+//! the one before, it is not read again: most of what a device reports is what it reported five minutes ago.
 
 use std::collections::BTreeMap;
 #[cfg(test)]
 use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::Arc;
 
-#[cfg(test)]
 use crate::schema::Schema;
 
 use super::quoted;
@@ -42,8 +46,14 @@ pub enum Cell {
 /// One flat record.
 #[derive(Debug, Default)]
 pub struct Row {
-    cells: Vec<Cell>,
-    text: String,
+    now: Content,
+    /// The body before, where that was a row of the same schema.
+    before: Content,
+    schema: Option<Arc<Schema>>,
+    /// Whether the body was read to its end.
+    is_whole: bool,
+    /// Length of the body.
+    body: usize,
     elements: Vec<Element>,
     members: Vec<Cell>,
     unmapped: BTreeMap<String, String>,
@@ -54,6 +64,18 @@ pub struct Row {
     followers: Vec<Vec<usize>>,
 }
 
+/// What a body says.
+#[derive(Debug, Default)]
+struct Content {
+    cells: Vec<Cell>,
+    /// The body, and behind it what does not stand in it like that.
+    text: String,
+    /// Where the value of a column stands in the body; empty where it may not be taken as it is.
+    values: Vec<Range<usize>>,
+    /// The same of a group's object.
+    objects: Vec<Range<usize>>,
+}
+
 /// One struct of a list: where its members begin; `None` for a null.
 type Element = Option<usize>;
 
@@ -61,20 +83,20 @@ impl Row {
     /// The value in a column.
     #[must_use]
     pub fn cell(&self, column: usize) -> Cell {
-        self.cells[column]
+        self.now.cells[column]
     }
 
     /// The text in a column; `None` where it holds none.
     #[must_use]
     pub fn text(&self, column: usize) -> Option<&str> {
-        self.resolve(self.cells[column])
+        self.resolve(self.now.cells[column])
     }
 
     /// The text that a cell of this row refers to.
     #[must_use]
     pub fn resolve(&self, cell: Cell) -> Option<&str> {
         match cell {
-            Cell::String { start, end } => Some(&self.text[start..end]),
+            Cell::String { start, end } => Some(&self.now.text[start..end]),
             _ => None,
         }
     }
@@ -91,21 +113,21 @@ impl Row {
 
     /// Writes a value into a column.
     pub fn set(&mut self, column: usize, cell: Cell) {
-        self.cells[column] = cell;
+        self.now.cells[column] = cell;
     }
 
     /// Copies text into the row.
     pub fn write(&mut self, text: &str) -> Cell {
-        let start = self.text.len();
-        self.text.push_str(text);
-        Cell::String { start, end: self.text.len() }
+        let start = self.now.text.len();
+        self.now.text.push_str(text);
+        Cell::String { start, end: self.now.text.len() }
     }
 
     /// The row's values that are not null, a line each.
     #[cfg(test)]
     pub(super) fn describe(&self, schema: &Schema) -> String {
         let mut said = String::new();
-        for (column, &cell) in schema.columns.iter().zip(&self.cells) {
+        for (column, &cell) in schema.columns.iter().zip(&self.now.cells) {
             let value = match cell {
                 Cell::Null => continue,
                 Cell::List { start, end } => self.describe_list(column, start, end),
@@ -116,9 +138,18 @@ impl Row {
         said
     }
 
-    /// Makes room for a row of so many columns, and groups of so many entries each.
-    pub(super) fn clear(&mut self, columns: usize, groups: impl ExactSizeIterator<Item = usize>) {
-        self.text.clear();
+    /// Makes room for a row of a schema, with groups of so many entries each, from this body.
+    pub(super) fn begin(&mut self, schema: &Arc<Schema>, body: &str, groups: impl ExactSizeIterator<Item = usize>) {
+        let columns = schema.columns.len();
+        std::mem::swap(&mut self.now, &mut self.before);
+        if !self.is_whole || !self.schema.as_ref().is_some_and(|before| Arc::ptr_eq(before, schema)) {
+            self.before.values.clear();
+            self.before.objects.clear();
+        }
+        self.schema.get_or_insert_with(|| Arc::clone(schema)).clone_from(schema);
+        self.is_whole = false;
+        self.now.begin(body, columns, groups.len());
+        self.body = body.len();
         self.elements.clear();
         self.members.clear();
         self.unmapped.clear();
@@ -126,8 +157,6 @@ impl Row {
             list.clear();
             list.resize(length, false);
         }
-        self.cells.clear();
-        self.cells.resize(columns, Cell::Null);
         if self.followers.len() != groups.len() {
             self.followers = groups.map(|entries| (1..=entries).chain([0]).collect()).collect();
         }
@@ -145,6 +174,54 @@ impl Row {
         }
     }
 
+    /// Notes that the body was read to its end.
+    pub(super) fn end(&mut self) {
+        self.is_whole = true;
+    }
+
+    /// The text that a column's value had in the body before.
+    pub(super) fn value_before(&self, column: usize) -> Option<&str> {
+        self.before.text_at(self.before.values.get(column)?)
+    }
+
+    /// The text that a group's object had in the body before.
+    pub(super) fn object_before(&self, group: usize) -> Option<&str> {
+        self.before.text_at(self.before.objects.get(group)?)
+    }
+
+    /// Takes a column's value from the body before. It stands at `start` now.
+    pub(super) fn take_value(&mut self, column: usize, start: usize) {
+        let from = self.before.values[column].start;
+        self.now.take(column, &self.before, from, start);
+    }
+
+    /// Takes the columns of a group's object from the body before. It stands at `start` now.
+    pub(super) fn take_object(&mut self, group: usize, columns: &[usize], start: usize) {
+        let object = &self.before.objects[group];
+        columns.iter().for_each(|&column| self.now.take(column, &self.before, object.start, start));
+        self.now.objects[group] = start..start + object.len();
+    }
+
+    /// Writes into a column the value that stands at a place of the body.
+    pub(super) fn set_value(&mut self, column: usize, cell: Cell, place: Range<usize>) {
+        self.now.cells[column] = cell;
+        if self.is_plain() {
+            self.now.values[column] = place;
+        }
+    }
+
+    /// Notes where a group's object stands, all of which is in its columns now.
+    pub(super) fn note_object(&mut self, group: usize, place: Range<usize>) {
+        if self.is_plain() {
+            self.now.objects[group] = place;
+        }
+    }
+
+    /// Whether all that was read so far is in columns, and its text in the body.
+    fn is_plain(&self) -> bool {
+        self.unmapped.is_empty() && self.now.text.len() == self.body
+    }
+
     pub(super) fn has_unmapped(&self) -> bool {
         !self.unmapped.is_empty()
     }
@@ -159,8 +236,15 @@ impl Row {
         std::mem::replace(&mut self.met_groups[group], true)
     }
 
+    /// Forgets a column's value: another counts.
     pub(super) fn forget(&mut self, column: usize) {
-        self.cells[column] = Cell::Null;
+        self.now.cells[column] = Cell::Null;
+        self.now.values[column] = 0..0;
+    }
+
+    /// Forgets where objects stand: of one that stands twice, another may count.
+    pub(super) fn forget_objects(&mut self) {
+        self.now.objects.fill(0..0);
     }
 
     /// Keeps what no column can hold.
@@ -183,11 +267,11 @@ impl Row {
 
     pub(super) fn open_list(&mut self, column: usize) {
         let start = self.elements.len();
-        self.cells[column] = Cell::List { start, end: start };
+        self.now.cells[column] = Cell::List { start, end: start };
     }
 
     pub(super) fn close_list(&mut self, column: usize) {
-        if let Cell::List { end, .. } = &mut self.cells[column] {
+        if let Cell::List { end, .. } = &mut self.now.cells[column] {
             *end = self.elements.len();
         }
     }
@@ -213,15 +297,15 @@ impl Row {
         if self.unmapped.is_empty() {
             return;
         }
-        let start = self.text.len();
+        let start = self.now.text.len();
         for (index, (path, raw)) in self.unmapped.iter().enumerate() {
-            self.text.push(if index == 0 { '{' } else { ',' });
-            self.text.push_str(&quoted(path));
-            self.text.push(':');
-            self.text.push_str(raw);
+            self.now.text.push(if index == 0 { '{' } else { ',' });
+            self.now.text.push_str(&quoted(path));
+            self.now.text.push(':');
+            self.now.text.push_str(raw);
         }
-        self.text.push('}');
-        self.cells[column] = Cell::String { start, end: self.text.len() };
+        self.now.text.push('}');
+        self.now.cells[column] = Cell::String { start, end: self.now.text.len() };
     }
 
     #[cfg(test)]
@@ -246,5 +330,33 @@ impl Row {
             }
         });
         format!("[{}]", elements.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl Content {
+    fn begin(&mut self, body: &str, columns: usize, groups: usize) {
+        self.text.clear();
+        self.text.push_str(body);
+        self.cells.clear();
+        self.cells.resize(columns, Cell::Null);
+        for (places, length) in [(&mut self.values, columns), (&mut self.objects, groups)] {
+            places.clear();
+            places.resize(length, 0..0);
+        }
+    }
+
+    fn text_at(&self, place: &Range<usize>) -> Option<&str> {
+        (!place.is_empty()).then(|| &self.text[place.clone()])
+    }
+
+    /// Takes a column's value from another body, where what it is part of stood at `from`, and stands at `to` here.
+    fn take(&mut self, column: usize, other: &Self, from: usize, to: usize) {
+        let moved = |at: usize| at - from + to;
+        self.cells[column] = match other.cells[column] {
+            Cell::String { start, end } => Cell::String { start: moved(start), end: moved(end) },
+            cell => cell,
+        };
+        let place = &other.values[column];
+        self.values[column] = if place.is_empty() { 0..0 } else { moved(place.start)..moved(place.end) };
     }
 }
