@@ -19,7 +19,7 @@ use flume::{Receiver, RecvTimeoutError, Sender};
 
 use crate::clock::Timestamp;
 use crate::envelope::{self, Content};
-use crate::ingest::{Ingest, IngestError};
+use crate::ingest::{Bodies, Ingest, IngestError};
 use crate::snapshot::{AccountId, Answer, Body, Origin, Source};
 
 use logpush::Translated;
@@ -92,20 +92,24 @@ const WHOLE_BYTES: u64 = 256 << 20;
 /// Pieces that wait for the journal; more make the reading wait.
 const WAITING_PIECES: usize = 4;
 
-/// Journals the bodies of a file. `name` is where they are said to come from.
+/// Takes in the bodies of a file. `name` is where they are said to come from. With `lasting`, they stand in that file,
+/// at the places where `file` has them, and need not be journalled.
 ///
 /// # Errors
 /// Where the file cannot be read, or the journal not be written. What was read before is journalled.
 pub fn read_file(
     ingest: &mut Ingest,
     file: Box<dyn BufRead + Send>,
+    lasting: Option<Bodies>,
     name: &str,
     options: &ImportOptions,
 ) -> Result<ImportStats, ImportError> {
-    let (bodies, stats, synced) = (Vec::new(), ImportStats::default(), Instant::now());
+    let (bodies, places, stats, synced) = (Vec::new(), Vec::new(), ImportStats::default(), Instant::now());
     let name = &Arc::from(name);
     let account = options.account_id.clone();
-    let mut import = Import { ingest, name, options, account, bodies, stats, synced };
+    // Lines of Logpush become other bodies than stand in the file.
+    let lasting = lasting.filter(|_| options.form == Form::Api).map(Arc::new);
+    let mut import = Import { ingest, lasting, name, options, account, bodies, places, stats, synced };
     // A thread reads, so that what was read need not wait for what is still to come.
     let (sender, pieces) = flume::bounded(WAITING_PIECES);
     thread::spawn(move || read_pieces(file, &sender));
@@ -188,11 +192,15 @@ fn read_lines(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()>
 /// A file on its way into the journal.
 struct Import<'a> {
     ingest: &'a mut Ingest,
+    /// The file, where it is there to stay.
+    lasting: Option<Arc<Bodies>>,
     name: &'a Arc<str>,
     options: &'a ImportOptions,
     /// Whose the bodies are that wait.
     account: Option<AccountId>,
     bodies: Vec<Body>,
+    /// Where each stands in the file.
+    places: Vec<u64>,
     stats: ImportStats,
     synced: Instant,
 }
@@ -203,19 +211,20 @@ fn is_value(text: &[u8]) -> bool {
 
 impl Import<'_> {
     fn take_all(&mut self, pieces: &Receiver<Piece>) -> Result<(), ImportError> {
-        let mut number = 0;
+        let (mut number, mut behind) = (0, 0);
         loop {
             match pieces.recv_timeout(SYNC_AFTER) {
-                Ok(Piece::Whole(text)) => self.take(1, &text)?,
+                Ok(Piece::Whole(text)) => self.take(1, &text, 0)?,
                 Ok(Piece::Lines(lines)) => {
                     let mut start = 0;
                     for end in memchr::memchr_iter(b'\n', &lines).chain([lines.len()]) {
                         if start < lines.len() {
                             number += 1;
-                            self.take(number, &lines.slice(start..end))?;
+                            self.take(number, &lines.slice(start..end), behind + start as u64)?;
                         }
                         start = end + 1;
                     }
+                    behind += lines.len() as u64;
                 }
                 Ok(Piece::Failed(error)) => return Err(ImportError::Read { name: self.name.to_string(), error }),
                 Err(RecvTimeoutError::Timeout) => self.flush()?,
@@ -224,9 +233,10 @@ impl Import<'_> {
         }
     }
 
-    /// Takes a value, or a line that should be one.
-    fn take(&mut self, number: u64, text: &Bytes) -> Result<(), ImportError> {
-        let text = text.slice_ref(text.trim_ascii());
+    /// Takes a value, or a line that should be one, which stands at a place of the file.
+    fn take(&mut self, number: u64, line: &Bytes, at: u64) -> Result<(), ImportError> {
+        let text = line.slice_ref(line.trim_ascii());
+        let place = |part: &[u8]| at + (part.as_ptr().addr() - line.as_ptr().addr()) as u64;
         if text.is_empty() {
             return Ok(());
         }
@@ -237,15 +247,16 @@ impl Import<'_> {
         }
         // Whether it is whole, the reading of the journal finds out.
         if utf8.is_some_and(envelope::begins_as_state) {
-            return self.push(number, text);
+            return self.push(number, place(&text), text);
         }
         match utf8.and_then(|text| envelope::read(text).ok()) {
             Some(Content::States(states)) => {
-                states.into_iter().try_for_each(|state| self.push(number, text.slice_ref(state.as_bytes())))
+                let mut push = |state: &[u8]| self.push(number, place(state), text.slice_ref(state));
+                states.into_iter().try_for_each(|state| push(state.as_bytes()))
             }
             Some(Content::Absent) => Ok(()),
             // What it is wrong with, the reading of the journal says, with the line kept as it is.
-            Some(Content::Refused(_)) | None => self.push(number, text.clone()),
+            Some(Content::Refused(_)) | None => self.push(number, place(&text), text.clone()),
         }
     }
 
@@ -258,15 +269,16 @@ impl Import<'_> {
             self.journal()?;
             self.account = account;
         }
-        self.push(number, body)
+        self.push(number, 0, body)
     }
 
-    fn push(&mut self, line: u64, bytes: Bytes) -> Result<(), ImportError> {
+    fn push(&mut self, line: u64, place: u64, bytes: Bytes) -> Result<(), ImportError> {
         if self.account.is_none() {
             return Err(ImportError::NoAccount { name: self.name.to_string(), line });
         }
         let origin = Some(Origin { file: Arc::clone(self.name), line });
         self.bodies.push(Body { bytes, origin });
+        self.places.push(place);
         self.stats.bodies += 1;
         if self.bodies.len() >= ANSWER_BODIES || self.synced.elapsed() >= SYNC_AFTER { self.flush() } else { Ok(()) }
     }
@@ -281,7 +293,11 @@ impl Import<'_> {
             bodies: std::mem::take(&mut self.bodies),
             poll: None,
         };
-        Ok(self.ingest.append(answer)?)
+        let places = std::mem::take(&mut self.places);
+        match &self.lasting {
+            Some(file) => Ok(self.ingest.append_lasting(answer, file, &places)?),
+            None => Ok(self.ingest.append(answer)?),
+        }
     }
 
     /// Journals what waits, and syncs unless that was done just now.

@@ -5,12 +5,16 @@
 //! recovery does: what a crash left in the journal is published when the next writer starts, by the
 //! same code. Plain blocking code, for one thread.
 //!
+//! What stands in a file that is there to stay need not be journalled: [`Ingest::append_lasting`] remembers where, and
+//! the publish reads it from there. Where it cannot be published, it is journalled after all.
+//!
 //! It is also the one way into the journal, and so the place where the [`Policy`] is kept: an answer is
 //! treated before its first byte is written.
 //!
 //! # Killed here, what is lost, what is seen twice?
 //!
 //! * Before an answer is synced: that answer, and the API is asked again in the next sweep.
+//! * Before bodies of a file are published: nothing that is not in the file still.
 //! * Between the staging of the parts and their publish: nothing; the journal still holds the answers.
 //! * Between the publish of the polls and that of the states, or before the segments are removed: the
 //!   answers are merged once more. A state finds itself by its key, and a poll keeps the outcome that
@@ -44,6 +48,7 @@ use crate::snapshot::{Answer, Poll};
 
 use batch::{Batch, Divided};
 
+pub use crate::journal::Bodies;
 pub use due::PublishRule;
 
 /// A segment is closed once it holds this many bodies and answers, or this many bytes of them: a publish
@@ -64,6 +69,10 @@ pub struct Ingest {
     next_sequence: u64,
     bodies: usize,
     bytes: usize,
+    /// Bodies of files that are there to stay.
+    lasting: Batch,
+    /// What was published before anybody asked.
+    published: Published,
     /// Answers that could not be journalled yet.
     unwritten: VecDeque<Answer>,
     plans: Plans,
@@ -75,6 +84,9 @@ pub struct Ingest {
 /// Says of a device, by the id that the API gives it, whether it is one's own.
 #[derive(Clone)]
 pub struct Takes(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+/// Bodies that are journalled together where a file's have to be.
+const JOURNALLED_BODIES: usize = 256;
 
 /// What is journalled and not published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +143,9 @@ pub enum IngestError {
     /// The journal's fault: nothing more can be taken in.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// A file that bodies are taken from is not what it was a moment ago.
+    #[error("a file that is taken in was changed meanwhile: take it in again")]
+    Changing,
     /// The archive's fault: what is journalled stays there until a publish succeeds.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -198,6 +213,8 @@ impl Ingest {
             next_sequence,
             bodies: 0,
             bytes: 0,
+            lasting: Batch::default(),
+            published: Published::default(),
             unwritten: VecDeque::new(),
             plans,
             policy,
@@ -284,6 +301,39 @@ impl Ingest {
         self.write()
     }
 
+    /// Takes an answer whose bodies stand at `places` of a file that is there to stay. It is journalled only where it
+    /// has to be changed first, or cannot be published.
+    ///
+    /// # Errors
+    /// As for [`Ingest::append`].
+    pub fn append_lasting(&mut self, answer: Answer, file: &Arc<Bodies>, places: &[u64]) -> Result<(), IngestError> {
+        if self.policy.is_active() {
+            return self.append(answer);
+        }
+        self.lasting.take_lasting(&self.plans.states, answer, self.journals[0].0, (file, places));
+        if self.lasting.is_full() {
+            let mut published = std::mem::take(&mut self.published);
+            let ended = self.publish_lasting(&mut published);
+            self.published = published;
+            ended?;
+        }
+        Ok(())
+    }
+
+    /// Journals what was taken of files and is not published, for a later publish.
+    ///
+    /// # Errors
+    /// As for [`Ingest::append`], and where the files cannot be read.
+    pub fn keep_lasting(&mut self) -> Result<(), IngestError> {
+        let rest = std::mem::take(&mut self.lasting).divide(&self.plans.states, self.archive.shards());
+        self.journal(&rest)
+    }
+
+    fn journal(&mut self, rest: &Divided) -> Result<(), IngestError> {
+        rest.answers(JOURNALLED_BODIES).try_for_each(|answer| self.append(answer?))?;
+        self.sync()
+    }
+
     /// Journals what is in memory alone, oldest first.
     fn write(&mut self) -> Result<(), IngestError> {
         while let Some(answer) = self.unwritten.pop_front() {
@@ -333,8 +383,9 @@ impl Ingest {
     /// Where the journal itself cannot be used.
     pub fn publish(&mut self) -> Result<Published, IngestError> {
         self.close_segment()?;
-        let mut published = Published::default();
+        let mut published = std::mem::take(&mut self.published);
         self.publish_segments(&mut published)?;
+        self.publish_lasting(&mut published)?;
         if !self.unwritten.is_empty() {
             // Publishing may have made the room that was wanting.
             match self.write().and_then(|()| self.close_segment()) {
@@ -360,18 +411,17 @@ impl Ingest {
     }
 
     fn publish_journal(&self, shard: u32, dir: &Path, published: &mut Published) -> Result<(), IngestError> {
-        let mut batch = Batch::default();
+        let (mut batch, mut paths) = (Batch::default(), Vec::new());
         for (sequence, path) in journal::segments(dir)? {
-            if let Err(error) = batch.read(&self.plans.states, (shard, sequence, &path), false) {
-                published.held.push(error.to_string());
+            match batch.read(&self.plans.states, (shard, sequence, &path)) {
+                Ok(()) => paths.push(path),
+                Err(error) => published.held.push(error.to_string()),
             }
             if batch.is_full() {
-                self.publish_batch(shard, std::mem::take(&mut batch), published);
+                self.publish_journalled(shard, std::mem::take(&mut batch), std::mem::take(&mut paths), published);
             }
         }
-        if !batch.is_empty() {
-            self.publish_batch(shard, batch, published);
-        }
+        self.publish_journalled(shard, batch, paths, published);
         Ok(())
     }
 
@@ -387,11 +437,9 @@ impl Ingest {
     }
 
     /// Publishes a batch. Its segments go once all of it is in the archive.
-    fn publish_batch(&self, shard: u32, batch: Batch, published: &mut Published) {
-        let held_before = published.held.len();
-        let segments: Vec<PathBuf> = batch.segments().map(|(_, _, path)| path.to_owned()).collect();
-        self.file(shard, batch, published).unwrap_or_else(|error| published.held.push(error.to_string()));
-        if published.held.len() > held_before {
+    fn publish_journalled(&self, shard: u32, batch: Batch, segments: Vec<PathBuf>, published: &mut Published) {
+        let mut divided = batch.divide(&self.plans.states, self.archive.shards());
+        if !self.is_filed(shard, &mut divided, published) {
             return;
         }
         for path in &segments {
@@ -400,11 +448,27 @@ impl Ingest {
         }
     }
 
+    /// Publishes what was taken of files that are there to stay. What cannot be published is journalled.
+    fn publish_lasting(&mut self, published: &mut Published) -> Result<(), IngestError> {
+        if self.lasting.is_empty() {
+            return Ok(());
+        }
+        let mut divided = std::mem::take(&mut self.lasting).divide(&self.plans.states, self.archive.shards());
+        if self.is_filed(self.journals[0].0, &mut divided, published) { Ok(()) } else { self.journal(&divided) }
+    }
+
+    /// Files a batch; says whether all of it is in the archive now.
+    fn is_filed(&self, shard: u32, divided: &mut Divided, published: &mut Published) -> bool {
+        let held_before = published.held.len();
+        self.file(shard, divided, published).unwrap_or_else(|error| published.held.push(error.to_string()));
+        published.held.len() == held_before
+    }
+
     /// The polls become live before the states: should the process end between the two, the polls
     /// say already which states were new, and keep saying it. Where no poll can become live, no state
     /// does. `shard` is the journal's.
-    fn file(&self, shard: u32, batch: Batch, published: &mut Published) -> Result<(), IngestError> {
-        let (states, filed) = self.stage_states(batch)?;
+    fn file(&self, shard: u32, filed: &mut Divided, published: &mut Published) -> Result<(), IngestError> {
+        let states = self.stage_states(filed)?;
         for aside in filed.gaps.iter().cloned().map(Ok).chain(filed.no_states()) {
             self.archive.quarantine(shard, &aside?)?;
         }
@@ -428,27 +492,24 @@ impl Ingest {
                 Err(error) => published.held.push(error.to_string()),
             }
         }
-        published.count(&filed, &polls);
+        published.count(filed, &polls);
         Ok(())
     }
 
     /// Stages the parts that the bodies belong to.
-    fn stage_states(&self, batch: Batch) -> Result<(StagedDays, Divided), IngestError> {
-        let segments: Vec<_> = batch.segments().map(|(shard, number, path)| (shard, number, path.to_owned())).collect();
-        let mut divided = batch.divide(&self.plans.states, self.archive.shards());
-        let mut staged = self.stage_divided(&divided);
+    fn stage_states(&self, divided: &mut Divided) -> Result<StagedDays, IngestError> {
+        let mut staged = self.stage_divided(divided);
         if divided.is_misjudged() {
             // What was staged would stand at wrong places.
             drop(staged);
-            let mut batch = Batch::default();
-            for (shard, number, path) in &segments {
-                batch.read(&self.plans.states, (*shard, *number, path), true)?;
+            *divided = std::mem::take(divided).with_care(&self.plans.states, self.archive.shards())?;
+            staged = self.stage_divided(divided);
+            if divided.is_misjudged() {
+                return Err(IngestError::Changing);
             }
-            divided = batch.divide(&self.plans.states, self.archive.shards());
-            staged = self.stage_divided(&divided);
         }
         divided.take_no_states();
-        Ok((staged, divided))
+        Ok(staged)
     }
 
     fn stage_divided(&self, divided: &Divided) -> StagedDays {

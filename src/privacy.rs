@@ -178,6 +178,12 @@ impl Policy {
         Ok(Self { key, active: is_active.then(|| Arc::new(active)) })
     }
 
+    /// Whether it changes anything.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.active.is_some()
+    }
+
     /// The answer as it may be written. Without rules it is handed back untouched.
     #[must_use]
     pub fn apply(&self, answer: Answer) -> Answer {

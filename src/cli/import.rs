@@ -12,6 +12,7 @@ use crate::bucket::Bucket;
 use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
 use crate::import::{Form, ImportOptions, ImportStats, read_file};
+use crate::ingest::{Bodies, Ingest};
 use crate::snapshot::sweep_id;
 
 use super::args::{Args, ImportArgs, ImportFormat};
@@ -53,12 +54,14 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     let (mut ingest, recovered) = collect::open(&place, &clock, "import", file.archive.readable_by, policy)?;
     let exit = collect::note_recovered(&recovered);
     let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, random(0)), collected_at };
-    let mut total = ImportStats::default();
-    for source in files {
-        let file = open(&source).with_context(|| format!("cannot read {source}"))?;
-        let stats = read_file(&mut ingest, file, &source.to_string(), &options)?;
-        total = ImportStats { values: total.values + stats.values, bodies: total.bodies + stats.bodies };
-    }
+    let total = match read_all(&mut ingest, files, &options) {
+        Ok(total) => total,
+        // What was read so far is there for the next start.
+        Err(error) => {
+            ingest.keep_lasting()?;
+            return Err(error);
+        }
+    };
     let published = ingest.publish()?;
     collect::tell(&published.damaged, &published.held);
     if !args.quiet {
@@ -74,6 +77,16 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         ));
     }
     Ok(collect::worse(exit, collect::exit_of(&published)))
+}
+
+fn read_all(ingest: &mut Ingest, sources: Vec<Source>, options: &ImportOptions) -> anyhow::Result<ImportStats> {
+    let mut total = ImportStats::default();
+    for source in sources {
+        let (file, lasting) = open(&source).with_context(|| format!("cannot read {source}"))?;
+        let stats = read_file(ingest, file, lasting, &source.to_string(), options)?;
+        total = ImportStats { values: total.values + stats.values, bodies: total.bodies + stats.bodies };
+    }
+    Ok(total)
 }
 
 /// The files that are meant by a path: itself, or those of a folder and what is below it, in the order of their names.
@@ -123,15 +136,20 @@ impl fmt::Display for Source {
     }
 }
 
-fn open(source: &Source) -> anyhow::Result<Box<dyn BufRead + Send>> {
+/// Opens something for reading; also for reading once more, where that can be done at any place of it.
+fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<Bodies>)> {
     let (file, name): (Box<dyn Read + Send>, &Path) = match source {
         Source::File(path) if path == Path::new("-") => (Box::new(io::stdin()), path),
         Source::File(path) => (Box::new(File::open(path)?), path),
         Source::Object(bucket, key) => (Box::new(bucket.reader(key)?), Path::new(key)),
     };
+    let lasting = match source {
+        Source::File(path) if path.is_file() => Some(Bodies::open(path)?),
+        _ => None,
+    };
     Ok(match name.extension().and_then(|extension| extension.to_str()) {
-        Some("gz") => Box::new(BufReader::with_capacity(PIECE_BYTES, flate2::read::MultiGzDecoder::new(file))),
-        Some("zst") => Box::new(BufReader::with_capacity(PIECE_BYTES, zstd::Decoder::new(file)?)),
-        _ => Box::new(BufReader::with_capacity(PIECE_BYTES, file)),
+        Some("gz") => (Box::new(BufReader::with_capacity(PIECE_BYTES, flate2::read::MultiGzDecoder::new(file))), None),
+        Some("zst") => (Box::new(BufReader::with_capacity(PIECE_BYTES, zstd::Decoder::new(file)?)), None),
+        _ => (Box::new(BufReader::with_capacity(PIECE_BYTES, file)), lasting),
     })
 }

@@ -1,14 +1,14 @@
-//! What waits in some segments of the journal: which bodies there are, whose they are, and where they belong.
+//! What waits in some files, of the journal mostly: which bodies there are, whose they are, and where they belong.
 //!
 //! The bodies stay in their files: a batch remembers of each where it lies, and the device and the time by which it is
 //! sorted. So a day is written anew once for however many bodies there are, and in the memory of a few of them.
 //!
 //! Device and time are read at a [glance](Plan::glance), which takes the first of two keys. Where that was wrong, the
-//! rows find out, and the batch is read again with care.
+//! rows find out, and the bodies are looked at again with care.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use chrono::NaiveDate;
@@ -27,11 +27,14 @@ use super::day::DayRows;
 /// are open, and the system's memory of files that were read.
 const MOST_BODIES: usize = 512 * 1024;
 const MOST_POLLS: usize = 128 * 1024;
-const MOST_SEGMENTS: usize = 256;
+const MOST_FILES: usize = 256;
 const MOST_BYTES: u64 = 2 << 30;
 const MOST_GAP_BYTES: usize = 128 << 20;
 
-/// What some segments hold.
+/// A file in the quarantine gets so many bytes, and what the last body in it has beyond.
+const ASIDE_BYTES: usize = 64 << 20;
+
+/// What some files hold.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     bodies: Bodies,
@@ -40,6 +43,7 @@ pub(super) struct Batch {
     /// Files for the quarantine: what is no frame.
     gaps: Vec<Aside>,
     ids: HashMap<Arc<str>, u32>,
+    row: Row,
     /// Bodies that are known to be no device state.
     no_states: BTreeMap<u32, FlattenError>,
     bytes: u64,
@@ -48,20 +52,21 @@ pub(super) struct Batch {
 /// Bodies, and what a row of each says besides.
 #[derive(Debug, Default)]
 pub(super) struct Bodies {
-    segments: Vec<Opened>,
+    files: Vec<Opened>,
     heads: Vec<Head>,
     /// The devices that they are of.
     devices: Vec<Arc<str>>,
     located: Vec<Located>,
 }
 
-/// A segment that was read.
+/// A file that was read.
 #[derive(Debug)]
 struct Opened {
-    shard: u32,
-    sequence: u64,
-    path: PathBuf,
-    bodies: journal::Bodies,
+    /// How files in the quarantine begin that hold something of it.
+    name: String,
+    /// What it is.
+    from: String,
+    bodies: Arc<journal::Bodies>,
 }
 
 /// Where the bodies of an answer come from.
@@ -76,7 +81,7 @@ pub(super) struct Head {
 /// A body, by its place.
 #[derive(Debug)]
 pub(super) struct Located {
-    segment: u32,
+    file: u32,
     head: u32,
     device: u32,
     length: u32,
@@ -107,8 +112,8 @@ impl SortedBy {
     }
 }
 
-/// What some segments hold, by the parts that it belongs to.
-#[derive(Debug)]
+/// What some files hold, by the parts that it belongs to.
+#[derive(Debug, Default)]
 pub(super) struct Divided {
     /// The rows of each shard and day.
     pub(super) parts: Vec<((u32, NaiveDate), Arc<DayRows>)>,
@@ -122,24 +127,28 @@ pub(super) struct Divided {
 }
 
 impl Batch {
-    /// Adds what a segment holds. With care, every body is read in full.
+    /// Adds what a segment of the journal holds.
     ///
     /// # Errors
     /// Where the segment cannot be read.
-    pub(super) fn read(
-        &mut self,
-        plan: &Plan,
-        (shard, sequence, path): (u32, u64, &Path),
-        with_care: bool,
-    ) -> Result<(), JournalError> {
+    pub(super) fn read(&mut self, plan: &Plan, (shard, sequence, path): (u32, u64, &Path)) -> Result<(), JournalError> {
         let segment = Segment::read(path)?;
-        let bodies = journal::Bodies::open(path)?;
-        let mut row = Row::default();
+        let bodies = Arc::new(journal::Bodies::open(path)?);
+        let name = format!("shard-{shard}-{sequence:010}");
+        self.begin_file(name.clone(), format!("journal segment {sequence} of shard {shard}"), bodies);
         for item in segment.items() {
             match item {
-                Item::Answer { answer, bodies_at } => self.take(plan, *answer, bodies_at, with_care, &mut row),
+                Item::Answer { answer, bodies_at } => {
+                    let places = answer.bodies.iter().scan(bodies_at, |at, body| {
+                        let place = *at;
+                        *at += body.bytes.len() as u64;
+                        Some(place)
+                    });
+                    let places: Vec<u64> = places.collect();
+                    self.take(plan, *answer, &places);
+                }
                 Item::Gap { start, end } => self.gaps.push(Aside {
-                    name: format!("shard-{shard}-{sequence:010}-{start}"),
+                    name: format!("{name}-{start}"),
                     kind: "journal-gap",
                     from: format!("journal segment {sequence} of shard {shard}, bytes {start} to {end}"),
                     cause: "written in part, or bent since: no frame of the journal".to_owned(),
@@ -147,42 +156,59 @@ impl Batch {
                 }),
             }
         }
-        self.bodies.segments.push(Opened { shard, sequence, path: path.to_owned(), bodies });
         Ok(())
+    }
+
+    /// Adds an answer with bodies of a file that is there to stay.
+    pub(super) fn take_lasting(
+        &mut self,
+        plan: &Plan,
+        answer: Answer,
+        shard: u32,
+        (file, places): (&Arc<journal::Bodies>, &[u64]),
+    ) {
+        if !self.bodies.files.last().is_some_and(|last| Arc::ptr_eq(&last.bodies, file)) {
+            let from = file.path().display().to_string();
+            self.begin_file(format!("shard-{shard}-import"), from, Arc::clone(file));
+        }
+        self.take(plan, answer, places);
+    }
+
+    fn begin_file(&mut self, name: String, from: String, bodies: Arc<journal::Bodies>) {
+        self.bodies.files.push(Opened { name, from, bodies });
     }
 
     /// Whether it is enough for one publish.
     pub(super) fn is_full(&self) -> bool {
         self.bodies.located.len() >= MOST_BODIES
             || self.polls.len() >= MOST_POLLS
-            || self.bodies.segments.len() >= MOST_SEGMENTS
+            || self.bodies.files.len() >= MOST_FILES
             || self.bytes >= MOST_BYTES
             || self.gaps.iter().map(|gap| gap.bytes.len()).sum::<usize>() >= MOST_GAP_BYTES
     }
 
     /// Whether nothing was read.
     pub(super) fn is_empty(&self) -> bool {
-        self.bodies.segments.is_empty()
+        self.bodies.files.is_empty()
     }
 
-    /// The segments that were read.
-    pub(super) fn segments(&self) -> impl Iterator<Item = (u32, u64, &Path)> {
-        self.bodies.segments.iter().map(|segment| (segment.shard, segment.sequence, segment.path.as_path()))
-    }
-
-    /// Adds an answer.
-    fn take(&mut self, plan: &Plan, answer: Answer, mut at: u64, with_care: bool, row: &mut Row) {
+    /// Adds an answer, with bodies at these places of the last file.
+    fn take(&mut self, plan: &Plan, answer: Answer, places: &[u64]) {
         let Answer { account_id, sweep_id, source, collected_at, bodies, poll } = answer;
         let head = Head { account_id, sweep_id, source, collected_at };
         if self.bodies.heads.last() != Some(&head) {
             self.bodies.heads.push(head);
         }
         let first = self.bodies.located.len();
-        for Body { bytes, origin } in bodies {
-            let (device, time) = self.glance(plan, &bytes, with_care, row);
+        let by = SortedBy::new(plan.schema());
+        for (Body { bytes, origin }, &at) in bodies.into_iter().zip(places) {
+            let mut row = std::mem::take(&mut self.row);
+            let is_enough = plan.glance(&bytes, &[by.device, by.time], &mut row);
+            let (device, time) = self.key_of(self.bodies.located.len(), plan, (!is_enough).then_some(&bytes), &mut row);
+            self.row = row;
             let length = u32::try_from(bytes.len()).expect("a frame's bodies have less than 4 GiB");
             self.bodies.located.push(Located {
-                segment: index(self.bodies.segments.len()),
+                file: index(self.bodies.files.len() - 1),
                 head: index(self.bodies.heads.len() - 1),
                 device,
                 length,
@@ -190,7 +216,6 @@ impl Batch {
                 time,
                 origin,
             });
-            at += u64::from(length);
             self.bytes += u64::from(length);
         }
         if let Some(poll) = poll {
@@ -198,23 +223,24 @@ impl Batch {
         }
     }
 
-    /// The device and the time of the next body. One that is no device state is noted.
-    fn glance(&mut self, plan: &Plan, body: &[u8], with_care: bool, row: &mut Row) -> (u32, Option<i64>) {
-        let by = SortedBy::new(plan.schema());
-        if with_care || !plan.glance(body, &[by.device, by.time], row) {
-            if let Err(error) = plan.flatten(body, row) {
-                self.no_states.insert(index(self.bodies.located.len()), error);
-                return (0, None);
-            }
+    /// The device and the time of the row that a body is: of one that is still `unread`, once it is read in full. One
+    /// that is no device state is noted.
+    fn key_of(&mut self, at: usize, plan: &Plan, unread: Option<&[u8]>, row: &mut Row) -> (u32, Option<i64>) {
+        if let Some(Err(error)) = unread.map(|body| plan.flatten(body, row)) {
+            self.no_states.insert(index(at), error);
+            return (self.number_of(""), None);
         }
-        let (device, time) = by.of(row);
-        let number = self.ids.get(device).copied().unwrap_or_else(|| {
+        let (device, time) = SortedBy::new(plan.schema()).of(row);
+        (self.number_of(device), time)
+    }
+
+    fn number_of(&mut self, device: &str) -> u32 {
+        self.ids.get(device).copied().unwrap_or_else(|| {
             let (device, number) = (Arc::<str>::from(device), index(self.bodies.devices.len()));
             self.bodies.devices.push(Arc::clone(&device));
             self.ids.insert(device, number);
             number
-        });
-        (number, time)
+        })
     }
 
     /// Sorts the bodies into the parts that they belong to, in the order of the rows.
@@ -246,6 +272,43 @@ impl Batch {
 }
 
 impl Divided {
+    /// Looks at each body once more, reading it in full, and sorts them anew.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub(super) fn with_care(self, plan: &Arc<Plan>, shards: u32) -> Result<Self, JournalError> {
+        let Self { parts, bodies, polls, gaps, .. } = self;
+        drop(parts);
+        let bodies = Arc::into_inner(bodies).expect("only the rows shared them");
+        let mut batch = Batch { bodies, polls, gaps, ..Batch::default() };
+        batch.ids = (0..).zip(&batch.bodies.devices).map(|(number, device)| (Arc::clone(device), number)).collect();
+        let (mut text, mut row) = (Vec::new(), Row::default());
+        for at in 0..batch.bodies.located.len() {
+            batch.bodies.read(index(at), &mut text)?;
+            let (device, time) = batch.key_of(at, plan, Some(&text), &mut row);
+            (batch.bodies.located[at].device, batch.bodies.located[at].time) = (device, time);
+        }
+        Ok(batch.divide(plan, shards))
+    }
+
+    /// The bodies as answers of so many.
+    pub(super) fn answers(&self, most: usize) -> impl Iterator<Item = Result<Answer, JournalError>> {
+        let all = self.bodies.located.chunk_by(|a, b| (a.file, a.head) == (b.file, b.head));
+        let mut at = 0;
+        all.flat_map(move |of_one| of_one.chunks(most)).map(move |located| {
+            let Head { account_id, sweep_id, source, collected_at } = self.bodies.head(&located[0]).clone();
+            let first = at;
+            at += index(located.len());
+            let bodies = (first..at).zip(located).map(|(at, located)| {
+                let mut bytes = Vec::new();
+                self.bodies.read(at, &mut bytes)?;
+                Ok(Body { bytes: bytes.into(), origin: located.origin.clone() })
+            });
+            let bodies = bodies.collect::<Result<_, JournalError>>()?;
+            Ok(Answer { account_id, sweep_id, source, collected_at, bodies, poll: None })
+        })
+    }
+
     /// How many bodies there are.
     pub(super) fn len(&self) -> usize {
         self.bodies.located.len()
@@ -279,26 +342,35 @@ impl Divided {
         self.no_states.len() as u64
     }
 
-    /// Files for the quarantine, one for each segment that has bodies that are no device state.
+    /// Files for the quarantine: the bodies that are no device state, by the file that they came in.
     pub(super) fn no_states(&self) -> impl Iterator<Item = Result<Aside, JournalError>> {
-        let of = |at: u32| self.bodies.located[at as usize].segment;
-        let all: Vec<(u32, &FlattenError)> = self.no_states.iter().map(|(&at, error)| (at, error)).collect();
-        let segments: Vec<Vec<_>> = all.chunk_by(|a, b| of(a.0) == of(b.0)).map(<[_]>::to_vec).collect();
-        segments.into_iter().map(move |bodies| self.aside(&bodies))
+        let place = |at: u32| &self.bodies.located[at as usize];
+        let mut bytes = 0;
+        let mut files: Vec<Vec<(u32, &FlattenError)>> = Vec::new();
+        for (&at, error) in &self.no_states {
+            let is_next = files.last().is_none_or(|file| place(file[0].0).file != place(at).file);
+            if is_next || bytes > ASIDE_BYTES {
+                files.push(Vec::new());
+                bytes = 0;
+            }
+            files.last_mut().expect("there is one by now").push((at, error));
+            bytes += place(at).length as usize;
+        }
+        files.into_iter().map(move |bodies| self.aside(&bodies))
     }
 
-    /// The file for the quarantine of some bodies of a segment.
+    /// The file for the quarantine of some bodies of a file.
     fn aside(&self, bodies: &[(u32, &FlattenError)]) -> Result<Aside, JournalError> {
         let (mut lines, mut text) = (Vec::new(), Vec::new());
         for (at, error) in bodies {
             self.bodies.read(*at, &mut text)?;
             lines.extend(self.bodies.quarantined(*at, &text, error));
         }
-        let Opened { shard, sequence, .. } = self.bodies.segment(bodies[0].0);
+        let Opened { name, from, .. } = self.bodies.file(bodies[0].0);
         Ok(Aside {
-            name: format!("shard-{shard}-{sequence:010}"),
+            name: name.clone(),
             kind: "ndjson",
-            from: format!("journal segment {sequence} of shard {shard}"),
+            from: from.clone(),
             cause: "no device states: each line holds a body, where it came from, and why it is none".to_owned(),
             bytes: lines,
         })
@@ -309,7 +381,7 @@ impl Bodies {
     /// Reads a body, in place of what `text` held.
     pub(super) fn read(&self, at: u32, text: &mut Vec<u8>) -> Result<(), JournalError> {
         let body = &self.located[at as usize];
-        self.segment(at).bodies.read(body.at, body.length as usize, text)
+        self.file(at).bodies.read(body.at, body.length as usize, text)
     }
 
     /// The device and the time of a body.
@@ -327,8 +399,8 @@ impl Bodies {
         &self.heads[body.head as usize]
     }
 
-    fn segment(&self, at: u32) -> &Opened {
-        &self.segments[self.located[at as usize].segment as usize]
+    fn file(&self, at: u32) -> &Opened {
+        &self.files[self.located[at as usize].file as usize]
     }
 
     /// A body's line in the quarantine.
@@ -353,7 +425,7 @@ impl Bodies {
 
 /// A number of something of which a batch has fewer than 2^32.
 fn index(number: usize) -> u32 {
-    u32::try_from(number).expect("a segment has less than 4 Gi of bodies, and a batch few segments")
+    u32::try_from(number).expect("a file has less than 4 Gi of bodies, and a batch few files")
 }
 
 /// Requests as rows. A poll's JSON is flattened like any other body.

@@ -18,7 +18,7 @@ pub struct Segment {
     bytes: Bytes,
 }
 
-/// The bodies of a segment, to be read once more, one at a time.
+/// The bodies of a segment, or of another file, to be read once more, one at a time.
 #[derive(Debug)]
 pub struct Bodies {
     file: File,
@@ -115,7 +115,7 @@ impl Segment {
 }
 
 impl Bodies {
-    /// Opens a segment.
+    /// Opens a file.
     ///
     /// # Errors
     /// Where it cannot be read.
@@ -124,8 +124,14 @@ impl Bodies {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Reads a body, in place of what `body` held. Whether it is as it was written, the reading of the segment has
-    /// found out.
+    /// The file's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads a body, in place of what `body` held. Whether a segment's is as it was written, the reading of the segment
+    /// has found out.
     ///
     /// # Errors
     /// Where it cannot be read.

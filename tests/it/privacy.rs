@@ -54,7 +54,7 @@ fn no_marker_is_journalled() {
     let (mut ingest, _) = open();
     let options =
         ImportOptions { form: Form::Api, account_id: Some(account_id), sweep_id: "s".to_owned(), collected_at: at };
-    read_file(&mut ingest, Box::new(Cursor::new(file())), "f", &options).expect("a file");
+    read_file(&mut ingest, Box::new(Cursor::new(file())), None, "f", &options).expect("a file");
     ingest.sync().expect("a disk");
     drop(ingest);
     let journalled = files(&root).iter().filter(|path| path.extension().is_some_and(|kind| kind == "journal")).count();
