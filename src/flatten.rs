@@ -23,11 +23,16 @@ use crate::schema::{Column, Kind, Schema, Shape};
 pub use columns::Columns;
 pub use row::{Cell, Row};
 
+/// A glance takes in no more of a body.
+const GLANCE_BYTES: usize = 1024;
+
 /// A schema compiled for reading bodies.
 #[derive(Debug)]
 pub struct Plan {
     schema: Arc<Schema>,
     groups: Vec<Group>,
+    /// For each column, the keys of its structs as they stand in most bodies: in quotes, with the colon.
+    members: Vec<Vec<String>>,
 }
 
 /// Why a body is no row.
@@ -86,7 +91,9 @@ impl Plan {
                 insert(&mut groups, path, at);
             }
         }
-        Self { schema, groups }
+        let members =
+            |column: &Column| column.fields.iter().map(|member| format!("{}:", quoted(&member.name))).collect();
+        Self { members: schema.columns.iter().map(members).collect(), schema, groups }
     }
 
     /// The schema that was compiled.
@@ -122,24 +129,29 @@ impl Plan {
         row.begin(&self.schema, text, self.groups.iter().map(|group| group.entries.len()));
     }
 
-    /// Reads of a body only so much that the columns `wanted` have values, in place of what `row` held; says whether they
-    /// have. Of a key that stands twice the first counts here, and what follows may be no JSON: to be sure, flatten it.
+    /// The text in one column of a body, and the time in another in microseconds since the Unix epoch, read only so far
+    /// that both are known; none where they are not that easily had. Of a key that stands twice the first counts here,
+    /// and what follows may be no JSON: to be sure, flatten it.
     #[must_use]
-    pub fn glance(&self, body: &[u8], wanted: &[usize], row: &mut Row) -> bool {
-        let Ok(text) = std::str::from_utf8(body) else { return false };
-        self.begin(text, row);
-        let is_met = |row: &Row| wanted.iter().all(|&at| row.cell(at) != Cell::Null);
+    pub fn glance<'a>(&self, body: &'a [u8], text: usize, time: usize) -> Option<(Cow<'a, str>, i64)> {
+        // The prefix that is read is text as far as it goes.
+        let read = body.get(..GLANCE_BYTES).unwrap_or(body);
+        let read = std::str::from_utf8(read).or_else(|error| std::str::from_utf8(&read[..error.valid_up_to()])).ok()?;
+        let (mut found_text, mut found_time) = (None, None);
         // A fault ends the reading, as does having seen enough.
-        let _ = json::read(text, |reader| {
+        let _ = json::read(read, |reader| {
             reader.object(&mut |reader| {
-                match self.groups[0].target(&reader.key()?) {
-                    Some(Target::Column(at)) if wanted.contains(&at) => self.read_column(at, reader, row)?,
-                    _ => drop(reader.value()?),
+                let target = self.groups[0].target(&reader.key()?);
+                let raw = reader.value()?;
+                match target {
+                    Some(Target::Column(at)) if at == text => found_text = json::string(raw),
+                    Some(Target::Column(at)) if at == time => found_time = parse_time(raw),
+                    _ => (),
                 }
-                if is_met(row) { Err(reader.fault()) } else { Ok(()) }
+                if found_text.is_some() && found_time.is_some() { Err(reader.fault()) } else { Ok(()) }
             })
         });
-        is_met(row)
+        found_text.zip(found_time)
     }
 
     /// Reads the `unmapped` object of an earlier row into `row`, in place of what the row held: what has a column by now,
@@ -182,12 +194,7 @@ impl Plan {
     /// What stands at a path of `unmapped`.
     fn target_of(&self, path: &str) -> Option<Target> {
         let group = (1..self.groups.len()).find(|&at| self.groups[at].path == path).map(Target::Group);
-        let is_there = |column: &Column| {
-            column
-                .path
-                .as_ref()
-                .is_some_and(|keys| keys.iter().fold(String::new(), |outer, key| join(&outer, key)) == path)
-        };
+        let is_there = |column: &Column| column.path.is_some() && Place::Column(column).path() == path;
         group.or_else(|| self.schema.columns.iter().position(is_there).map(Target::Column))
     }
 
@@ -231,14 +238,13 @@ impl Plan {
 
     fn read_column(&self, at: usize, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
         let column = &self.schema.columns[at];
-        let path =
-            || column.path.as_deref().unwrap_or_default().iter().fold(String::new(), |outer, key| join(&outer, key));
+        let path = || Place::Column(column).path();
         if row.meet_column(at) {
             row.forget(at);
             row.forget_below(&path());
         }
         if column.kind == Kind::List && reader.peek() == Some(b'[') {
-            return read_list(column, at, Place::Group(&path()), reader, row);
+            return self.read_list(at, reader, row);
         }
         let start = reader.place();
         if row.value_before(at).is_some_and(|raw| reader.value_is(raw)) {
@@ -251,6 +257,73 @@ impl Plan {
             None => row.keep(path(), raw),
         }
         Ok(())
+    }
+
+    /// Reads a list of structs; where the column accepts it, also a list of such lists.
+    fn read_list(&self, at: usize, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
+        let place = Place::Column(&self.schema.columns[at]);
+        let nested = self.schema.columns[at].accept.contains(&Shape::Nested);
+        row.open_list(at);
+        let mut index = 0;
+        reader.array(&mut |reader| {
+            let place = place.item(index);
+            index += 1;
+            match reader.peek() {
+                Some(b'[') if nested => {
+                    let mut index = 0;
+                    reader.array(&mut |reader| {
+                        index += 1;
+                        self.read_element(at, place.item(index - 1), reader, row)
+                    })
+                }
+                _ => self.read_element(at, place, reader, row),
+            }
+        })?;
+        row.close_list(at);
+        Ok(())
+    }
+
+    /// Reads one struct of a list. What is no object takes its place as a null and is kept aside.
+    fn read_element(&self, at: usize, place: Place, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
+        let (fields, quoted) = (&self.schema.columns[at].fields, &self.members[at]);
+        if reader.peek() != Some(b'{') {
+            let raw = reader.value()?;
+            row.push_null_element();
+            if raw != "null" {
+                row.keep(place.path(), raw);
+            }
+            return Ok(());
+        }
+        let element = row.push_element(fields.len());
+        let mut next = 0;
+        reader.object(&mut |reader| {
+            // Members mostly stand in the order of the table.
+            let key = match quoted.get(next) {
+                Some(key) if reader.key_is(key) => Cow::Borrowed(fields[next].name.as_str()),
+                _ => {
+                    let key = reader.key()?;
+                    next = fields.iter().position(|member| *member.name == *key).unwrap_or(fields.len());
+                    key
+                }
+            };
+            let start = reader.place();
+            let raw = reader.value()?;
+            let place = place.key(&key);
+            let Some(member) = fields.get(next) else {
+                row.keep(place.path(), raw);
+                return Ok(());
+            };
+            if row.has_unmapped() {
+                row.forget_below(&place.path());
+            }
+            let cell = scalar(member.kind, raw, start, row);
+            row.set_member(element, next, cell.unwrap_or(Cell::Null));
+            if cell.is_none() {
+                row.keep(place.path(), raw);
+            }
+            next += 1;
+            Ok(())
+        })
     }
 
     fn read_inner(&self, inner: usize, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
@@ -331,77 +404,25 @@ fn scalar(kind: Kind, raw: &str, start: usize, row: &mut Row) -> Option<Cell> {
         Kind::Boolean => raw.parse().ok().map(Cell::Boolean),
         Kind::Int64 => number::int64(raw).map(Cell::Int64),
         Kind::Float64 => number::float64(raw).map(Cell::Float64),
-        Kind::Timestamp => {
-            let text = json::string(raw);
-            let at = match &text {
-                Some(text) => clock::parse_timestamp(text),
-                None => number::int64(raw).and_then(clock::from_epoch_ms),
-            };
-            at.map(|at| Cell::Timestamp(at.timestamp_micros()))
-        }
+        Kind::Timestamp => parse_time(raw).map(Cell::Timestamp),
         Kind::List => None,
     }
 }
 
-/// Reads a list of structs; where the column accepts it, also a list of such lists.
-fn read_list(column: &Column, at: usize, place: Place, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
-    let nested = column.accept.contains(&Shape::Nested);
-    row.open_list(at);
-    let mut index = 0;
-    reader.array(&mut |reader| {
-        let place = place.item(index);
-        index += 1;
-        match reader.peek() {
-            Some(b'[') if nested => {
-                let mut index = 0;
-                reader.array(&mut |reader| {
-                    index += 1;
-                    read_element(column, place.item(index - 1), reader, row)
-                })
-            }
-            _ => read_element(column, place, reader, row),
-        }
-    })?;
-    row.close_list(at);
-    Ok(())
-}
-
-/// Reads one struct of a list. What is no object takes its place as a null and is kept aside.
-fn read_element(column: &Column, place: Place, reader: &mut Reader, row: &mut Row) -> Result<(), Fault> {
-    if reader.peek() != Some(b'{') {
-        let raw = reader.value()?;
-        row.push_null_element();
-        if raw != "null" {
-            row.keep(place.path(), raw);
-        }
-        return Ok(());
-    }
-    let element = row.push_element(column.fields.len());
-    reader.object(&mut |reader| {
-        let key = reader.key()?;
-        let start = reader.place();
-        let raw = reader.value()?;
-        let place = place.key(&key);
-        let Some(member) = column.fields.iter().position(|member| *member.name == *key) else {
-            row.keep(place.path(), raw);
-            return Ok(());
-        };
-        if row.has_unmapped() {
-            row.forget_below(&place.path());
-        }
-        let cell = scalar(column.fields[member].kind, raw, start, row);
-        row.set_member(element, member, cell.unwrap_or(Cell::Null));
-        if cell.is_none() {
-            row.keep(place.path(), raw);
-        }
-        Ok(())
-    })
+/// Microseconds since the Unix epoch.
+fn parse_time(raw: &str) -> Option<i64> {
+    let at = match json::string(raw) {
+        Some(text) => clock::parse_timestamp(&text),
+        None => number::int64(raw).and_then(clock::from_epoch_ms),
+    };
+    at.map(|at| at.timestamp_micros())
 }
 
 /// Where a value stands. Its path is made only where it is wanted, which is seldom.
 #[derive(Debug, Clone, Copy)]
 enum Place<'a> {
     Group(&'a str),
+    Column(&'a Column),
     Key(&'a Place<'a>, &'a str),
     Item(&'a Place<'a>, usize),
 }
@@ -418,6 +439,9 @@ impl<'a> Place<'a> {
     fn path(&self) -> String {
         match self {
             Self::Group(path) => (*path).to_owned(),
+            Self::Column(column) => {
+                column.path.as_deref().unwrap_or_default().iter().fold(String::new(), |outer, key| join(&outer, key))
+            }
             Self::Key(outer, key) => join(&outer.path(), key),
             Self::Item(outer, index) => format!("{}[{index}]", outer.path()),
         }
@@ -556,6 +580,18 @@ mod tests {
                 assert_eq!(&read(body, &mut row), alone, "{body} after itself");
             }
         }
+        let batch = |one: Option<&mut Row>| {
+            let (mut columns, mut one) = (Columns::new(Arc::clone(plan.schema())), one);
+            for body in &bodies {
+                let mut other = Row::default();
+                let row = one.as_deref_mut().unwrap_or(&mut other);
+                if plan.flatten(body.as_bytes(), row).is_ok() {
+                    columns.push(row);
+                }
+            }
+            columns.finish()
+        };
+        assert!(batch(None) == batch(Some(&mut Row::default())), "rows are the same, whatever was pushed before them");
     }
 
     #[test]

@@ -15,25 +15,37 @@ use super::{Cell, Row};
 #[derive(Debug)]
 pub struct Columns {
     schema: Arc<Schema>,
-    builders: Vec<Builder>,
+    builders: Vec<Filled>,
     rows: usize,
-    text_bytes: usize,
+    /// The body of the last row.
+    last: Option<u64>,
+}
+
+/// A column as far as it is filled: what is missing is the last value once more.
+#[derive(Debug)]
+struct Filled {
+    builder: Builder,
+    rows: usize,
 }
 
 impl Columns {
     /// No rows yet.
     #[must_use]
     pub fn new(schema: Arc<Schema>) -> Self {
-        let builders = schema.columns.iter().map(Builder::new).collect();
-        Self { schema, builders, rows: 0, text_bytes: 0 }
+        let builders = schema.columns.iter().map(|column| Filled { builder: Builder::new(column), rows: 0 }).collect();
+        Self { schema, builders, rows: 0, last: None }
     }
 
-    /// Appends a row that was filled for the same schema.
+    /// Appends a row that was filled for the same schema. What is the same as in the row before costs nothing.
     pub fn push(&mut self, row: &Row) {
-        for (at, builder) in self.builders.iter_mut().enumerate() {
-            self.text_bytes += builder.push(row, row.cell(at));
+        for at in row.changed(self.last) {
+            let filled = &mut self.builders[at];
+            filled.fill(self.rows);
+            filled.builder.push(row, row.cell(at));
+            filled.rows += 1;
         }
         self.rows += 1;
+        self.last = Some(row.number());
     }
 
     /// Rows so far.
@@ -42,28 +54,40 @@ impl Columns {
         self.rows
     }
 
-    /// Bytes of text so far: what the batch weighs beyond a fixed size per row.
-    #[must_use]
-    pub fn text_bytes(&self) -> usize {
-        self.text_bytes
-    }
-
     /// The rows as a batch; the columns are empty again.
     pub fn finish(&mut self) -> RecordBatch {
-        let arrays: Vec<ArrayRef> = self.builders.iter_mut().map(Builder::finish).collect();
-        (self.rows, self.text_bytes) = (0, 0);
+        let rows = std::mem::take(&mut self.rows);
+        let arrays: Vec<ArrayRef> = self.builders.iter_mut().map(|filled| filled.finish(rows)).collect();
+        self.last = None;
         RecordBatch::try_new(Arc::clone(self.schema.arrow()), arrays)
             .expect("every builder was made from its field and got every row")
     }
 }
 
+impl Filled {
+    /// Appends the last value until there are so many rows.
+    fn fill(&mut self, rows: usize) {
+        if rows > self.rows {
+            self.builder.repeat(rows - self.rows);
+            self.rows = rows;
+        }
+    }
+
+    fn finish(&mut self, rows: usize) -> ArrayRef {
+        self.fill(rows);
+        self.rows = 0;
+        self.builder.finish()
+    }
+}
+
+/// A column's values, and the last of them.
 #[derive(Debug)]
 enum Builder {
-    String(StringBuilder),
-    Boolean(BooleanBuilder),
-    Int64(Int64Builder),
-    Float64(Float64Builder),
-    Timestamp(TimestampMicrosecondBuilder),
+    String(StringBuilder, Option<String>),
+    Boolean(BooleanBuilder, Option<bool>),
+    Int64(Int64Builder, Option<i64>),
+    Float64(Float64Builder, Option<f64>),
+    Timestamp(TimestampMicrosecondBuilder, Option<i64>),
     List(Box<ListBuilder>),
 }
 
@@ -93,65 +117,95 @@ impl Builder {
 
     fn scalar(kind: Kind) -> Self {
         match kind {
-            Kind::Boolean => Self::Boolean(BooleanBuilder::new()),
-            Kind::Int64 => Self::Int64(Int64Builder::new()),
-            Kind::Float64 => Self::Float64(Float64Builder::new()),
-            Kind::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::new().with_timezone("UTC")),
-            Kind::String | Kind::List => Self::String(StringBuilder::new()),
+            Kind::Boolean => Self::Boolean(BooleanBuilder::new(), None),
+            Kind::Int64 => Self::Int64(Int64Builder::new(), None),
+            Kind::Float64 => Self::Float64(Float64Builder::new(), None),
+            Kind::Timestamp => Self::Timestamp(TimestampMicrosecondBuilder::new().with_timezone("UTC"), None),
+            Kind::String | Kind::List => Self::String(StringBuilder::new(), None),
         }
     }
 
-    /// Appends a cell; returns the bytes of text in it.
-    fn push(&mut self, row: &Row, cell: Cell) -> usize {
-        match (self, cell) {
-            (Self::String(builder), cell) => {
-                let text = row.resolve(cell);
-                builder.append_option(text);
-                return text.map_or(0, str::len);
+    /// Appends a cell.
+    fn push(&mut self, row: &Row, cell: Cell) {
+        match self {
+            Self::String(builder, last) => match row.resolve(cell) {
+                Some(text) => {
+                    builder.append_value(text);
+                    let kept = last.get_or_insert_default();
+                    kept.clear();
+                    kept.push_str(text);
+                }
+                None => {
+                    builder.append_null();
+                    *last = None;
+                }
+            },
+            Self::List(builder) => builder.push(row, cell),
+            Self::Boolean(builder, last) => {
+                *last = if let Cell::Boolean(value) = cell { Some(value) } else { None };
+                builder.append_option(*last);
             }
-            (Self::List(builder), cell) => return builder.push(row, cell),
-            (Self::Boolean(builder), Cell::Boolean(value)) => builder.append_value(value),
-            (Self::Int64(builder), Cell::Int64(value)) => builder.append_value(value),
-            (Self::Float64(builder), Cell::Float64(value)) => builder.append_value(value),
-            (Self::Timestamp(builder), Cell::Timestamp(value)) => builder.append_value(value),
-            (Self::Boolean(builder), _) => builder.append_null(),
-            (Self::Int64(builder), _) => builder.append_null(),
-            (Self::Float64(builder), _) => builder.append_null(),
-            (Self::Timestamp(builder), _) => builder.append_null(),
+            Self::Int64(builder, last) => {
+                *last = if let Cell::Int64(value) = cell { Some(value) } else { None };
+                builder.append_option(*last);
+            }
+            Self::Float64(builder, last) => {
+                *last = if let Cell::Float64(value) = cell { Some(value) } else { None };
+                builder.append_option(*last);
+            }
+            Self::Timestamp(builder, last) => {
+                *last = if let Cell::Timestamp(value) = cell { Some(value) } else { None };
+                builder.append_option(*last);
+            }
         }
-        0
+    }
+
+    /// Appends the last value so many times more.
+    fn repeat(&mut self, rows: usize) {
+        match self {
+            Self::String(builder, Some(last)) => builder.append_value_n(last, rows),
+            Self::Boolean(builder, Some(last)) => builder.append_n(rows, *last),
+            Self::Int64(builder, Some(last)) => builder.append_value_n(*last, rows),
+            Self::Float64(builder, Some(last)) => builder.append_value_n(*last, rows),
+            Self::Timestamp(builder, Some(last)) => builder.append_value_n(*last, rows),
+            Self::String(builder, None) => builder.append_nulls(rows),
+            Self::Boolean(builder, None) => builder.append_nulls(rows),
+            Self::Int64(builder, None) => builder.append_nulls(rows),
+            Self::Float64(builder, None) => builder.append_nulls(rows),
+            Self::Timestamp(builder, None) => builder.append_nulls(rows),
+            // Only that there is no list is ever the same.
+            Self::List(builder) => builder.append_nulls(rows),
+        }
     }
 
     fn finish(&mut self) -> ArrayRef {
         match self {
-            Self::String(builder) => Arc::new(builder.finish()),
-            Self::Boolean(builder) => Arc::new(builder.finish()),
-            Self::Int64(builder) => Arc::new(builder.finish()),
-            Self::Float64(builder) => Arc::new(builder.finish()),
-            Self::Timestamp(builder) => Arc::new(builder.finish()),
+            Self::String(builder, _) => Arc::new(builder.finish()),
+            Self::Boolean(builder, _) => Arc::new(builder.finish()),
+            Self::Int64(builder, _) => Arc::new(builder.finish()),
+            Self::Float64(builder, _) => Arc::new(builder.finish()),
+            Self::Timestamp(builder, _) => Arc::new(builder.finish()),
             Self::List(builder) => builder.finish(),
         }
     }
 }
 
 impl ListBuilder {
-    fn push(&mut self, row: &Row, cell: Cell) -> usize {
-        let Cell::List { start, end } = cell else {
-            self.lists.append_null();
-            self.lengths.push(0);
-            return 0;
-        };
-        let mut bytes = 0;
+    fn push(&mut self, row: &Row, cell: Cell) {
+        let Cell::List { start, end } = cell else { return self.append_nulls(1) };
         for element in row.elements(start, end, self.members.len()) {
             self.elements.append(element.is_some());
             for (at, member) in self.members.iter_mut().enumerate() {
-                bytes += member.push(row, element.map_or(Cell::Null, |cells| cells[at]));
+                member.push(row, element.map_or(Cell::Null, |cells| cells[at]));
             }
         }
         self.lists.append_non_null();
         self.lengths.push(end - start);
-        // An element weighs something even where its name is empty.
-        bytes + (end - start) * size_of::<f64>()
+    }
+
+    fn append_nulls(&mut self, rows: usize) {
+        self.lists.append_n_nulls(rows);
+        self.lengths.extend(std::iter::repeat_n(0, rows));
     }
 
     fn finish(&mut self) -> ArrayRef {

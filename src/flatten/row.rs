@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::schema::Schema;
 
@@ -50,6 +51,11 @@ pub struct Row {
     /// The body before, where that was a row of the same schema.
     before: Content,
     schema: Option<Arc<Schema>>,
+    /// A number that no other body's row has; and that of the body before, where it counts.
+    number: u64,
+    after: Option<u64>,
+    /// Whether a column has the value that it had in the body before.
+    same: Vec<bool>,
     /// Whether the body was read to its end.
     is_whole: bool,
     /// Length of the body.
@@ -63,6 +69,9 @@ pub struct Row {
     /// for the next body, so that it is not cleared.
     followers: Vec<Vec<usize>>,
 }
+
+/// Numbers of bodies.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// What a body says.
 #[derive(Debug, Default)]
@@ -95,10 +104,7 @@ impl Row {
     /// The text that a cell of this row refers to.
     #[must_use]
     pub fn resolve(&self, cell: Cell) -> Option<&str> {
-        match cell {
-            Cell::String { start, end } => Some(&self.now.text[start..end]),
-            _ => None,
-        }
+        self.now.resolve(cell)
     }
 
     /// The structs of a list: the members of each, or `None` for a null.
@@ -114,10 +120,34 @@ impl Row {
     /// Writes a value into a column.
     pub fn set(&mut self, column: usize, cell: Cell) {
         self.now.cells[column] = cell;
+        let is_text = matches!(cell, Cell::String { .. } | Cell::List { .. });
+        self.same[column] = !is_text && self.after.is_some() && self.before.cells[column] == cell;
+    }
+
+    /// Writes text into a column.
+    pub fn set_text(&mut self, column: usize, text: &str) {
+        let cell = self.write(text);
+        self.set(column, cell);
+        self.same[column] = self.after.is_some() && self.before.resolve(self.before.cells[column]) == Some(text);
+    }
+
+    /// The number of the body that was read, which no other has.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The columns that have another value than in the row of the body `number`: all of them, unless that was read into
+    /// this row just before.
+    pub fn changed(&self, number: Option<u64>) -> impl Iterator<Item = usize> {
+        let follows = self.after.is_some() && self.after == number;
+        let is_null = |content: &Content, at: usize| content.cells[at] == Cell::Null;
+        let is_same = move |at: usize| self.same[at] || (is_null(&self.now, at) && is_null(&self.before, at));
+        (0..self.now.cells.len()).filter(move |&at| !follows || !is_same(at))
     }
 
     /// Copies text into the row.
-    pub fn write(&mut self, text: &str) -> Cell {
+    pub(super) fn write(&mut self, text: &str) -> Cell {
         let start = self.now.text.len();
         self.now.text.push_str(text);
         Cell::String { start, end: self.now.text.len() }
@@ -142,10 +172,15 @@ impl Row {
     pub(super) fn begin(&mut self, schema: &Arc<Schema>, body: &str, groups: impl ExactSizeIterator<Item = usize>) {
         let columns = schema.columns.len();
         std::mem::swap(&mut self.now, &mut self.before);
-        if !self.is_whole || !self.schema.as_ref().is_some_and(|before| Arc::ptr_eq(before, schema)) {
+        let counts = self.is_whole && self.schema.as_ref().is_some_and(|before| Arc::ptr_eq(before, schema));
+        self.after = counts.then_some(self.number);
+        self.number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        if !counts {
             self.before.values.clear();
             self.before.objects.clear();
         }
+        self.same.clear();
+        self.same.resize(columns, false);
         self.schema.get_or_insert_with(|| Arc::clone(schema)).clone_from(schema);
         self.is_whole = false;
         self.now.begin(body, columns, groups.len());
@@ -193,12 +228,16 @@ impl Row {
     pub(super) fn take_value(&mut self, column: usize, start: usize) {
         let from = self.before.values[column].start;
         self.now.take(column, &self.before, from, start);
+        self.same[column] = true;
     }
 
     /// Takes the columns of a group's object from the body before. It stands at `start` now.
     pub(super) fn take_object(&mut self, group: usize, columns: &[usize], start: usize) {
         let object = &self.before.objects[group];
-        columns.iter().for_each(|&column| self.now.take(column, &self.before, object.start, start));
+        for &column in columns {
+            self.now.take(column, &self.before, object.start, start);
+            self.same[column] = true;
+        }
         self.now.objects[group] = start..start + object.len();
     }
 
@@ -240,6 +279,7 @@ impl Row {
     pub(super) fn forget(&mut self, column: usize) {
         self.now.cells[column] = Cell::Null;
         self.now.values[column] = 0..0;
+        self.same[column] = false;
     }
 
     /// Forgets where objects stand: of one that stands twice, another may count.
@@ -342,6 +382,13 @@ impl Content {
         for (places, length) in [(&mut self.values, columns), (&mut self.objects, groups)] {
             places.clear();
             places.resize(length, 0..0);
+        }
+    }
+
+    fn resolve(&self, cell: Cell) -> Option<&str> {
+        match cell {
+            Cell::String { start, end } => Some(&self.text[start..end]),
+            _ => None,
         }
     }
 

@@ -43,7 +43,6 @@ pub(super) struct Batch {
     /// Files for the quarantine: what is no frame.
     gaps: Vec<Aside>,
     ids: HashMap<Arc<str>, u32>,
-    row: Row,
     /// Bodies that are known to be no device state.
     no_states: BTreeMap<u32, FlattenError>,
     bytes: u64,
@@ -202,10 +201,10 @@ impl Batch {
         let first = self.bodies.located.len();
         let by = SortedBy::new(plan.schema());
         for (Body { bytes, origin }, &at) in bodies.into_iter().zip(places) {
-            let mut row = std::mem::take(&mut self.row);
-            let is_enough = plan.glance(&bytes, &[by.device, by.time], &mut row);
-            let (device, time) = self.key_of(self.bodies.located.len(), plan, (!is_enough).then_some(&bytes), &mut row);
-            self.row = row;
+            let (device, time) = match plan.glance(&bytes, by.device, by.time) {
+                Some((device, time)) => (self.number_of(&device), Some(time)),
+                None => self.read_key(self.bodies.located.len(), plan, &bytes, &mut Row::default()),
+            };
             let length = u32::try_from(bytes.len()).expect("a frame's bodies have less than 4 GiB");
             self.bodies.located.push(Located {
                 file: index(self.bodies.files.len() - 1),
@@ -223,10 +222,9 @@ impl Batch {
         }
     }
 
-    /// The device and the time of the row that a body is: of one that is still `unread`, once it is read in full. One
-    /// that is no device state is noted.
-    fn key_of(&mut self, at: usize, plan: &Plan, unread: Option<&[u8]>, row: &mut Row) -> (u32, Option<i64>) {
-        if let Some(Err(error)) = unread.map(|body| plan.flatten(body, row)) {
+    /// The device and the time of the row that a body is, which is read in full. One that is no device state is noted.
+    fn read_key(&mut self, at: usize, plan: &Plan, body: &[u8], row: &mut Row) -> (u32, Option<i64>) {
+        if let Err(error) = plan.flatten(body, row) {
             self.no_states.insert(index(at), error);
             return (self.number_of(""), None);
         }
@@ -285,7 +283,7 @@ impl Divided {
         let (mut text, mut row) = (Vec::new(), Row::default());
         for at in 0..batch.bodies.located.len() {
             batch.bodies.read(index(at), &mut text)?;
-            let (device, time) = batch.key_of(at, plan, Some(&text), &mut row);
+            let (device, time) = batch.read_key(at, plan, &text, &mut row);
             (batch.bodies.located[at].device, batch.bodies.located[at].time) = (device, time);
         }
         Ok(batch.divide(plan, shards))

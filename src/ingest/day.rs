@@ -151,10 +151,7 @@ impl Stamp {
             (self.sweep_id, &head.sweep_id),
             (self.source, head.source.as_str()),
         ];
-        for (at, text) in texts {
-            let cell = row.write(text);
-            row.set(at, cell);
-        }
+        texts.into_iter().for_each(|(at, text)| row.set_text(at, text));
         row.set(self.collected_at, Cell::Timestamp(head.collected_at.timestamp_micros()));
     }
 }
