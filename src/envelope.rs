@@ -52,15 +52,19 @@ fn read_object(text: &str) -> Result<Content<'_>, JsonError> {
 /// Whether a text, if it is JSON, is a device state and no envelope: whether there is a `deviceId` in it at the top.
 /// It is read no further than to that.
 #[must_use]
-pub fn begins_as_state(text: &str) -> bool {
-    let mut found = false;
-    let ended = json::read(text, |reader| {
-        reader.object(&mut |reader| {
-            found = reader.key()? == "deviceId";
-            if found { Err(reader.fault()) } else { reader.value().map(drop) }
-        })
-    });
-    ended.is_err() && found
+pub fn begins_as_state(text: &[u8]) -> bool {
+    let within = |most: usize| {
+        let mut found = false;
+        // A fault ends the reading, as does having found it.
+        let _ = json::read(json::beginning(text, most), |reader| {
+            reader.object(&mut |reader| {
+                found = reader.key()? == "deviceId";
+                if found { Err(reader.fault()) } else { reader.value().map(drop) }
+            })
+        });
+        found
+    };
+    within(json::BEGINNING) || within(text.len())
 }
 
 /// The `deviceId` of a state, where it is a string.

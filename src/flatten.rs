@@ -23,9 +23,6 @@ use crate::schema::{Column, Kind, Schema, Shape};
 pub use columns::Columns;
 pub use row::{Cell, Row};
 
-/// A glance takes in no more of a body.
-const GLANCE_BYTES: usize = 1024;
-
 /// A schema compiled for reading bodies.
 #[derive(Debug)]
 pub struct Plan {
@@ -134,24 +131,24 @@ impl Plan {
     /// and what follows may be no JSON: to be sure, flatten it.
     #[must_use]
     pub fn glance<'a>(&self, body: &'a [u8], text: usize, time: usize) -> Option<(Cow<'a, str>, i64)> {
-        // The prefix that is read is text as far as it goes.
-        let read = body.get(..GLANCE_BYTES).unwrap_or(body);
-        let read = std::str::from_utf8(read).or_else(|error| std::str::from_utf8(&read[..error.valid_up_to()])).ok()?;
-        let (mut found_text, mut found_time) = (None, None);
-        // A fault ends the reading, as does having seen enough.
-        let _ = json::read(read, |reader| {
-            reader.object(&mut |reader| {
-                let target = self.groups[0].target(&reader.key()?);
-                let raw = reader.value()?;
-                match target {
-                    Some(Target::Column(at)) if at == text => found_text = json::string(raw),
-                    Some(Target::Column(at)) if at == time => found_time = parse_time(raw),
-                    _ => (),
-                }
-                if found_text.is_some() && found_time.is_some() { Err(reader.fault()) } else { Ok(()) }
-            })
-        });
-        found_text.zip(found_time)
+        let within = |most: usize| {
+            let (mut found_text, mut found_time) = (None, None);
+            // A fault ends the reading, as does having seen enough.
+            let _ = json::read(json::beginning(body, most), |reader| {
+                reader.object(&mut |reader| {
+                    let target = self.groups[0].target(&reader.key()?);
+                    let raw = reader.value()?;
+                    match target {
+                        Some(Target::Column(at)) if at == text => found_text = json::string(raw),
+                        Some(Target::Column(at)) if at == time => found_time = parse_time(raw),
+                        _ => (),
+                    }
+                    if found_text.is_some() && found_time.is_some() { Err(reader.fault()) } else { Ok(()) }
+                })
+            });
+            found_text.zip(found_time)
+        };
+        within(json::BEGINNING).or_else(|| within(body.len()))
     }
 
     /// Reads the `unmapped` object of an earlier row into `row`, in place of what the row held: what has a column by now,

@@ -89,6 +89,9 @@ const SYNC_AFTER: Duration = Duration::from_millis(500);
 /// is broken.
 const WHOLE_BYTES: u64 = 256 << 20;
 
+/// Bytes that are read at once.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// Pieces that wait for the journal; more make the reading wait.
 const WAITING_PIECES: usize = 4;
 
@@ -161,30 +164,25 @@ fn read_first(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()>
 }
 
 /// Hands over lines as they come. The last may have no end.
-fn read_lines(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()> {
+fn read_lines(file: &mut impl Read, pieces: &Sender<Piece>) -> io::Result<()> {
     let mut begun = Vec::new();
     loop {
-        let (lines, read) = match file.fill_buf() {
-            Ok(read) => match memchr::memrchr(b'\n', read) {
-                Some(end) => {
-                    let lines = [&begun, &read[..=end]].concat();
-                    begun.clear();
-                    begun.extend(&read[end + 1..]);
-                    (lines, Ok(read.len()))
-                }
-                None if read.is_empty() => (std::mem::take(&mut begun), Ok(0)),
-                None => {
-                    begun.extend(read);
-                    (Vec::new(), Ok(read.len()))
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => (std::mem::take(&mut begun), Err(error)),
+        // It is read behind what is begun of a line.
+        let mut lines = std::mem::take(&mut begun);
+        let before = lines.len();
+        lines.resize(before + PIECE_BYTES, 0);
+        let read = match file.read(&mut lines[before..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            read => read.map(Some),
         };
+        lines.truncate(before + read.as_ref().map_or(0, |read| read.unwrap_or(0)));
+        if matches!(read, Ok(None | Some(1..))) {
+            let end = memchr::memrchr(b'\n', &lines[before..]).map_or(0, |end| before + end + 1);
+            begun = lines.split_off(end);
+        }
         let listening = lines.is_empty() || pieces.send(Piece::Lines(lines.into())).is_ok();
-        match read? {
-            length if length > 0 && listening => file.consume(length),
-            _ => return Ok(()),
+        if read? == Some(0) || !listening {
+            return Ok(());
         }
     }
 }
@@ -241,15 +239,15 @@ impl Import<'_> {
             return Ok(());
         }
         self.stats.values += 1;
-        let utf8 = std::str::from_utf8(&text).ok();
+        let utf8 = || std::str::from_utf8(&text).ok();
         if self.options.form == Form::Logpush {
-            return self.take_line(number, utf8.and_then(logpush::translate), &text);
+            return self.take_line(number, utf8().and_then(logpush::translate), &text);
         }
-        // Whether it is whole, the reading of the journal finds out.
-        if utf8.is_some_and(envelope::begins_as_state) {
+        // Whether it is whole, whoever makes a row of it finds out.
+        if envelope::begins_as_state(&text) {
             return self.push(number, place(&text), text);
         }
-        match utf8.and_then(|text| envelope::read(text).ok()) {
+        match utf8().and_then(|text| envelope::read(text).ok()) {
             Some(Content::States(states)) => {
                 let mut push = |state: &[u8]| self.push(number, place(state), text.slice_ref(state));
                 states.into_iter().try_for_each(|state| push(state.as_bytes()))

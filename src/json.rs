@@ -83,6 +83,17 @@ pub fn value(text: &str) -> Result<&str, JsonError> {
     Ok(value)
 }
 
+/// So many bytes of a body, and what it is has mostly been said.
+pub const BEGINNING: usize = 1024;
+
+/// The beginning of a text, as far as it is text and no longer than `most` bytes.
+#[must_use]
+pub fn beginning(bytes: &[u8], most: usize) -> &str {
+    let beginning = bytes.get(..most).unwrap_or(bytes);
+    let is_text = |end: usize| std::str::from_utf8(&beginning[..end]);
+    is_text(beginning.len()).or_else(|error| is_text(error.valid_up_to())).unwrap_or_default()
+}
+
 /// The string that a JSON value is; `None` where it is none, or holds half a surrogate pair.
 #[must_use]
 pub fn string(raw: &str) -> Option<Cow<'_, str>> {
