@@ -131,17 +131,23 @@ impl Plan {
     /// and what follows may be no JSON: to be sure, flatten it.
     #[must_use]
     pub fn glance<'a>(&self, body: &'a [u8], text: usize, time: usize) -> Option<(Cow<'a, str>, i64)> {
+        let quoted = |column: usize| {
+            let is_it = |entry: &&Entry| matches!(entry.target, Target::Column(at) if at == column);
+            self.groups[0].entries.iter().find(is_it).map(|entry| entry.quoted.as_str())
+        };
+        let (text_key, time_key) = (quoted(text), quoted(time));
         let within = |most: usize| {
             let (mut found_text, mut found_time) = (None, None);
             // A fault ends the reading, as does having seen enough.
             let _ = json::read(json::beginning(body, most), |reader| {
                 reader.object(&mut |reader| {
-                    let target = self.groups[0].target(&reader.key()?);
-                    let raw = reader.value()?;
-                    match target {
-                        Some(Target::Column(at)) if at == text => found_text = json::string(raw),
-                        Some(Target::Column(at)) if at == time => found_time = parse_time(raw),
-                        _ => (),
+                    if text_key.is_some_and(|key| reader.key_is(key)) {
+                        found_text = json::string(reader.value()?);
+                    } else if time_key.is_some_and(|key| reader.key_is(key)) {
+                        found_time = parse_time(reader.value()?);
+                    } else {
+                        reader.key()?;
+                        reader.value()?;
                     }
                     if found_text.is_some() && found_time.is_some() { Err(reader.fault()) } else { Ok(()) }
                 })

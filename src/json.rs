@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
 
     /// Steps over a key and its colon if it is this one: in quotes, with the colon, and nothing between.
     pub fn key_is(&mut self, quoted: &str) -> bool {
-        let is_it = self.text.as_bytes()[self.at..].starts_with(quoted.as_bytes());
+        let is_it = starts_with(&self.text.as_bytes()[self.at..], quoted.as_bytes());
         if is_it {
             self.at += quoted.len();
             self.skip_space();
@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
         let rest = &self.text.as_bytes()[self.at..];
         // Of a number, more digits may follow.
         let ends = |next: Option<&u8>| matches!(next, None | Some(b',' | b'}' | b']' | b' ' | b'\n' | b'\t' | b'\r'));
-        let is_it = rest.starts_with(raw.as_bytes()) && ends(rest.get(raw.len()));
+        let is_it = starts_with(rest, raw.as_bytes()) && ends(rest.get(raw.len()));
         if is_it {
             self.at += raw.len();
         }
@@ -372,6 +372,23 @@ impl<'a> Reader<'a> {
     fn unexpected(&self) -> Fault {
         let kind = if self.at >= self.text.len() { TOO_EARLY } else { UNREADABLE };
         Fault { at: self.at, kind }
+    }
+}
+
+/// Whether bytes begin with others. Most are few, and compared without a call.
+#[inline]
+fn starts_with(bytes: &[u8], with: &[u8]) -> bool {
+    let Some(bytes) = bytes.get(..with.len()) else { return false };
+    let same = |a: Option<&[u8; 8]>, b: Option<&[u8; 8]>| {
+        a.map(|a| u64::from_ne_bytes(*a)) == b.map(|b| u64::from_ne_bytes(*b))
+    };
+    let same_half = |a: Option<&[u8; 4]>, b: Option<&[u8; 4]>| {
+        a.map(|a| u32::from_ne_bytes(*a)) == b.map(|b| u32::from_ne_bytes(*b))
+    };
+    match with.len() {
+        8..=16 => same(bytes.first_chunk(), with.first_chunk()) && same(bytes.last_chunk(), with.last_chunk()),
+        4..8 => same_half(bytes.first_chunk(), with.first_chunk()) && same_half(bytes.last_chunk(), with.last_chunk()),
+        _ => bytes == with,
     }
 }
 

@@ -79,7 +79,16 @@ pub(super) struct Head {
 
 /// A body, by its place.
 #[derive(Debug)]
-pub(super) struct Located {
+struct Located {
+    place: Place,
+    origin: Option<Origin>,
+}
+
+/// Where a body lies, and where its row does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// Among the bodies of the batch.
+    pub(super) number: u32,
     file: u32,
     head: u32,
     device: u32,
@@ -87,7 +96,6 @@ pub(super) struct Located {
     at: u64,
     /// Microseconds since the Unix epoch.
     time: Option<i64>,
-    origin: Option<Origin>,
 }
 
 /// The columns that a row is sorted by before all others.
@@ -206,15 +214,16 @@ impl Batch {
                 None => self.read_key(self.bodies.located.len(), plan, &bytes, &mut Row::default()),
             };
             let length = u32::try_from(bytes.len()).expect("a frame's bodies have less than 4 GiB");
-            self.bodies.located.push(Located {
+            let place = Place {
+                number: index(self.bodies.located.len()),
                 file: index(self.bodies.files.len() - 1),
                 head: index(self.bodies.heads.len() - 1),
                 device,
                 length,
                 at,
                 time,
-                origin,
-            });
+            };
+            self.bodies.located.push(Located { place, origin });
             self.bytes += u64::from(length);
         }
         if let Some(poll) = poll {
@@ -249,20 +258,17 @@ impl Batch {
         let mut rank = vec![0_u32; sorted.len()];
         (0..).zip(&sorted).for_each(|(place, &device)| rank[device as usize] = place);
         let shard: Vec<u32> = bodies.devices.iter().map(|device| shard_of(device, shards)).collect();
-        let mut parts: BTreeMap<(u32, NaiveDate), Vec<u32>> = BTreeMap::new();
-        for (at, body) in (0..).zip(&bodies.located) {
-            if !no_states.contains_key(&at) {
-                let collected_at = bodies.head(body).collected_at.timestamp_micros();
-                let date = day_of(body.time.unwrap_or(collected_at));
-                parts.entry((shard[body.device as usize], date)).or_default().push(at);
+        let mut parts: BTreeMap<(u32, NaiveDate), Vec<Place>> = BTreeMap::new();
+        for place in bodies.located.iter().map(|body| body.place) {
+            if !no_states.contains_key(&place.number) {
+                let collected_at = bodies.head(place).collected_at.timestamp_micros();
+                let date = day_of(place.time.unwrap_or(collected_at));
+                parts.entry((shard[place.device as usize], date)).or_default().push(place);
             }
         }
         let bodies = Arc::new(bodies);
         let parts = parts.into_iter().map(|(part, mut order)| {
-            order.sort_unstable_by_key(|&at| {
-                let body = &bodies.located[at as usize];
-                (rank[body.device as usize], body.time, at)
-            });
+            order.sort_unstable_by_key(|place| (rank[place.device as usize], place.time, place.number));
             (part, Arc::new(DayRows::new(Arc::clone(&bodies), Arc::clone(plan), order)))
         });
         Divided { parts: parts.collect(), bodies, polls, gaps, no_states }
@@ -282,25 +288,24 @@ impl Divided {
         batch.ids = (0..).zip(&batch.bodies.devices).map(|(number, device)| (Arc::clone(device), number)).collect();
         let (mut text, mut row) = (Vec::new(), Row::default());
         for at in 0..batch.bodies.located.len() {
-            batch.bodies.read(index(at), &mut text)?;
+            batch.bodies.read(batch.bodies.located[at].place, &mut text)?;
             let (device, time) = batch.read_key(at, plan, &text, &mut row);
-            (batch.bodies.located[at].device, batch.bodies.located[at].time) = (device, time);
+            let place = &mut batch.bodies.located[at].place;
+            (place.device, place.time) = (device, time);
         }
         Ok(batch.divide(plan, shards))
     }
 
     /// The bodies as answers of so many.
     pub(super) fn answers(&self, most: usize) -> impl Iterator<Item = Result<Answer, JournalError>> {
-        let all = self.bodies.located.chunk_by(|a, b| (a.file, a.head) == (b.file, b.head));
-        let mut at = 0;
+        let comes_from = |body: &Located| (body.place.file, body.place.head);
+        let all = self.bodies.located.chunk_by(move |a, b| comes_from(a) == comes_from(b));
         all.flat_map(move |of_one| of_one.chunks(most)).map(move |located| {
-            let Head { account_id, sweep_id, source, collected_at } = self.bodies.head(&located[0]).clone();
-            let first = at;
-            at += index(located.len());
-            let bodies = (first..at).zip(located).map(|(at, located)| {
+            let Head { account_id, sweep_id, source, collected_at } = self.bodies.head(located[0].place).clone();
+            let bodies = located.iter().map(|body| {
                 let mut bytes = Vec::new();
-                self.bodies.read(at, &mut bytes)?;
-                Ok(Body { bytes: bytes.into(), origin: located.origin.clone() })
+                self.bodies.read(body.place, &mut bytes)?;
+                Ok(Body { bytes: bytes.into(), origin: body.origin.clone() })
             });
             let bodies = bodies.collect::<Result<_, JournalError>>()?;
             Ok(Answer { account_id, sweep_id, source, collected_at, bodies, poll: None })
@@ -342,7 +347,7 @@ impl Divided {
 
     /// Files for the quarantine: the bodies that are no device state, by the file that they came in.
     pub(super) fn no_states(&self) -> impl Iterator<Item = Result<Aside, JournalError>> {
-        let place = |at: u32| &self.bodies.located[at as usize];
+        let place = |at: u32| self.bodies.located[at as usize].place;
         let mut bytes = 0;
         let mut files: Vec<Vec<(u32, &FlattenError)>> = Vec::new();
         for (&at, error) in &self.no_states {
@@ -361,10 +366,11 @@ impl Divided {
     fn aside(&self, bodies: &[(u32, &FlattenError)]) -> Result<Aside, JournalError> {
         let (mut lines, mut text) = (Vec::new(), Vec::new());
         for (at, error) in bodies {
-            self.bodies.read(*at, &mut text)?;
-            lines.extend(self.bodies.quarantined(*at, &text, error));
+            let body = &self.bodies.located[*at as usize];
+            self.bodies.read(body.place, &mut text)?;
+            lines.extend(self.bodies.quarantined(body, &text, error));
         }
-        let Opened { name, from, .. } = self.bodies.file(bodies[0].0);
+        let Opened { name, from, .. } = self.bodies.file(self.bodies.located[bodies[0].0 as usize].place);
         Ok(Aside {
             name: name.clone(),
             kind: "ndjson",
@@ -377,34 +383,27 @@ impl Divided {
 
 impl Bodies {
     /// Reads a body, in place of what `text` held.
-    pub(super) fn read(&self, at: u32, text: &mut Vec<u8>) -> Result<(), JournalError> {
-        let body = &self.located[at as usize];
-        self.file(at).bodies.read(body.at, body.length as usize, text)
+    pub(super) fn read(&self, place: Place, text: &mut Vec<u8>) -> Result<(), JournalError> {
+        self.file(place).bodies.read(place.at, place.length as usize, text)
     }
 
     /// The device and the time of a body.
-    pub(super) fn key(&self, at: u32) -> (&str, Option<i64>) {
-        let body = &self.located[at as usize];
-        (&self.devices[body.device as usize], body.time)
+    pub(super) fn key(&self, place: Place) -> (&str, Option<i64>) {
+        (&self.devices[place.device as usize], place.time)
     }
 
-    /// The answer that brought a body.
-    pub(super) fn head_of(&self, at: u32) -> &Head {
-        self.head(&self.located[at as usize])
+    /// What a row says besides its body.
+    pub(super) fn head(&self, place: Place) -> &Head {
+        &self.heads[place.head as usize]
     }
 
-    fn head(&self, body: &Located) -> &Head {
-        &self.heads[body.head as usize]
-    }
-
-    fn file(&self, at: u32) -> &Opened {
-        &self.files[self.located[at as usize].file as usize]
+    fn file(&self, place: Place) -> &Opened {
+        &self.files[place.file as usize]
     }
 
     /// A body's line in the quarantine.
-    fn quarantined(&self, at: u32, bytes: &[u8], cause: &FlattenError) -> Vec<u8> {
-        let (body, text) = (&self.located[at as usize], std::str::from_utf8(bytes).ok());
-        let head = self.head(body);
+    fn quarantined(&self, body: &Located, bytes: &[u8], cause: &FlattenError) -> Vec<u8> {
+        let (head, text) = (self.head(body.place), std::str::from_utf8(bytes).ok());
         let entry = Quarantined {
             cause: cause.to_string(),
             origin: body.origin.as_ref().map(ToString::to_string),

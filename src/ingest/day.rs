@@ -10,18 +10,19 @@ use crate::archive::{ArchiveError, Incoming, Stretches, Supply};
 use crate::flatten::{Cell, Columns, FlattenError, Plan, Row};
 use crate::schema::Schema;
 
-use super::batch::{Bodies, Head, SortedBy};
+use super::batch::{Bodies, Head, Place, SortedBy};
 
-/// Rows that are made at a time.
-const STRETCH_ROWS: usize = 4 * 1024;
+/// Rows that are made at a time. Column by column, they are looked up among the values that a part has had so far; of
+/// few, each column's come from far in memory again and again.
+const STRETCH_ROWS: usize = 8 * 1024;
 
 /// The bodies of a part.
 #[derive(Debug)]
 pub(super) struct DayRows {
     bodies: Arc<Bodies>,
     plan: Arc<Plan>,
-    /// Numbers of bodies, by device and time.
-    order: Vec<u32>,
+    /// By device and time.
+    order: Vec<Place>,
     found: Mutex<Found>,
 }
 
@@ -39,7 +40,7 @@ pub(super) struct Found {
 }
 
 impl DayRows {
-    pub(super) fn new(bodies: Arc<Bodies>, plan: Arc<Plan>, order: Vec<u32>) -> Self {
+    pub(super) fn new(bodies: Arc<Bodies>, plan: Arc<Plan>, order: Vec<Place>) -> Self {
         Self { bodies, plan, order, found: Mutex::default() }
     }
 
@@ -84,15 +85,15 @@ impl Iterator for Reading<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut last = None;
-        while let Some(&at) = self.day.order.get(self.next) {
+        while let Some(&place) = self.day.order.get(self.next) {
             // Rows that only other columns put in order are in one stretch, which sorts them.
-            let key = self.day.bodies.key(at);
+            let key = self.day.bodies.key(place);
             if self.columns.rows() >= STRETCH_ROWS && last.is_some_and(|last| last != key) {
                 break;
             }
             last = Some(key);
             self.next += 1;
-            if let Err(error) = self.read(at) {
+            if let Err(error) = self.read(place) {
                 return Some(Err(error));
             }
         }
@@ -108,17 +109,17 @@ impl Iterator for Reading<'_> {
 
 impl Reading<'_> {
     /// Reads a body into the columns.
-    fn read(&mut self, at: u32) -> Result<(), ArchiveError> {
+    fn read(&mut self, place: Place) -> Result<(), ArchiveError> {
         let DayRows { bodies, plan, .. } = self.day;
-        bodies.read(at, &mut self.body).map_err(|error| ArchiveError::Incoming(error.into()))?;
+        bodies.read(place, &mut self.body).map_err(|error| ArchiveError::Incoming(error.into()))?;
         if let Err(error) = plan.flatten(&self.body, &mut self.row) {
-            self.found.no_states.insert(at, error);
+            self.found.no_states.insert(place.number, error);
             return Ok(());
         }
-        self.found.is_misjudged |= SortedBy::new(plan.schema()).of(&self.row) != bodies.key(at);
-        self.stamp.set(&mut self.row, bodies.head_of(at));
+        self.found.is_misjudged |= SortedBy::new(plan.schema()).of(&self.row) != bodies.key(place);
+        self.stamp.set(&mut self.row, bodies.head(place));
         self.columns.push(&self.row);
-        self.found.rows.push(at);
+        self.found.rows.push(place.number);
         for (path, _) in self.row.unmapped() {
             *self.found.drift.entry(without_positions(path)).or_default() += 1;
         }
