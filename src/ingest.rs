@@ -419,10 +419,10 @@ impl Ingest {
                 Err(error) => published.held.push(error.to_string()),
             }
             if batch.is_full() {
-                self.publish_journalled(shard, std::mem::take(&mut batch), std::mem::take(&mut paths), published);
+                self.publish_journalled(shard, std::mem::take(&mut batch), &std::mem::take(&mut paths), published);
             }
         }
-        self.publish_journalled(shard, batch, paths, published);
+        self.publish_journalled(shard, batch, &paths, published);
         Ok(())
     }
 
@@ -438,12 +438,12 @@ impl Ingest {
     }
 
     /// Publishes a batch. Its segments go once all of it is in the archive.
-    fn publish_journalled(&self, shard: u32, batch: Batch, segments: Vec<PathBuf>, published: &mut Published) {
+    fn publish_journalled(&self, shard: u32, batch: Batch, segments: &[PathBuf], published: &mut Published) {
         let mut divided = batch.divide(&self.plans.states, self.archive.shards());
         if !self.is_filed(shard, &mut divided, published) {
             return;
         }
-        for path in &segments {
+        for path in segments {
             let removed = self.archive.disk().remove(path);
             removed.unwrap_or_else(|error| published.held.push(error.to_string()));
         }
