@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, RecordBatch};
 use dex_archive::schema::Schema;
 
 use crate::collect::rows;
@@ -68,6 +71,77 @@ fn states_without_a_readable_time_do_not_replace_each_other() {
 }
 
 #[test]
+fn a_row_stands_where_the_last_of_two_keys_puts_it() {
+    // At a glance, each is of another device or time than in the end.
+    let odd = [
+        r#"{"deviceId":"b","timestamp":"2026-10-01T01:00:00Z","cpuPct":1,"deviceId":"d"}"#,
+        r#"{"deviceId":"c","timestamp":"2026-10-01T01:00:00Z","cpuPct":2,"timestamp":"2026-10-02T01:00:00Z"}"#,
+        r#"{"deviceId":"c","timestamp":"2026-10-01T01:00:00Z","cpuPct":3,"timestamp":null}"#,
+        r#"{"timestamp":"2026-10-01T00:30:00Z","cpuPct":4,"deviceId" : "a"}"#,
+        r#"{"new":{"deviceId":"z","timestamp":"2026-10-03T00:00:00Z"},"deviceId":"a","timestamp":1790816400000}"#,
+        r#"{"deviceId":"a","timestamp":"2026-10-01T02:00:00Z","cpuPct":"#,
+    ];
+    let lines: String = odd.iter().map(|line| format!("{line}\n")).collect();
+    let mut found = Vec::new();
+    for by_pipe in [false, true] {
+        let (dir, root) = place();
+        let file = dir.path().join("states.ndjson");
+        put(&file, lines.as_bytes());
+        let mut import = import(&root);
+        let import = import.args(["--collected-at", "2026-10-04T00:00:00Z"]);
+        let (code, said) = match by_pipe {
+            false => run(import.arg(&file)),
+            true => run(import.arg("-").stdin(Stdio::from(std::fs::File::open(&file).expect("a file")))),
+        };
+        assert_eq!(code, Some(3), "{said}");
+        assert!(said.contains("6 values, 6 bodies: 5 new states, 0 unchanged, 1 quarantined"), "{said}");
+        let (code, said) = run(program().arg("--archive").arg(&root).args(["verify", "--deep"]));
+        assert_eq!(code, Some(0), "{said}");
+        let states: Vec<String> = rows(&root, &Schema::device_state()).iter().map(device_and_time).collect();
+        found.push(states);
+    }
+    assert_eq!(found[0], found[1], "of a file as of a pipe");
+    let expect = [
+        "a Some(2026-10-01T00:30:00)",
+        "a Some(2026-10-01T01:00:00)",
+        "d Some(2026-10-01T01:00:00)",
+        "c Some(2026-10-02T01:00:00)",
+        "c None",
+    ];
+    assert_eq!(found[0], expect);
+}
+
+#[test]
+fn a_file_that_cannot_be_published_is_journalled_and_published_later() {
+    let (dir, root) = place();
+    let file = dir.path().join("states.ndjson");
+    put(&file, (0..700).map(|n| state(n) + "\n").collect::<String>().as_bytes());
+    run(import(&root).arg("/dev/null"));
+    // Where the day belongs, something stands in the way.
+    let in_the_way = root.join("device_state");
+    put(&in_the_way, b"");
+    let (code, said) = run(import(&root).arg(&file));
+    assert_eq!(code, Some(1), "{said}");
+    std::fs::remove_file(&file).expect("a file");
+    std::fs::remove_file(&in_the_way).expect("a file");
+    let (code, said) = run(import(&root).arg("/dev/null"));
+    assert_eq!((code, rows(&root, &Schema::device_state()).len()), (Some(0), 700), "{said}");
+}
+
+#[test]
+fn what_was_taken_of_a_file_outlives_a_fault_of_the_next() {
+    let (dir, root) = place();
+    let (file, cut) = (dir.path().join("states.ndjson"), dir.path().join("cut.ndjson.gz"));
+    put(&file, (0..300).map(|n| state(n) + "\n").collect::<String>().as_bytes());
+    put(&cut, b"\x1f\x8bno gzip");
+    let (code, said) = run(import(&root).arg(&file).arg(&cut));
+    assert_eq!(code, Some(1), "{said}");
+    std::fs::remove_file(&file).expect("a file");
+    let (code, said) = run(import(&root).arg("/dev/null"));
+    assert_eq!((code, rows(&root, &Schema::device_state()).len()), (Some(0), 300), "{said}");
+}
+
+#[test]
 fn an_object_that_only_looks_like_an_envelope_is_kept() {
     let (dir, root) = place();
     let file = dir.path().join("states.ndjson");
@@ -75,6 +149,13 @@ fn an_object_that_only_looks_like_an_envelope_is_kept() {
     let (code, said) = run(import(&root).arg(&file));
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("2 values, 1 bodies: 0 new states, 0 unchanged, 1 quarantined"), "{said}");
+}
+
+fn device_and_time((batch, row): &(RecordBatch, usize)) -> String {
+    let column = |name: &str| batch.column_by_name(name).expect("a column");
+    let time = column("timestamp").as_primitive::<TimestampMicrosecondType>();
+    let time = time.is_valid(*row).then(|| time.value_as_datetime(*row)).flatten();
+    format!("{} {time:?}", column("device_id").as_string::<i32>().value(*row))
 }
 
 fn import(root: &Path) -> Command {
