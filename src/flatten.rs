@@ -585,10 +585,11 @@ mod tests {
         }
         let batch = |one: Option<&mut Row>| {
             let (mut columns, mut one) = (Columns::new(Arc::clone(plan.schema())), one);
-            for body in &bodies {
+            for (at, body) in bodies.iter().enumerate() {
                 let mut other = Row::default();
                 let row = one.as_deref_mut().unwrap_or(&mut other);
-                if plan.flatten(body.as_bytes(), row).is_ok() {
+                // Some are read and not pushed.
+                if plan.flatten(body.as_bytes(), row).is_ok() && at % 3 > 0 {
                     columns.push(row);
                 }
             }
