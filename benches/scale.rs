@@ -51,8 +51,8 @@ const BUDGET: u64 = 2_880;
 /// Rows of a part that is comfortable to write anew.
 const ROWS_OF_A_PART: f64 = 5_000_000.0;
 
-/// Rows that are merged at once, at least and at most: a 32nd of the day, in whole segments of the journal.
-const MERGED: (f64, f64) = (12_288.0, 98_304.0);
+/// Rows that are merged at once, at most, and what the last segment of the journal has beyond.
+const MERGED: f64 = 524_288.0;
 
 /// Rows in a segment of the journal, which also counts the pages they come on.
 const SEGMENT: f64 = 12_288.0 * 50.0 / 51.0;
@@ -145,7 +145,7 @@ impl Units {
 fn written(rows: f64, publishes: f64) -> f64 {
     let (each, mut day, mut written) = (rows / publishes, 0.0, 0.0);
     while day < rows - 0.5 {
-        let most = ((day / 32.0_f64).clamp(MERGED.0, MERGED.1) / SEGMENT).ceil() * SEGMENT;
+        let most = (MERGED / SEGMENT).ceil() * SEGMENT;
         let mut left = each;
         while left > 0.5 {
             let merged = left.min(most);
