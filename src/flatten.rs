@@ -141,13 +141,18 @@ impl Plan {
             // A fault ends the reading, as does having seen enough.
             let _ = json::read(json::beginning(body, most), |reader| {
                 reader.object(&mut |reader| {
-                    if text_key.is_some_and(|key| reader.key_is(key)) {
-                        found_text = json::string(reader.value()?);
-                    } else if time_key.is_some_and(|key| reader.key_is(key)) {
-                        found_time = parse_time(reader.value()?);
-                    } else {
+                    let is_text = text_key.is_some_and(|key| reader.key_is(key));
+                    let is_time = !is_text && time_key.is_some_and(|key| reader.key_is(key));
+                    if !is_text && !is_time {
                         reader.key()?;
-                        reader.value()?;
+                    }
+                    let raw = reader.value()?;
+                    // A number that ends where the text was cut may go on.
+                    reader.peek().ok_or(reader.fault())?;
+                    if is_text {
+                        found_text = json::string(raw);
+                    } else if is_time {
+                        found_time = parse_time(raw);
                     }
                     if found_text.is_some() && found_time.is_some() { Err(reader.fault()) } else { Ok(()) }
                 })

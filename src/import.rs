@@ -212,7 +212,10 @@ impl Import<'_> {
         let (mut number, mut behind) = (0, 0);
         loop {
             match pieces.recv_timeout(SYNC_AFTER) {
-                Ok(Piece::Whole(text)) => self.take(1, &text, 0)?,
+                Ok(Piece::Whole(text)) => {
+                    self.take(1, &text, 0)?;
+                    behind += text.len() as u64;
+                }
                 Ok(Piece::Lines(lines)) => {
                     let mut start = 0;
                     for end in memchr::memchr_iter(b'\n', &lines).chain([lines.len()]) {

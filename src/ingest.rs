@@ -314,9 +314,8 @@ impl Ingest {
         self.lasting.take_lasting(&self.plans.states, answer, self.journals[0].0, (file, places));
         if self.lasting.is_full() {
             let mut published = std::mem::take(&mut self.published);
-            let ended = self.publish_lasting(&mut published);
+            self.publish_lasting(&mut published);
             self.published = published;
-            ended?;
         }
         Ok(())
     }
@@ -330,9 +329,17 @@ impl Ingest {
         self.journal(&rest)
     }
 
+    /// Journals those bodies that are nowhere yet and can be read.
     fn journal(&mut self, rest: &Divided) -> Result<(), IngestError> {
-        rest.answers(JOURNALLED_BODIES).try_for_each(|answer| self.append(answer?))?;
-        self.sync()
+        let mut unread = None;
+        for answer in rest.answers(JOURNALLED_BODIES) {
+            match answer {
+                Ok(answer) => self.append(answer)?,
+                Err(error) => unread = unread.or(Some(error)),
+            }
+        }
+        self.sync()?;
+        unread.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Journals what is in memory alone, oldest first.
@@ -386,7 +393,7 @@ impl Ingest {
         self.close_segment()?;
         let mut published = std::mem::take(&mut self.published);
         self.publish_segments(&mut published)?;
-        self.publish_lasting(&mut published)?;
+        self.publish_lasting(&mut published);
         if !self.unwritten.is_empty() {
             // Publishing may have made the room that was wanting.
             match self.write().and_then(|()| self.close_segment()) {
@@ -449,13 +456,16 @@ impl Ingest {
         }
     }
 
-    /// Publishes what was taken of files that are there to stay. What cannot be published is journalled.
-    fn publish_lasting(&mut self, published: &mut Published) -> Result<(), IngestError> {
+    /// Publishes what was taken of files that are there to stay. What cannot be published is journalled, unless its file
+    /// is not what it was: then nobody knows what it is.
+    fn publish_lasting(&mut self, published: &mut Published) {
         if self.lasting.is_empty() {
-            return Ok(());
+            return;
         }
         let mut divided = std::mem::take(&mut self.lasting).divide(&self.plans.states, self.archive.shards());
-        if self.is_filed(self.journals[0].0, &mut divided, published) { Ok(()) } else { self.journal(&divided) }
+        if !self.is_filed(self.journals[0].0, &mut divided, published) && !divided.is_changed() {
+            self.journal(&divided).unwrap_or_else(|error| published.held.push(error.to_string()));
+        }
     }
 
     /// Files a batch; says whether all of it is in the archive now.
@@ -469,12 +479,14 @@ impl Ingest {
     /// say already which states were new, and keep saying it. Where no poll can become live, no state
     /// does. `shard` is the journal's.
     fn file(&self, shard: u32, filed: &mut Divided, published: &mut Published) -> Result<(), IngestError> {
-        let states = self.stage_states(filed)?;
+        let mut borrowed = Vec::new();
+        let states = self.stage_states(filed, &mut borrowed)?;
         for aside in filed.gaps.iter().cloned().map(Ok).chain(filed.no_states()) {
             self.archive.quarantine(shard, &aside?)?;
         }
+        filed.is_quarantined = true;
         let polls = outcome::settle(&filed.polls, &states.fresh);
-        let staged_polls = self.stage_polls(shard, &polls);
+        let staged_polls = self.stage_polls(shard, &polls, &mut borrowed);
         for error in staged_polls.failed {
             match error {
                 // Another collector has that shard: what is ours does not wait for it.
@@ -482,14 +494,17 @@ impl Ingest {
                 error => return Err(error.into()),
             }
         }
-        for staged in staged_polls.days {
+        for (_, staged) in staged_polls.days {
             published.take(staged)?;
         }
         published.held.extend(states.failed.iter().map(ToString::to_string));
-        for staged in states.days {
+        for (part, staged) in states.days {
             let fresh = staged.fresh.clone();
             match published.take(staged) {
-                Ok(()) => published.count_states(&fresh),
+                Ok(()) => {
+                    published.count_states(&fresh);
+                    filed.is_live_now(part);
+                }
                 Err(error) => published.held.push(error.to_string()),
             }
         }
@@ -498,78 +513,76 @@ impl Ingest {
     }
 
     /// Stages the parts that the bodies belong to.
-    fn stage_states(&self, divided: &mut Divided) -> Result<StagedDays, IngestError> {
-        let mut staged = self.stage_divided(divided);
+    fn stage_states(&self, divided: &mut Divided, borrowed: &mut Vec<ShardLock>) -> Result<StagedDays, IngestError> {
+        let mut staged = self.stage_divided(divided, borrowed);
         if divided.is_misjudged() {
             // What was staged would stand at wrong places.
             drop(staged);
-            *divided = std::mem::take(divided).with_care(&self.plans.states, self.archive.shards())?;
-            staged = self.stage_divided(divided);
-            if divided.is_misjudged() {
-                return Err(IngestError::Changing);
-            }
+            let judged = divided.judge(&self.plans.states)?;
+            *divided = std::mem::take(divided).again(judged, &self.plans.states, self.archive.shards());
+            staged = self.stage_divided(divided, borrowed);
+        }
+        if divided.is_misjudged() || divided.is_changed() {
+            return Err(IngestError::Changing);
         }
         divided.take_no_states();
+        divided.no_states.keys().for_each(|&at| staged.fresh[at as usize] = None);
         Ok(staged)
     }
 
-    fn stage_divided(&self, divided: &Divided) -> StagedDays {
-        let mut staged = StagedDays { fresh: vec![None; divided.len()], ..StagedDays::default() };
-        for ((shard, date), rows) in &divided.parts {
+    fn stage_divided(&self, divided: &Divided, borrowed: &mut Vec<ShardLock>) -> StagedDays {
+        // Of a day that cannot be staged nobody knows what is new; it will be when it can.
+        let mut staged = StagedDays { fresh: vec![Some(true); divided.len()], ..StagedDays::default() };
+        for (part, rows) in &divided.parts {
             let supply = Arc::clone(rows) as Arc<dyn Supply>;
-            let fresh = self.stage_part(*shard, *date, self.plans.states.schema(), supply, &mut staged);
-            if fresh.is_none() {
-                // What is no device state among them is found all the same.
-                rows.in_order().for_each(drop);
+            match self.stage_part(*part, self.plans.states.schema(), supply, borrowed) {
+                Ok(day) => {
+                    let found = rows.found();
+                    found.rows.iter().zip(&day.fresh).for_each(|(&at, &new)| staged.fresh[at as usize] = Some(new));
+                    staged.days.push((*part, day));
+                }
+                Err(error) => {
+                    staged.failed.push(error);
+                    // What is no device state among them is found all the same.
+                    rows.in_order().for_each(drop);
+                }
             }
-            // Of a day that cannot be staged nobody knows what is new; it will be when it can.
-            let fresh = fresh.into_iter().flatten().chain(std::iter::repeat(true));
-            rows.found().rows.iter().zip(fresh).for_each(|(&at, new)| staged.fresh[at as usize] = Some(new));
         }
         staged
     }
 
     /// Stages the parts that polls belong to. Those of no device are the journal's shard's: they are filed there again,
     /// should they come again.
-    fn stage_polls(&self, journal_shard: u32, polls: &[Poll]) -> StagedDays {
+    fn stage_polls(&self, journal_shard: u32, polls: &[Poll], borrowed: &mut Vec<ShardLock>) -> StagedDays {
         let mut staged = StagedDays::default();
         let (schema, shards) = (self.plans.polls.schema(), self.archive.shards());
         let rows = batch::poll_columns(&self.plans.polls, polls).finish();
-        for ((shard, date), incoming) in Incoming::by_part(schema, rows, shards, journal_shard % shards) {
-            self.stage_part(shard, date, schema, Arc::new(incoming), &mut staged);
+        for (part, incoming) in Incoming::by_part(schema, rows, shards, journal_shard % shards) {
+            match self.stage_part(part, schema, Arc::new(incoming), borrowed) {
+                Ok(day) => staged.days.push((part, day)),
+                Err(error) => staged.failed.push(error),
+            }
         }
         staged
     }
 
-    /// Stages a part; returns which of its rows are new, or none where it cannot be.
+    /// Stages a part. A lock of another shard that it takes is held until all is published.
     fn stage_part(
         &self,
-        shard: u32,
-        date: NaiveDate,
+        (shard, date): (u32, NaiveDate),
         schema: &Arc<Schema>,
         rows: Arc<dyn Supply>,
-        staged: &mut StagedDays,
-    ) -> Option<Vec<bool>> {
-        let ours = self.locks.iter().chain(&staged.borrowed).find(|lock| lock.shard == shard);
-        let day = match ours {
-            Some(lock) => self.archive.stage_all(lock, schema, date, rows),
-            // The journal was written by one that had more shards than this one.
-            None => self.archive.lock(shard, &self.holder).and_then(|lock| {
-                staged.borrowed.push(lock);
-                self.archive.stage_all(&staged.borrowed[staged.borrowed.len() - 1], schema, date, rows)
-            }),
-        };
-        match day {
-            Ok(day) => {
-                let fresh = day.fresh.clone();
-                staged.days.push(day);
-                Some(fresh)
-            }
-            Err(error) => {
-                staged.failed.push(error);
-                None
-            }
+        borrowed: &mut Vec<ShardLock>,
+    ) -> Result<Staged, ArchiveError> {
+        let has = |lock: &&ShardLock| lock.shard == shard;
+        if let Some(lock) = self.locks.iter().chain(borrowed.iter()).find(has) {
+            return self.archive.stage_all(lock, schema, date, rows);
         }
+        // The journal was written by one that had more shards than this one.
+        let lock = self.archive.lock(shard, &self.holder)?;
+        let staged = self.archive.stage_all(&lock, schema, date, rows);
+        borrowed.push(lock);
+        staged
     }
 }
 
@@ -582,9 +595,7 @@ fn keep_freed_memory() {
 /// Days that are about to be published.
 #[derive(Debug, Default)]
 struct StagedDays {
-    days: Vec<Staged>,
-    /// Locks of other shards, held until this is published.
-    borrowed: Vec<ShardLock>,
+    days: Vec<((u32, NaiveDate), Staged)>,
     failed: Vec<ArchiveError>,
     /// For each body: whether its key is new; none where it is no row.
     fresh: Vec<Option<bool>>,

@@ -202,6 +202,22 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_grows_is_the_same_and_any_other_change_is_noticed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("states.ndjson");
+        for (after, is_changed) in [("{}\n{}\n", false), ("{}\n{}\n{}\n", false), ("{}\n", true), ("{}\n[]\n", true)] {
+            put(&path, b"{}\n{}\n");
+            let bodies = Bodies::open(&path).expect("a file");
+            let written = || std::fs::metadata(&path).and_then(|file| file.modified()).expect("a time");
+            let before = written();
+            while after != "{}\n{}\n" && written() == before {
+                put(&path, after.as_bytes());
+            }
+            assert_eq!(bodies.is_changed(), is_changed, "{after:?}");
+        }
+    }
+
+    #[test]
     fn a_segment_is_never_written_twice() {
         let dir = tempfile::tempdir().expect("a folder");
         drop(written(dir.path()));

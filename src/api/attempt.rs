@@ -208,7 +208,7 @@ async fn read_body(mut response: Response, max_bytes: usize) -> Result<String, T
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 fn trouble(error: &reqwest::Error) -> Trouble {

@@ -1,7 +1,7 @@
 //! Merging rows into the part they belong to.
 //!
-//! The old part is read and the new one written batch by batch, so memory depends on the rows that
-//! come in and not on the day. Rows that stay are copied in runs.
+//! The old part is read and the new one written batch by batch, and what comes in stretch by stretch, so that memory
+//! depends on neither. Rows that stay are copied in runs.
 //!
 //! An old part is believed where its checksum is right. Of one that is damaged, the rows that can still
 //! be read and stand where they belong are carried over; the part itself is kept in the quarantine when
@@ -257,7 +257,7 @@ pub(super) struct Redo {
 /// A merge on its way through the old part.
 struct Merge<'a> {
     schema: &'a Schema,
-    supply: Stretches<'a>,
+    supply: iter::Fuse<Stretches<'a>>,
     /// The stretch that is being written; none once all of them are.
     incoming: Option<Incoming>,
     /// The first row of it that is not written yet.
@@ -274,7 +274,8 @@ pub trait Supply: fmt::Debug + Send + Sync {
     /// How many rows there are at most.
     fn expected(&self) -> usize;
 
-    /// All of them, from the first on; a merge that somebody was faster than is done again.
+    /// All of them, from the first on; a merge that somebody was faster than is done again. Behind the last, nobody asks
+    /// for more.
     fn in_order(&self) -> Stretches<'_>;
 }
 
@@ -319,7 +320,7 @@ const NEW: usize = 1;
 
 impl<'a> Merge<'a> {
     fn new(schema: &'a Schema, supply: Stretches<'a>, writer: PartWriter) -> Self {
-        Self { schema, supply, incoming: None, next: 0, writer, rows_before: 0, fresh: Vec::new() }
+        Self { schema, supply: supply.fuse(), incoming: None, next: 0, writer, rows_before: 0, fresh: Vec::new() }
     }
 
     /// Writes the old part's rows, with those that come in at their places among them. Says what is

@@ -21,6 +21,10 @@ use super::{Exit, collect, print, random};
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// A file of so many bytes is not copied into the journal. Smaller ones are: a day is written anew for every few open
+/// files, and for a journal of many bodies.
+const LASTING_BYTES: u64 = 16 << 20;
+
 /// Takes files into the archive.
 pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     let (place, file) = args.config()?;
@@ -56,9 +60,9 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, random(0)), collected_at };
     let total = match read_all(&mut ingest, files, &options) {
         Ok(total) => total,
-        // What was read so far is there for the next start.
+        // What was read so far is there for the next start, or in its file still.
         Err(error) => {
-            ingest.keep_lasting()?;
+            ingest.keep_lasting().unwrap_or_else(|second| tracing::warn!("{second}"));
             return Err(error);
         }
     };
@@ -136,16 +140,21 @@ impl fmt::Display for Source {
     }
 }
 
-/// Opens something for reading; also for reading once more, where that can be done at any place of it.
+/// Opens something for reading; also for reading once more, where that can be done at any place of it and is worth an
+/// open file.
 fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<Bodies>)> {
+    let mut lasting = None;
     let (file, name): (Box<dyn Read + Send>, &Path) = match source {
         Source::File(path) if path == Path::new("-") => (Box::new(io::stdin()), path),
-        Source::File(path) => (Box::new(File::open(path)?), path),
+        Source::File(path) => {
+            let file = File::open(path)?;
+            let metadata = file.metadata()?;
+            if metadata.is_file() && metadata.len() >= LASTING_BYTES {
+                lasting = Some(Bodies::of(file.try_clone()?, path)?);
+            }
+            (Box::new(file), path)
+        }
         Source::Object(bucket, key) => (Box::new(bucket.reader(key)?), Path::new(key)),
-    };
-    let lasting = match source {
-        Source::File(path) if path.is_file() => Some(Bodies::open(path)?),
-        _ => None,
     };
     Ok(match name.extension().and_then(|extension| extension.to_str()) {
         Some("gz") => (Box::new(BufReader::with_capacity(PIECE_BYTES, flate2::read::MultiGzDecoder::new(file))), None),

@@ -6,7 +6,7 @@
 //! Device and time are read at a [glance](Plan::glance), which takes the first of two keys. Where that was wrong, the
 //! rows find out, and the bodies are looked at again with care.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ use super::day::DayRows;
 /// are open, and the system's memory of files that were read.
 const MOST_BODIES: usize = 512 * 1024;
 const MOST_POLLS: usize = 128 * 1024;
-const MOST_FILES: usize = 256;
-const MOST_BYTES: u64 = 2 << 30;
+const MOST_FILES: usize = 64;
+const MOST_BYTES: u64 = 1 << 30;
 const MOST_GAP_BYTES: usize = 128 << 20;
 
 /// A file in the quarantine gets so many bytes, and what the last body in it has beyond.
@@ -105,6 +105,13 @@ pub(super) struct SortedBy {
     time: usize,
 }
 
+impl Place {
+    /// Length of the body in bytes.
+    pub(super) fn bytes(self) -> u64 {
+        self.length.into()
+    }
+}
+
 impl SortedBy {
     pub(super) fn new(schema: &Schema) -> Self {
         Self { device: schema.key[0], time: schema.partition_by[0] }
@@ -130,8 +137,15 @@ pub(super) struct Divided {
     pub(super) gaps: Vec<Aside>,
     bodies: Arc<Bodies>,
     /// Bodies that are no device state.
-    no_states: BTreeMap<u32, FlattenError>,
+    pub(super) no_states: BTreeMap<u32, FlattenError>,
+    /// Whether those are in the quarantine.
+    pub(super) is_quarantined: bool,
+    /// The parts that are live with their rows.
+    live: BTreeSet<(u32, NaiveDate)>,
 }
+
+/// The device and the time of a row, or why a body is none.
+pub(super) type Judged = Result<(Box<str>, Option<i64>), FlattenError>;
 
 impl Batch {
     /// Adds what a segment of the journal holds.
@@ -211,7 +225,7 @@ impl Batch {
         for (Body { bytes, origin }, &at) in bodies.into_iter().zip(places) {
             let (device, time) = match plan.glance(&bytes, by.device, by.time) {
                 Some((device, time)) => (self.number_of(&device), Some(time)),
-                None => self.read_key(self.bodies.located.len(), plan, &bytes, &mut Row::default()),
+                None => self.read_key(plan, &bytes),
             };
             let length = u32::try_from(bytes.len()).expect("a frame's bodies have less than 4 GiB");
             let place = Place {
@@ -231,13 +245,14 @@ impl Batch {
         }
     }
 
-    /// The device and the time of the row that a body is, which is read in full. One that is no device state is noted.
-    fn read_key(&mut self, at: usize, plan: &Plan, body: &[u8], row: &mut Row) -> (u32, Option<i64>) {
-        if let Err(error) = plan.flatten(body, row) {
-            self.no_states.insert(index(at), error);
+    /// The device and the time of the next body, which is read in full. One that is no device state is noted.
+    fn read_key(&mut self, plan: &Plan, body: &[u8]) -> (u32, Option<i64>) {
+        let mut row = Row::default();
+        if let Err(error) = plan.flatten(body, &mut row) {
+            self.no_states.insert(index(self.bodies.located.len()), error);
             return (self.number_of(""), None);
         }
-        let (device, time) = SortedBy::new(plan.schema()).of(row);
+        let (device, time) = SortedBy::new(plan.schema()).of(&row);
         (self.number_of(device), time)
     }
 
@@ -271,36 +286,64 @@ impl Batch {
             order.sort_unstable_by_key(|place| (rank[place.device as usize], place.time, place.number));
             (part, Arc::new(DayRows::new(Arc::clone(&bodies), Arc::clone(plan), order)))
         });
-        Divided { parts: parts.collect(), bodies, polls, gaps, no_states }
+        Divided { parts: parts.collect(), bodies, polls, gaps, no_states, ..Divided::default() }
     }
 }
 
 impl Divided {
-    /// Looks at each body once more, reading it in full, and sorts them anew.
+    /// What the device and the time of each body are, once it is read in full.
     ///
     /// # Errors
     /// Where one cannot be read.
-    pub(super) fn with_care(self, plan: &Arc<Plan>, shards: u32) -> Result<Self, JournalError> {
+    pub(super) fn judge(&self, plan: &Plan) -> Result<Vec<Judged>, JournalError> {
+        let (mut text, mut row, by) = (Vec::new(), Row::default(), SortedBy::new(plan.schema()));
+        let judge = |body: &Located| {
+            self.bodies.read(body.place, &mut text)?;
+            Ok(plan.flatten(&text, &mut row).map(|()| {
+                let (device, time) = by.of(&row);
+                (device.into(), time)
+            }))
+        };
+        self.bodies.located.iter().map(judge).collect()
+    }
+
+    /// Sorts the bodies anew, by what they were judged to be.
+    pub(super) fn again(self, judged: Vec<Judged>, plan: &Arc<Plan>, shards: u32) -> Self {
         let Self { parts, bodies, polls, gaps, .. } = self;
         drop(parts);
         let bodies = Arc::into_inner(bodies).expect("only the rows shared them");
         let mut batch = Batch { bodies, polls, gaps, ..Batch::default() };
         batch.ids = (0..).zip(&batch.bodies.devices).map(|(number, device)| (Arc::clone(device), number)).collect();
-        let (mut text, mut row) = (Vec::new(), Row::default());
-        for at in 0..batch.bodies.located.len() {
-            batch.bodies.read(batch.bodies.located[at].place, &mut text)?;
-            let (device, time) = batch.read_key(at, plan, &text, &mut row);
-            let place = &mut batch.bodies.located[at].place;
-            (place.device, place.time) = (device, time);
+        for (at, judged) in judged.into_iter().enumerate() {
+            match judged {
+                Ok((device, time)) => {
+                    let device = batch.number_of(&device);
+                    let place = &mut batch.bodies.located[at].place;
+                    (place.device, place.time) = (device, time);
+                }
+                Err(error) => drop(batch.no_states.insert(index(at), error)),
+            }
         }
-        Ok(batch.divide(plan, shards))
+        batch.divide(plan, shards)
     }
 
-    /// The bodies as answers of so many.
+    /// Whether a file is not any more what it was when it was opened.
+    pub(super) fn is_changed(&self) -> bool {
+        self.bodies.files.iter().any(|file| file.bodies.is_changed())
+    }
+
+    /// The bodies that are neither in the archive nor in the quarantine, as answers of so many.
     pub(super) fn answers(&self, most: usize) -> impl Iterator<Item = Result<Answer, JournalError>> {
+        let mut is_left = vec![false; self.len()];
+        for (_, rows) in self.parts.iter().filter(|(part, _)| !self.live.contains(part)) {
+            rows.places().for_each(|place| is_left[place.number as usize] = true);
+        }
+        self.no_states.keys().for_each(|&at| is_left[at as usize] = !self.is_quarantined);
+        let left: Vec<&Located> = self.bodies.located.iter().filter(|b| is_left[b.place.number as usize]).collect();
         let comes_from = |body: &Located| (body.place.file, body.place.head);
-        let all = self.bodies.located.chunk_by(move |a, b| comes_from(a) == comes_from(b));
-        all.flat_map(move |of_one| of_one.chunks(most)).map(move |located| {
+        let all = left.chunk_by(|a, b| comes_from(a) == comes_from(b)).flat_map(|of_one| of_one.chunks(most));
+        let all: Vec<Vec<&Located>> = all.map(<[_]>::to_vec).collect();
+        all.into_iter().map(|located| {
             let Head { account_id, sweep_id, source, collected_at } = self.bodies.head(located[0].place).clone();
             let bodies = located.iter().map(|body| {
                 let mut bytes = Vec::new();
@@ -310,6 +353,11 @@ impl Divided {
             let bodies = bodies.collect::<Result<_, JournalError>>()?;
             Ok(Answer { account_id, sweep_id, source, collected_at, bodies, poll: None })
         })
+    }
+
+    /// Notes that a part is live with all of its rows.
+    pub(super) fn is_live_now(&mut self, part: (u32, NaiveDate)) {
+        self.live.insert(part);
     }
 
     /// How many bodies there are.

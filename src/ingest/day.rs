@@ -16,6 +16,9 @@ use super::batch::{Bodies, Head, Place, SortedBy};
 /// few, each column's come from far in memory again and again.
 const STRETCH_ROWS: usize = 8 * 1024;
 
+/// A stretch ends behind so many bytes of bodies, however few rows that are.
+const STRETCH_BYTES: u64 = 32 << 20;
+
 /// The bodies of a part.
 #[derive(Debug)]
 pub(super) struct DayRows {
@@ -44,6 +47,11 @@ impl DayRows {
         Self { bodies, plan, order, found: Mutex::default() }
     }
 
+    /// Where the bodies lie.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        self.order.iter().copied()
+    }
+
     /// What was found when the rows were last read to their end.
     pub(super) fn found(&self) -> MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,6 +72,7 @@ impl Supply for DayRows {
             row: Row::default(),
             body: Vec::new(),
             found: Found::default(),
+            is_ended: false,
         })
     }
 }
@@ -78,20 +87,23 @@ struct Reading<'a> {
     row: Row,
     body: Vec<u8>,
     found: Found,
+    is_ended: bool,
 }
 
 impl Iterator for Reading<'_> {
     type Item = Result<Incoming, ArchiveError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let mut last = None;
+        let (mut last, mut bytes) = (None, 0);
         while let Some(&place) = self.day.order.get(self.next) {
             // Rows that only other columns put in order are in one stretch, which sorts them.
             let key = self.day.bodies.key(place);
-            if self.columns.rows() >= STRETCH_ROWS && last.is_some_and(|last| last != key) {
+            let is_enough = self.columns.rows() >= STRETCH_ROWS || bytes >= STRETCH_BYTES;
+            if is_enough && last.is_some_and(|last| last != key) {
                 break;
             }
             last = Some(key);
+            bytes += place.bytes();
             self.next += 1;
             if let Err(error) = self.read(place) {
                 return Some(Err(error));
@@ -99,6 +111,9 @@ impl Iterator for Reading<'_> {
         }
         let rows = u32::try_from(self.columns.rows()).expect("a stretch has fewer rows than a batch has bodies");
         if rows == 0 {
+            if std::mem::replace(&mut self.is_ended, true) {
+                return None;
+            }
             *self.day.found() = std::mem::take(&mut self.found);
             return None;
         }

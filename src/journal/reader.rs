@@ -1,7 +1,8 @@
 //! Segments that are there to be read. Reading never writes.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -23,6 +24,9 @@ pub struct Segment {
 pub struct Bodies {
     file: File,
     path: PathBuf,
+    length: u64,
+    /// When the content was last changed, in seconds and nanoseconds since the Unix epoch.
+    changed: (i64, i64),
 }
 
 /// What stands in a segment.
@@ -120,8 +124,24 @@ impl Bodies {
     /// # Errors
     /// Where it cannot be read.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let file = File::open(path).map_err(JournalError::io("read", path))?;
-        Ok(Self { file, path: path.to_owned() })
+        File::open(path).and_then(|file| Self::of(file, path)).map_err(JournalError::io("read", path))
+    }
+
+    /// A file that is open already.
+    ///
+    /// # Errors
+    /// Where nothing can be said of it.
+    pub fn of(file: File, path: &Path) -> io::Result<Self> {
+        let now = file.metadata()?;
+        Ok(Self { length: now.len(), changed: (now.mtime(), now.mtime_nsec()), file, path: path.to_owned() })
+    }
+
+    /// Whether the file is not what it was when it was opened. It may have grown.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.file.metadata().map_or(true, |now| {
+            now.len() < self.length || now.len() == self.length && (now.mtime(), now.mtime_nsec()) != self.changed
+        })
     }
 
     /// The file's path.

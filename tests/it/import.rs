@@ -81,12 +81,17 @@ fn a_row_stands_where_the_last_of_two_keys_puts_it() {
         r#"{"new":{"deviceId":"z","timestamp":"2026-10-03T00:00:00Z"},"deviceId":"a","timestamp":1790816400000}"#,
         r#"{"deviceId":"a","timestamp":"2026-10-01T02:00:00Z","cpuPct":"#,
     ];
-    let lines: String = odd.iter().map(|line| format!("{line}\n")).collect();
+    let lines = large(odd.iter().map(|line| (*line).to_owned()));
     let mut found = Vec::new();
     for by_pipe in [false, true] {
         let (dir, root) = place();
         let file = dir.path().join("states.ndjson");
-        put(&file, lines.as_bytes());
+        put(&file, &lines);
+        // There are rows behind all of them.
+        let last = dir.path().join("last.ndjson");
+        let behind = |day| format!(r#"{{"deviceId":"z","timestamp":"2026-10-0{day}T00:00:00Z"}}{}"#, "\n");
+        put(&last, [1, 2, 4].map(behind).concat().as_bytes());
+        assert_eq!(run(import(&root).arg(&last)).0, Some(0));
         let mut import = import(&root);
         let import = import.args(["--collected-at", "2026-10-04T00:00:00Z"]);
         let (code, said) = match by_pipe {
@@ -105,8 +110,11 @@ fn a_row_stands_where_the_last_of_two_keys_puts_it() {
         "a Some(2026-10-01T00:30:00)",
         "a Some(2026-10-01T01:00:00)",
         "d Some(2026-10-01T01:00:00)",
+        "z Some(2026-10-01T00:00:00)",
         "c Some(2026-10-02T01:00:00)",
+        "z Some(2026-10-02T00:00:00)",
         "c None",
+        "z Some(2026-10-04T00:00:00)",
     ];
     assert_eq!(found[0], expect);
 }
@@ -115,7 +123,7 @@ fn a_row_stands_where_the_last_of_two_keys_puts_it() {
 fn a_file_that_cannot_be_published_is_journalled_and_published_later() {
     let (dir, root) = place();
     let file = dir.path().join("states.ndjson");
-    put(&file, (0..700).map(|n| state(n) + "\n").collect::<String>().as_bytes());
+    put(&file, &large((0..700).map(state)));
     run(import(&root).arg("/dev/null"));
     // Where the day belongs, something stands in the way.
     let in_the_way = root.join("device_state");
@@ -129,10 +137,30 @@ fn a_file_that_cannot_be_published_is_journalled_and_published_later() {
 }
 
 #[test]
+fn only_what_could_not_be_published_of_a_file_is_journalled() {
+    let (dir, root) = place();
+    let file = dir.path().join("states.ndjson");
+    let of_day = |n: u32| state(n).replace("2026-10-01", if n % 2 == 0 { "2026-10-01" } else { "2026-10-02" });
+    put(&file, &large((0..10).map(of_day).chain(["no JSON".to_owned()])));
+    run(import(&root).arg("/dev/null"));
+    let in_the_way = root.join("device_state/date=2026-10-02");
+    std::fs::create_dir_all(in_the_way.parent().expect("a folder")).expect("a folder");
+    put(&in_the_way, b"");
+    let (code, said) = run(import(&root).arg(&file));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("5 new states, 0 unchanged, 1 quarantined"), "{said}");
+    std::fs::remove_file(&in_the_way).expect("a file");
+    let (code, said) = run(import(&root).arg("/dev/null"));
+    assert_eq!((code, rows(&root, &Schema::device_state()).len()), (Some(0), 10), "{said}");
+    let quarantine = std::fs::read_dir(root.join("_archive/quarantine")).expect("a folder").count();
+    assert_eq!(quarantine, 2, "the line and its report");
+}
+
+#[test]
 fn what_was_taken_of_a_file_outlives_a_fault_of_the_next() {
     let (dir, root) = place();
     let (file, cut) = (dir.path().join("states.ndjson"), dir.path().join("cut.ndjson.gz"));
-    put(&file, (0..300).map(|n| state(n) + "\n").collect::<String>().as_bytes());
+    put(&file, &large((0..300).map(state)));
     put(&cut, b"\x1f\x8bno gzip");
     let (code, said) = run(import(&root).arg(&file).arg(&cut));
     assert_eq!(code, Some(1), "{said}");
@@ -167,6 +195,12 @@ fn import(root: &Path) -> Command {
 fn state(n: u32) -> String {
     let device = format!("cb49c27f-7f97-49c5-b6f3-f7c01e{n:06}");
     format!(r#"{{"deviceId":"{device}","timestamp":"2026-10-01T01:00:00Z","cpuPct":{n}}}"#)
+}
+
+/// Lines of a file that is so large that it is read where it lies.
+fn large(lines: impl Iterator<Item = String>) -> Vec<u8> {
+    let blank = [vec![b' '; 1 << 20], vec![b'\n']].concat();
+    [lines.map(|line| line + "\n").collect::<String>().into_bytes(), blank.repeat(17)].concat()
 }
 
 fn size(path: &Path) -> u64 {
