@@ -94,9 +94,10 @@ fn a_row_stands_where_the_last_of_two_keys_puts_it() {
         assert_eq!(run(import(&root).arg(&last)).0, Some(0));
         let mut import = import(&root);
         let import = import.args(["--collected-at", "2026-10-04T00:00:00Z"]);
-        let (code, said) = match by_pipe {
-            false => run(import.arg(&file)),
-            true => run(import.arg("-").stdin(Stdio::from(std::fs::File::open(&file).expect("a file")))),
+        let (code, said) = if by_pipe {
+            run(import.arg("-").stdin(Stdio::from(std::fs::File::open(&file).expect("a file"))))
+        } else {
+            run(import.arg(&file))
         };
         assert_eq!(code, Some(3), "{said}");
         assert!(said.contains("6 values, 6 bodies: 5 new states, 0 unchanged, 1 quarantined"), "{said}");
@@ -140,7 +141,7 @@ fn a_file_that_cannot_be_published_is_journalled_and_published_later() {
 fn only_what_could_not_be_published_of_a_file_is_journalled() {
     let (dir, root) = place();
     let file = dir.path().join("states.ndjson");
-    let of_day = |n: u32| state(n).replace("2026-10-01", if n % 2 == 0 { "2026-10-01" } else { "2026-10-02" });
+    let of_day = |n: u32| state(n).replace("2026-10-01", if n.is_multiple_of(2) { "2026-10-01" } else { "2026-10-02" });
     put(&file, &large((0..10).map(of_day).chain(["no JSON".to_owned()])));
     run(import(&root).arg("/dev/null"));
     let in_the_way = root.join("device_state/date=2026-10-02");
