@@ -1,8 +1,9 @@
-//! Bodies from files into the archive, by the way that answers of the API take.
+//! Bodies from files into the archive.
 //!
 //! A file holds one JSON value a line (NDJSON), or one value as a whole; each value is a device state,
 //! an array of them, or the API's envelope around either. A line that is no JSON goes to the quarantine
-//! with its number. What was read is durable half a second later, however slowly more comes.
+//! with its number. Bodies take the way that answers of the API take: what was read is journalled and durable half a
+//! second later, however slowly more comes. Those of a file that is there to stay are read from it when they are published.
 //! Decompression and the choice of files are the caller's business.
 //!
 //! Lines of Logpush are put into the API's words first.
@@ -74,15 +75,15 @@ pub enum ImportError {
         /// The line, from 1.
         line: u64,
     },
-    /// What was read cannot be journalled.
+    /// What was read cannot be taken in.
     #[error(transparent)]
     Ingest(#[from] IngestError),
 }
 
-/// Bodies that are journalled together.
+/// Bodies that are handed over together.
 const ANSWER_BODIES: usize = 256;
 
-/// How long a body may wait for others before it is journalled and synced.
+/// How long a body may wait for others before it is handed over, and synced where it is journalled.
 const SYNC_AFTER: Duration = Duration::from_millis(500);
 
 /// The longest value that may be spread over lines, in bytes. More is taken for lines of which the first
@@ -99,7 +100,7 @@ const WAITING_PIECES: usize = 4;
 /// at the places where `file` has them, and need not be journalled.
 ///
 /// # Errors
-/// Where the file cannot be read, or the journal not be written. What was read before is journalled.
+/// Where the file cannot be read, or the journal not be written. What was read before is handed over.
 pub fn read_file(
     ingest: &mut Ingest,
     file: Box<dyn BufRead + Send>,
@@ -187,7 +188,7 @@ fn read_lines(file: &mut impl Read, pieces: &Sender<Piece>) -> io::Result<()> {
     }
 }
 
-/// A file on its way into the journal.
+/// A file on its way in.
 struct Import<'a> {
     ingest: &'a mut Ingest,
     /// The file, where it is there to stay.

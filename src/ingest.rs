@@ -118,7 +118,7 @@ pub struct Published {
     pub rows: u64,
     /// Parts that were found damaged and are kept in the quarantine, a sentence each.
     pub damaged: Vec<String>,
-    /// Why something is still in the journal, a sentence each.
+    /// Why something is still in the journal, or in a file that was changed meanwhile, a sentence each.
     pub held: Vec<String>,
     /// Answers that could not be journalled and are in this process's memory alone.
     pub unwritten: u64,

@@ -64,7 +64,7 @@ pub(super) struct PartWriter {
 }
 
 impl PartWriter {
-    /// Begins a part of so many rows, or some fewer.
+    /// Begins a part of so many rows, or fewer. Its row groups are even where there are as many.
     pub(super) fn create(disk: &Disk, path: &Path, schema: &Schema, rows: usize) -> Result<Self, ArchiveError> {
         let file = Hashing::new(disk.create(path)?);
         let refused = file.refused();
