@@ -66,6 +66,8 @@ struct Opened {
     /// What it is.
     from: String,
     bodies: Arc<journal::Bodies>,
+    /// Whether others may change it: all but the journal's.
+    is_foreign: bool,
 }
 
 /// Where the bodies of an answer come from.
@@ -156,7 +158,8 @@ impl Batch {
         let segment = Segment::read(path)?;
         let bodies = Arc::new(journal::Bodies::open(path)?);
         let name = format!("shard-{shard}-{sequence:010}");
-        self.begin_file(name.clone(), format!("journal segment {sequence} of shard {shard}"), bodies);
+        let from = format!("journal segment {sequence} of shard {shard}");
+        self.bodies.files.push(Opened { name: name.clone(), from, bodies, is_foreign: false });
         for item in segment.items() {
             match item {
                 Item::Answer { answer, bodies_at } => {
@@ -189,14 +192,10 @@ impl Batch {
         (file, places): (&Arc<journal::Bodies>, &[u64]),
     ) {
         if !self.bodies.files.last().is_some_and(|last| Arc::ptr_eq(&last.bodies, file)) {
-            let from = file.path().display().to_string();
-            self.begin_file(format!("shard-{shard}-import"), from, Arc::clone(file));
+            let (name, from) = (format!("shard-{shard}-import"), file.path().display().to_string());
+            self.bodies.files.push(Opened { name, from, bodies: Arc::clone(file), is_foreign: true });
         }
         self.take(plan, answer, places);
-    }
-
-    fn begin_file(&mut self, name: String, from: String, bodies: Arc<journal::Bodies>) {
-        self.bodies.files.push(Opened { name, from, bodies });
     }
 
     /// Whether it is enough for one publish.
@@ -327,9 +326,9 @@ impl Divided {
         batch.divide(plan, shards)
     }
 
-    /// Whether a file is not any more what it was when it was opened.
+    /// Whether a file that others may change is not any more what it was when it was opened.
     pub(super) fn is_changed(&self) -> bool {
-        self.bodies.files.iter().any(|file| file.bodies.is_changed())
+        self.bodies.files.iter().any(|file| file.is_foreign && file.bodies.is_changed())
     }
 
     /// The bodies that are neither in the archive nor in the quarantine, as answers of so many.
