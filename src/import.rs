@@ -90,8 +90,8 @@ const SYNC_AFTER: Duration = Duration::from_millis(500);
 /// is broken.
 const WHOLE_BYTES: u64 = 256 << 20;
 
-/// Bytes that are read at once.
-const PIECE_BYTES: usize = 256 << 10;
+/// Bytes that are read at once. What is buffered before should be no more.
+pub const PIECE_BYTES: usize = 256 << 10;
 
 /// Pieces that wait for the journal; more make the reading wait.
 const WAITING_PIECES: usize = 4;

@@ -481,7 +481,7 @@ impl Ingest {
     fn file(&self, shard: u32, filed: &mut Divided, published: &mut Published) -> Result<(), IngestError> {
         let mut borrowed = Vec::new();
         let states = self.stage_states(filed, &mut borrowed)?;
-        for aside in filed.gaps.iter().cloned().map(Ok).chain(filed.no_states()) {
+        for aside in filed.gaps.iter().cloned().map(Ok).chain(filed.asides()) {
             self.archive.quarantine(shard, &aside?)?;
         }
         filed.is_quarantined = true;
@@ -503,7 +503,7 @@ impl Ingest {
             match published.take(staged) {
                 Ok(()) => {
                     published.count_states(&fresh);
-                    filed.is_live_now(part);
+                    filed.note_live(part);
                 }
                 Err(error) => published.held.push(error.to_string()),
             }

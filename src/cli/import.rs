@@ -11,15 +11,12 @@ use anyhow::Context;
 use crate::bucket::Bucket;
 use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
-use crate::import::{Form, ImportOptions, ImportStats, read_file};
+use crate::import::{Form, ImportOptions, ImportStats, PIECE_BYTES, read_file};
 use crate::ingest::{Bodies, Ingest};
 use crate::snapshot::sweep_id;
 
 use super::args::{Args, ImportArgs, ImportFormat};
 use super::{Exit, collect, print, random};
-
-/// Bytes that are read at once.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// A file of so many bytes is not copied into the journal. Smaller ones are: a day is written anew for every few open
 /// files, and for a journal of many bodies.

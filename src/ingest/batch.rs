@@ -246,13 +246,11 @@ impl Batch {
 
     /// The device and the time of the next body, which is read in full. One that is no device state is noted.
     fn read_key(&mut self, plan: &Plan, body: &[u8]) -> (u32, Option<i64>) {
-        let mut row = Row::default();
-        if let Err(error) = plan.flatten(body, &mut row) {
+        let (device, time) = judged(plan, body, &mut Row::default()).unwrap_or_else(|error| {
             self.no_states.insert(index(self.bodies.located.len()), error);
-            return (self.number_of(""), None);
-        }
-        let (device, time) = SortedBy::new(plan.schema()).of(&row);
-        (self.number_of(device), time)
+            Default::default()
+        });
+        (self.number_of(&device), time)
     }
 
     fn number_of(&mut self, device: &str) -> u32 {
@@ -295,13 +293,10 @@ impl Divided {
     /// # Errors
     /// Where one cannot be read.
     pub(super) fn judge(&self, plan: &Plan) -> Result<Vec<Judged>, JournalError> {
-        let (mut text, mut row, by) = (Vec::new(), Row::default(), SortedBy::new(plan.schema()));
+        let (mut text, mut row) = (Vec::new(), Row::default());
         let judge = |body: &Located| {
             self.bodies.read(body.place, &mut text)?;
-            Ok(plan.flatten(&text, &mut row).map(|()| {
-                let (device, time) = by.of(&row);
-                (device.into(), time)
-            }))
+            Ok(judged(plan, &text, &mut row))
         };
         self.bodies.located.iter().map(judge).collect()
     }
@@ -355,7 +350,7 @@ impl Divided {
     }
 
     /// Notes that a part is live with all of its rows.
-    pub(super) fn is_live_now(&mut self, part: (u32, NaiveDate)) {
+    pub(super) fn note_live(&mut self, part: (u32, NaiveDate)) {
         self.live.insert(part);
     }
 
@@ -393,7 +388,7 @@ impl Divided {
     }
 
     /// Files for the quarantine: the bodies that are no device state, by the file that they came in.
-    pub(super) fn no_states(&self) -> impl Iterator<Item = Result<Aside, JournalError>> {
+    pub(super) fn asides(&self) -> impl Iterator<Item = Result<Aside, JournalError>> {
         let place = |at: u32| self.bodies.located[at as usize].place;
         let mut bytes = 0;
         let mut files: Vec<Vec<(u32, &FlattenError)>> = Vec::new();
@@ -465,6 +460,13 @@ impl Bodies {
         line.push(b'\n');
         line
     }
+}
+
+/// The device and the time of the row that a body is, read in full.
+fn judged(plan: &Plan, body: &[u8], row: &mut Row) -> Judged {
+    plan.flatten(body, row)?;
+    let (device, time) = SortedBy::new(plan.schema()).of(row);
+    Ok((device.into(), time))
 }
 
 /// A number of something of which a batch has fewer than 2^32.
