@@ -1,7 +1,7 @@
 //! An answer in a form for programs.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::io::{self, Write};
 
 use comfy_table::presets::ASCII_MARKDOWN;
 use serde_json::{Map, Number, Value};
@@ -19,31 +19,45 @@ pub(super) fn write(answer: &Answer, format: Format, zone: Zone) -> anyhow::Resu
     Ok(match format {
         Format::Table => table::table(answer, zone).into_bytes(),
         Format::Markdown => format!("{}\n", table::cells(answer, ASCII_MARKDOWN, zone, false)).into_bytes(),
-        Format::Csv => csv(answer, zone).into_bytes(),
+        Format::Csv => csv(answer, zone),
         Format::Json => format!("{:#}\n", Value::Array(objects().collect())).into_bytes(),
         Format::Ndjson => objects().map(|object| object.to_string() + "\n").collect::<String>().into_bytes(),
         Format::Parquet => to_parquet(&answer.to_batch())?,
     })
 }
 
-fn csv(answer: &Answer, zone: Zone) -> String {
+fn csv(answer: &Answer, zone: Zone) -> Vec<u8> {
     let names: Vec<Cow<str>> = answer.columns.iter().map(|column| quoted(&column.name)).collect();
-    let mut text = names.join(",") + "\n";
+    let mut text = (names.join(",") + "\n").into_bytes();
     for row in &answer.rows {
         for (at, cell) in row.iter().enumerate() {
-            text.push_str(if at == 0 { "" } else { "," });
+            if at > 0 {
+                text.push(b',');
+            }
             let written = match cell {
                 Cell::Null => Ok(()),
-                Cell::Text(word) => write!(text, "{}", quoted(word)),
+                Cell::Text(word) => text.write_all(quoted(word).as_bytes()),
                 Cell::Count(count) => write!(text, "{count}"),
-                Cell::Number(value) => write!(text, "{value}"),
-                Cell::Time(at) => write!(text, "{}", clock::format_in(*at, zone)),
+                Cell::Number(value) => number(*value, &mut text),
+                Cell::Time(at) => text.write_all(clock::format_in(*at, zone).as_bytes()),
             };
             written.expect("a text takes what is written to it");
         }
-        text.push('\n');
+        text.push(b'\n');
     }
     text
+}
+
+/// A number as JSON has it, which is written faster than the standard library does; but of a whole one the digits alone.
+fn number(value: f64, text: &mut Vec<u8>) -> io::Result<()> {
+    if !value.is_finite() {
+        return write!(text, "{value}");
+    }
+    serde_json::to_writer(&mut *text, &value)?;
+    if text.ends_with(b".0") {
+        text.truncate(text.len() - 2);
+    }
+    Ok(())
 }
 
 /// A field of CSV (RFC 4180).
