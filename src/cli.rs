@@ -68,6 +68,7 @@ impl Exit {
 /// Runs the program with the process's arguments.
 #[must_use]
 pub fn run() -> Exit {
+    keep_freed_memory();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -105,6 +106,13 @@ pub fn run() -> Exit {
         print::note(&format!("error: {error:#}"));
         exit_of(&error)
     })
+}
+
+/// Has the C library of most Linux systems keep memory that is freed, and not give it back at once: a merge frees and
+/// takes a few megabytes over and over, a query some hundred kilobytes for each day. It raises its limits to the
+/// largest block that it saw freed.
+fn keep_freed_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(31 << 20)));
 }
 
 /// Where async work runs.

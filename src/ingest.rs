@@ -194,7 +194,6 @@ impl Ingest {
     /// As for [`Ingest::open`].
     pub fn attach(archive: Archive, shards: Shards, holder: &str, policy: Policy) -> Result<Self, IngestError> {
         let locks = archive.lock_shards(shards, holder)?;
-        keep_freed_memory();
         let settled = locks.iter().map(|lock| Ok((lock.shard, archive.settle(lock.shard)?)));
         let mut journals = settled.collect::<Result<Vec<_>, ArchiveError>>()?;
         journals.extend(archive.orphaned_journals()?);
@@ -584,12 +583,6 @@ impl Ingest {
         borrowed.push(lock);
         staged
     }
-}
-
-/// Has the C library of most Linux systems keep memory that is freed, and not give it back at once: a merge frees and
-/// takes a few megabytes over and over. It raises its limits to the largest block that it saw freed.
-fn keep_freed_memory() {
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(31 << 20)));
 }
 
 /// Days that are about to be published.
