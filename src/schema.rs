@@ -2,7 +2,8 @@
 //!
 //! The table is the only list of columns in the project. What reads bodies, writes Parquet, answers
 //! queries or prints documentation walks [`Schema::columns`]; nothing here knows a column by name,
-//! and nothing here reads a file: the tables are embedded in the binary.
+//! and nothing here reads a file: the tables are embedded in the binary, as the JSON that `schemas/build.rs` makes of
+//! them.
 
 mod table;
 
@@ -16,8 +17,9 @@ use serde::Deserialize;
 /// The format of the tables that this version reads.
 pub const TABLE_FORMAT: u32 = 1;
 
-static DEVICE_STATE: LazyLock<Arc<Schema>> = LazyLock::new(|| embedded(include_str!("../schemas/device_state.toml")));
-static POLL: LazyLock<Arc<Schema>> = LazyLock::new(|| embedded(include_str!("../schemas/poll.toml")));
+static DEVICE_STATE: LazyLock<Arc<Schema>> =
+    LazyLock::new(|| embedded(include_str!(concat!(env!("OUT_DIR"), "/device_state.json"))));
+static POLL: LazyLock<Arc<Schema>> = LazyLock::new(|| embedded(include_str!(concat!(env!("OUT_DIR"), "/poll.json"))));
 
 /// The columns of one dataset, with what its files are sorted and partitioned by.
 #[derive(Debug)]
@@ -420,8 +422,9 @@ impl Personal {
     }
 }
 
-fn embedded(text: &str) -> Arc<Schema> {
-    Arc::new(Schema::parse(text).expect("the embedded tables keep their own rules: a test reads them"))
+fn embedded(json: &str) -> Arc<Schema> {
+    let schema = table::built_in(json).expect("JSON of a table that has every key it needs: a test reads them");
+    Arc::new(schema.expect("the embedded tables keep their own rules: a test reads them"))
 }
 
 /// The type without metadata, so that a reworded description is no new schema.
@@ -463,6 +466,19 @@ mod tests {
             if let Some(path) = &column.path {
                 assert_eq!(column.name, snake_case(&path.join("_")), "{path:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_built_in_is_what_the_tables_say() {
+        let tables = [include_str!("../schemas/device_state.toml"), include_str!("../schemas/poll.toml")];
+        for (built_in, table) in Schema::all().into_iter().zip(tables) {
+            let table = Schema::parse(table).expect("a table");
+            assert_eq!(
+                (&built_in.columns, &built_in.key, &built_in.yields),
+                (&table.columns, &table.key, &table.yields)
+            );
+            assert_eq!(built_in.fingerprint(), table.fingerprint());
         }
     }
 

@@ -19,11 +19,18 @@ pub(super) struct Checked {
 
 /// Reads a table and holds it against its rules.
 pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
-    let table = match toml::from_str::<Table>(text) {
-        Ok(table) if table.format == TABLE_FORMAT => table,
-        Ok(table) => return Err(SchemaError::Format { found: table.format }),
-        Err(error) => return Err(refused(text, error)),
-    };
+    toml::from_str(text).map_err(|error| refused(text, error)).and_then(checked)
+}
+
+/// The same of the JSON that the build made of a table.
+pub(super) fn built_in(json: &str) -> serde_json::Result<Result<Schema, SchemaError>> {
+    serde_json::from_str(json).map(checked)
+}
+
+fn checked(table: Table) -> Result<Schema, SchemaError> {
+    if table.format != TABLE_FORMAT {
+        return Err(SchemaError::Format { found: table.format });
+    }
     let columns: Vec<Column> = table.column.into_iter().map(Entry::into_column).collect();
     check_columns(&columns)?;
     let key = positions(&columns, &table.key)?;
