@@ -40,7 +40,8 @@
 //!   schema and tool they come from. Whole numbers and times are delta-encoded and not compressed, the rest is
 //!   zstd. The columns that rows are known by have bounds for each page.
 //! * In front of its footer, where readers of Parquet do not look, each part has an outline: which keys each
-//!   row group holds, and where in the footer it is described. `query` reads by it; it can be done without.
+//!   row group holds, where in it the rows of each device begin, and where in the footer it is described. `query`
+//!   reads by it; it can be done without.
 //!
 //! This module does not know where rows come from: it is handed Arrow batches of a schema. It is the
 //! only user of Parquet. Every change on the disk goes through [`Disk`].
@@ -48,6 +49,7 @@
 mod checksum;
 mod export;
 mod folder;
+mod key_index;
 mod lock;
 mod merge;
 mod object;

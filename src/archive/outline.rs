@@ -5,7 +5,7 @@
 //! its footer, where readers of Parquet do not look:
 //!
 //! ```text
-//! pages, page indexes | outline, JSON | its XXH64, 8 bytes | its length, 4 bytes | DXO1 | footer | length, PAR1
+//! pages, page indexes | key indexes | outline, JSON | its XXH64, 8 bytes | its length, 4 bytes | DXO1 | footer | length, PAR1
 //! ```
 //!
 //! (Numbers are little-endian.)
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema::Schema;
 
+use super::key_index::KeyIndex;
 use super::source::Source;
 use super::write::LAYOUT;
 
@@ -68,6 +69,18 @@ pub(super) struct GroupOutline {
     pub(super) chunks: String,
     /// The least and the greatest value of columns that rows are known by, as far as they have one.
     pub(super) bounds: BTreeMap<String, Bounds>,
+    /// Where its index of keys is, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) keys: Option<KeysPlace>,
+}
+
+/// Where a row group's index of keys is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeysPlace {
+    /// Bytes from its first one to the outline.
+    before: u64,
+    length: usize,
+    hash: u64,
 }
 
 /// The least and the greatest value of a column.
@@ -99,6 +112,22 @@ impl Outline {
         Ok(Self { schema: schema.fingerprint().to_owned(), layout: LAYOUT, head, groups })
     }
 
+    /// Takes the indexes of the row groups' keys, each with the rows of its group; none of them where these are not
+    /// the groups of the footer. Returns what has to stand in front of the outline.
+    pub(super) fn take_keys(&mut self, indexes: &[(usize, Vec<u8>)]) -> Vec<u8> {
+        let rows = indexes.iter().map(|(rows, _)| *rows as u64);
+        if !rows.eq(self.groups.iter().map(|group| group.rows)) {
+            return Vec::new();
+        }
+        let mut before = indexes.iter().map(|(_, index)| index.len() as u64).sum();
+        for (group, (_, index)) in self.groups.iter_mut().zip(indexes) {
+            let place = KeysPlace { before, length: index.len(), hash: hash(index) };
+            group.keys = (!index.is_empty()).then_some(place);
+            before -= index.len() as u64;
+        }
+        indexes.iter().flat_map(|(_, index)| index).copied().collect()
+    }
+
     /// The outline as it stands in a part.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).expect("an outline is numbers and texts");
@@ -109,8 +138,9 @@ impl Outline {
         bytes
     }
 
-    /// The outline in front of a footer; none where there is none, or one that is not as it was written.
-    pub(super) fn before(source: &Source, footer: &Range<u64>) -> io::Result<Option<Self>> {
+    /// The outline in front of a footer, and where it begins; none where there is none, or one that is not as it was
+    /// written.
+    pub(super) fn before(source: &Source, footer: &Range<u64>) -> io::Result<Option<(Self, u64)>> {
         let Some(end) = footer.start.checked_sub(TRAILER as u64) else { return Ok(None) };
         let trailer = source.bytes(end, TRAILER)?;
         let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
@@ -118,7 +148,19 @@ impl Outline {
         let Some(start) = start else { return Ok(None) };
         let bytes = source.bytes(start, usize::try_from(end - start).unwrap_or(usize::MAX))?;
         let is_right = hash(&bytes) == number(&trailer[..8]);
-        Ok(is_right.then(|| serde_json::from_slice(&bytes).ok()).flatten())
+        Ok(is_right.then(|| Some((serde_json::from_slice(&bytes).ok()?, start))).flatten())
+    }
+}
+
+impl GroupOutline {
+    /// Its index of keys, in front of an outline that begins at `outline`; none where there is none, or one that is
+    /// not as it was written.
+    pub(super) fn key_index(&self, source: &Source, outline: u64) -> io::Result<Option<KeyIndex>> {
+        let Some(place) = self.keys else { return Ok(None) };
+        let Some(start) = outline.checked_sub(place.before) else { return Ok(None) };
+        let bytes = source.bytes(start, place.length)?;
+        let rows = usize::try_from(self.rows).unwrap_or(usize::MAX);
+        Ok(if hash(&bytes) == place.hash { KeyIndex::new(bytes, rows) } else { None })
     }
 }
 
@@ -130,6 +172,7 @@ pub(super) fn groups(metadata: &ParquetMetaData, schema: &Schema) -> Vec<GroupOu
         chunks: String::new(),
         rows: u64::try_from(group.num_rows()).unwrap_or(0),
         bounds: key_bounds(group, schema),
+        keys: None,
     };
     metadata.row_groups().iter().map(of).collect()
 }
@@ -140,17 +183,19 @@ pub(super) fn cut_footer(head: &[u8], group: &[u8], lengths: &str, wanted: &[boo
     let mut thrift = Thrift { bytes: head, at: 0 };
     thrift.find(SCHEMA)?;
     let before_schema = &head[..thrift.at];
-    let elements = thrift.list_of_structs()?;
-    let after_schema = &head[thrift.at..];
-    let (mut kept, mut is_leaf_kept) = (Vec::new(), Vec::new());
-    let mut rest = elements.get(1..)?;
+    thrift.list()?;
+    thrift.skip(Thrift::STRUCT, 0)?;
+    let (mut kept, mut elements, mut is_leaf_kept) = (Vec::new(), 1, Vec::with_capacity(wanted.len()));
     for &is_wanted in wanted {
-        let (length, leaves) = tree(head, rest)?;
-        let (column, others) = rest.split_at(length);
+        let start = thrift.at;
+        let (length, leaves) = thrift.tree()?;
         is_leaf_kept.extend(std::iter::repeat_n(is_wanted, leaves));
-        kept.extend(column.iter().filter(|_| is_wanted).cloned());
-        rest = others;
+        if is_wanted {
+            kept.push(start..thrift.at);
+            elements += length;
+        }
     }
+    let after_schema = &head[thrift.at..];
     let mut thrift = Thrift { bytes: group, at: 0 };
     thrift.find(CHUNKS)?;
     let before_chunks = &group[..thrift.at];
@@ -164,9 +209,9 @@ pub(super) fn cut_footer(head: &[u8], group: &[u8], lengths: &str, wanted: &[boo
     let after_chunks = &group[thrift.at..];
 
     let mut footer = before_schema.to_vec();
-    Thrift::begin_list(kept.len() + 1, &mut footer);
+    Thrift::begin_list(elements, &mut footer);
     Thrift::root(wanted.iter().filter(|is_wanted| **is_wanted).count(), &mut footer);
-    kept.into_iter().for_each(|element| footer.extend(&head[element]));
+    kept.into_iter().for_each(|column| footer.extend(&head[column]));
     footer.extend(after_schema);
     Thrift::begin_list(1, &mut footer);
     footer.extend(before_chunks);
@@ -175,20 +220,6 @@ pub(super) fn cut_footer(head: &[u8], group: &[u8], lengths: &str, wanted: &[boo
     footer.extend(after_chunks);
     footer.push(Thrift::STOP);
     Some(footer)
-}
-
-/// How many schema elements the first of these is with all that is below it, and how many leaves that has.
-fn tree(head: &[u8], elements: &[Range<usize>]) -> Option<(usize, usize)> {
-    let (mut open, mut leaves) = (1, 0);
-    for (at, element) in elements.iter().enumerate() {
-        let children = Thrift { bytes: &head[element.clone()], at: 0 }.children()?;
-        open = open - 1 + children;
-        leaves += usize::from(children == 0);
-        if open == 0 {
-            return Some((at + 1, leaves));
-        }
-    }
-    None
 }
 
 fn key_bounds(group: &RowGroupMetaData, schema: &Schema) -> BTreeMap<String, Bounds> {
@@ -262,13 +293,25 @@ impl<'a> Thrift<'a> {
         Some(structs)
     }
 
-    /// The number of children that a schema element says it has.
-    fn children(&mut self) -> Option<usize> {
-        let mut field = 0;
+    /// Steps over a schema element with all that is below it: how many elements that are, and how many are leaves.
+    fn tree(&mut self) -> Option<(usize, usize)> {
+        let (mut open, mut elements, mut leaves) = (1_usize, 0, 0);
+        while open > 0 {
+            let children = self.schema_element()?;
+            open = (open - 1).checked_add(children)?;
+            elements += 1;
+            leaves += usize::from(children == 0);
+        }
+        Some((elements, leaves))
+    }
+
+    /// Steps over a schema element: the number of children that it says it has.
+    fn schema_element(&mut self) -> Option<usize> {
+        let (mut field, mut children) = (0, 0);
         loop {
             match self.field(&mut field)? {
-                Self::STOP => return Some(0),
-                _ if field == CHILDREN => return usize::try_from(self.varint()? >> 1).ok(),
+                Self::STOP => return Some(children),
+                _ if field == CHILDREN => children = usize::try_from(self.varint()? >> 1).ok()?,
                 kind => self.skip(kind, 0)?,
             }
         }

@@ -39,17 +39,21 @@ pub(super) fn narrowed(bounds: &BTreeMap<String, Bounds>, scan: &Scan, schema: &
     Scan { within: scan.within.clone().filter(|_| !is_certain), ..scan.clone() }
 }
 
-/// The rows of a lone row group in whose pages there can be what a scan asks for, with the places of the pages
-/// of the wanted columns (`leaves`); none where all are, or where the part does not say.
+/// The rows of a lone row group in whose pages there can be what a scan asks for, and of these only such as are
+/// `known` to be wanted; with the places of the pages of the wanted columns (`leaves`). None where all rows are, or
+/// where the part does not say.
 pub(super) fn select(
     source: &Source,
     metadata: ParquetMetaData,
     scan: &Scan,
     schema: &SchemaRef,
     leaves: &[usize],
+    known: Option<&RowSelection>,
 ) -> Result<(ParquetMetaData, Option<RowSelection>), ParquetError> {
     let asked = asked(&metadata, scan, schema);
-    if asked.is_empty() {
+    let rows = usize::try_from(metadata.row_group(0).num_rows()).unwrap_or(0);
+    let known = known.cloned();
+    if asked.is_empty() && known.as_ref().is_none_or(|known| known.row_count() == rows) {
         return Ok((metadata, None));
     }
     let indexed =
@@ -64,10 +68,13 @@ pub(super) fn select(
     let reader = ParquetMetaDataReader::new_with_metadata(metadata).with_offset_index_mask(places);
     let reader = reader.with_offset_index_policy(PageIndexPolicy::Optional);
     let (metadata, places) = reader.read_page_index_and_finish(source)?;
-    let (Some(bounds), Some(places)) = (bounds, places) else { return Ok((metadata, None)) };
-    let rows = usize::try_from(metadata.row_group(0).num_rows()).unwrap_or(0);
-    let kept = asked.iter().filter_map(|(leaf, filter)| pages(*leaf, filter, &bounds, &places, rows));
-    let selection = kept.reduce(|a, b| a.intersection(&b)).filter(|selection| selection.row_count() < rows);
+    let Some(places) = places else { return Ok((metadata, known)) };
+    let by_pages = bounds.into_iter().flat_map(|bounds| {
+        let kept = asked.iter().filter_map(|(leaf, filter)| pages(*leaf, filter, &bounds, &places, rows));
+        kept.collect::<Vec<_>>()
+    });
+    let selection = by_pages.chain(known).reduce(|a, b| a.intersection(&b));
+    let selection = selection.filter(|selection| selection.row_count() < rows);
     if selection.is_none() {
         return Ok((metadata, None));
     }

@@ -12,8 +12,9 @@ use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, RecordBatchOptions, S
 use arrow_schema::{DataType, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
 
@@ -22,6 +23,7 @@ use crate::schema::Schema;
 
 use super::ArchiveError;
 use super::checksum::{self, Checksum};
+use super::key_index::{self, Known, Run};
 use super::outline::{self, GroupOutline, Outline};
 use super::pages;
 use super::source::Source;
@@ -37,6 +39,8 @@ pub struct Part {
     path: PathBuf,
     source: Source,
     schema: SchemaRef,
+    /// The column by which rows are sorted before all others.
+    first_of_key: usize,
     groups: Vec<GroupOutline>,
     footer: Footer,
     /// Whether it was written by this very schema, as this version writes.
@@ -56,8 +60,16 @@ pub struct PartFile {
 enum Footer {
     /// All of them, as far as it was read.
     Whole(ArrowReaderMetadata),
-    /// Each where the outline says, behind the same head.
-    Outlined { start: u64, head: Bytes },
+    /// Each where the outline says, behind the same head; and where that outline begins.
+    Outlined { start: u64, head: Bytes, outline: u64 },
+}
+
+/// How a row group is read: by the decoder, and a column, by its name, that is known without. There is no decoder
+/// where no row is wanted.
+#[derive(Default)]
+struct Reading {
+    reader: Option<ParquetRecordBatchReader>,
+    known: Option<(String, Known)>,
 }
 
 /// What is wanted of a part.
@@ -93,16 +105,17 @@ impl Part {
         }
         let groups = outline::groups(metadata.metadata(), schema);
         let footer = Footer::Whole(metadata);
-        let schema = Arc::clone(schema.arrow());
-        Ok(Self { path: path.to_owned(), source, schema, groups, footer, is_current: false })
+        let (schema, first_of_key) = (Arc::clone(schema.arrow()), schema.key[0]);
+        Ok(Self { path: path.to_owned(), source, schema, first_of_key, groups, footer, is_current: false })
     }
 
     /// Opens a part by its outline, if it has one of this very schema: without reading all of its footer.
     pub(super) fn look(path: &Path, source: Source, schema: &Schema) -> Result<Self, ArchiveError> {
         let outlined = outlined(&source, schema).map_err(|error| ArchiveError::reading(path, error.into()))?;
         let Some((outline, footer)) = outlined else { return Self::by_footer(path, source, schema) };
-        let (schema, is_current) = (Arc::clone(schema.arrow()), outline.layout == LAYOUT);
-        Ok(Self { path: path.to_owned(), source, schema, groups: outline.groups, footer, is_current })
+        let is_current = outline.layout == LAYOUT;
+        let (schema, first_of_key) = (Arc::clone(schema.arrow()), schema.key[0]);
+        Ok(Self { path: path.to_owned(), source, schema, first_of_key, groups: outline.groups, footer, is_current })
     }
 
     /// Reads the whole file and says whether it is as it was written.
@@ -190,8 +203,8 @@ impl Part {
             Some(scan) => scan.columns.iter().copied().collect(),
             None => (0..self.schema.fields().len()).collect(),
         };
-        let reader = sheltered(&self.path, || self.reader(group, &wanted, scan))?;
-        Ok(self.read(reader, &wanted))
+        let reading = sheltered(&self.path, || self.reading(group, &wanted, scan))?;
+        Ok(self.read(reading, &wanted))
     }
 
     /// The rows of one row group from one of them on, with all columns. Pages before it are stepped over, as far
@@ -213,30 +226,66 @@ impl Part {
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.source.clone(), metadata);
             builder.with_batch_size(BATCH_ROWS).with_row_selection(selection).build()
         })?;
-        Ok(self.read(reader, &wanted))
+        Ok(self.read(Reading { reader: Some(reader), known: None }, &wanted))
     }
 
     fn read(
         &self,
-        mut reader: ParquetRecordBatchReader,
+        mut reading: Reading,
         wanted: &[usize],
     ) -> impl Iterator<Item = Result<RecordBatch, ArchiveError>> + use<> {
         let target = Arc::new(self.schema.project(wanted).expect("the wanted columns are the schema's"));
         let path = self.path.clone();
-        let mut ended = false;
         std::iter::from_fn(move || {
-            let next = if ended { None } else { sheltered(&path, || Ok(reader.next().transpose()?)).transpose() };
-            ended = !matches!(next, Some(Ok(_)));
-            next.map(|batch| batch.map(|batch| complete(&batch, &target)))
+            let next = reading.reader.as_mut().map(|reader| sheltered(&path, || Ok(reader.next().transpose()?)));
+            let next = next.and_then(Result::transpose);
+            if !matches!(next, Some(Ok(_))) {
+                reading.reader = None;
+            }
+            next.map(|batch| {
+                let batch = batch?;
+                let known = reading.known.as_mut().map(|(name, known)| (name.as_str(), known.next(batch.num_rows())));
+                Ok(complete(&batch, &target, known.as_ref()))
+            })
         })
     }
 
+    fn reading(&self, group: usize, wanted: &[usize], scan: Option<&Scan>) -> Result<Reading, ParquetError> {
+        match self.known_rows(group, scan)? {
+            Some((_, runs)) if runs.is_empty() => Ok(Reading::default()),
+            Some((column, runs)) => {
+                let others: Vec<usize> = wanted.iter().copied().filter(|&at| at != column).collect();
+                let rows = key_index::selection(&runs, self.group_rows(group));
+                let (reader, selection) = self.reader(group, &others, scan, Some(&rows))?;
+                let known = Known::of(&runs, selection.as_ref().unwrap_or(&rows));
+                let name = self.schema.field(column).name().clone();
+                Ok(Reading { reader: Some(reader), known: Some((name, known)) })
+            }
+            None => Ok(Reading { reader: Some(self.reader(group, wanted, scan, None)?.0), known: None }),
+        }
+    }
+
+    /// The rows of a row group that have one of the values of a scan, where an index of its keys says so: then their
+    /// column need not be read.
+    fn known_rows(&self, group: usize, scan: Option<&Scan>) -> Result<Option<(usize, Vec<Run>)>, ParquetError> {
+        let Footer::Outlined { outline, .. } = &self.footer else { return Ok(None) };
+        let Some((column, values)) = scan.and_then(|scan| scan.any_of.as_ref()) else { return Ok(None) };
+        if *column != self.first_of_key {
+            return Ok(None);
+        }
+        let index = self.groups[group].key_index(&self.source, *outline)?;
+        Ok(index.map(|index| (*column, index.runs(values))))
+    }
+
+    /// Reads what a scan wants of a row group, of these rows alone if they are known. Returns what was selected; none
+    /// for all.
     fn reader(
         &self,
         group: usize,
         wanted: &[usize],
         scan: Option<&Scan>,
-    ) -> Result<ParquetRecordBatchReader, ParquetError> {
+        rows: Option<&RowSelection>,
+    ) -> Result<(ParquetRecordBatchReader, Option<RowSelection>), ParquetError> {
         let (metadata, schema) = self.described(group, wanted)?;
         let names: Vec<&str> = wanted.iter().map(|&at| self.schema.field(at).name().as_str()).collect();
         let roots = schema.fields().iter().enumerate();
@@ -247,7 +296,8 @@ impl Part {
         let (metadata, selection) = match scan {
             Some(scan) => {
                 let scan = pages::narrowed(&self.groups[group].bounds, scan, &self.schema);
-                pages::select(&self.source, metadata, &scan, &self.schema, &leaves)?
+                let scan = Scan { any_of: scan.any_of.filter(|_| rows.is_none()), ..scan };
+                pages::select(&self.source, metadata, &scan, &self.schema, &leaves, rows)?
             }
             None => (metadata, None),
         };
@@ -264,13 +314,14 @@ impl Part {
         let options = ArrowReaderOptions::new().with_schema(schema);
         let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), options)?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata).with_projection(mask);
-        match selection {
+        let reader = match &selection {
             Some(selection) => {
-                let rows = BATCH_ROWS.min(selection.row_count());
-                builder.with_batch_size(rows).with_row_selection(selection).build()
+                let rows = BATCH_ROWS.min(selection.row_count()).max(1);
+                builder.with_batch_size(rows).with_row_selection(selection.clone()).build()?
             }
-            None => builder.with_batch_size(BATCH_ROWS).build(),
-        }
+            None => builder.with_batch_size(BATCH_ROWS).build()?,
+        };
+        Ok((reader, selection))
     }
 
     /// The description of a row group alone, with these columns or more, and the schema of what is described.
@@ -282,7 +333,7 @@ impl Part {
                 let lone = ParquetMetaDataBuilder::new(file).set_row_groups(vec![group]).build();
                 Ok((lone, Arc::clone(whole.schema())))
             }
-            Footer::Outlined { start, head } => {
+            Footer::Outlined { start, head, .. } => {
                 let place = &self.groups[group];
                 let group = self.source.bytes(start + place.from as u64, place.to - place.from)?;
                 let is_wanted: Vec<bool> = (0..self.schema.fields().len()).map(|at| wanted.contains(&at)).collect();
@@ -357,10 +408,10 @@ impl PartFile {
 /// The outline of a part and how its footer is read by it; none where it has none, or one of another schema.
 fn outlined(source: &Source, schema: &Schema) -> io::Result<Option<(Outline, Footer)>> {
     let Some(footer) = source.footer()? else { return Ok(None) };
-    let outline = Outline::before(source, &footer)?.filter(|outline| outline.schema == schema.fingerprint());
-    let Some(outline) = outline else { return Ok(None) };
+    let outline = Outline::before(source, &footer)?.filter(|(outline, _)| outline.schema == schema.fingerprint());
+    let Some((outline, begins)) = outline else { return Ok(None) };
     let Ok(head) = source.bytes(footer.start, outline.head) else { return Ok(None) };
-    Ok(Some((outline, Footer::Outlined { start: footer.start, head })))
+    Ok(Some((outline, Footer::Outlined { start: footer.start, head, outline: begins })))
 }
 
 /// Reads something of a part. On bytes that are not as they were written, the decoder may panic where it
@@ -405,11 +456,12 @@ fn retyped(array: &ArrayRef, target: &DataType) -> ArrayRef {
     }
 }
 
-/// The batch with the target's columns: those that the part has not are null.
-fn complete(batch: &RecordBatch, target: &arrow_schema::SchemaRef) -> RecordBatch {
-    let columns = target.fields().iter().map(|field| match batch.column_by_name(field.name()) {
-        Some(column) => retyped(column, field.data_type()),
-        None => new_null_array(field.data_type(), batch.num_rows()),
+/// The batch with the target's columns: one that is known is put in, and those that the part has not are null.
+fn complete(batch: &RecordBatch, target: &SchemaRef, known: Option<&(&str, ArrayRef)>) -> RecordBatch {
+    let columns = target.fields().iter().map(|field| match (batch.column_by_name(field.name()), known) {
+        (_, Some((name, values))) if name == field.name() => Arc::clone(values),
+        (Some(column), _) => retyped(column, field.data_type()),
+        (None, _) => new_null_array(field.data_type(), batch.num_rows()),
     });
     let columns: Vec<ArrayRef> = columns.collect();
     // A scan of no column is still one of so many rows.

@@ -35,6 +35,7 @@ use parquet::schema::types::ColumnPath;
 use crate::schema::{Column, Encoding, Kind, Schema};
 
 use super::checksum::{self, Hashing, Refused};
+use super::key_index::KeyIndexes;
 use super::outline::Outline;
 use super::{ARCHIVE_FORMAT, ArchiveError};
 use crate::disk::{Disk, DiskError};
@@ -42,9 +43,9 @@ use crate::disk::{Disk, DiskError};
 /// The most rows in a row group. A part's are even. (Tests have days of several row groups, and no time.)
 const GROUP_ROWS: usize = if cfg!(test) { 32 } else { 512 } * 1024;
 
-/// How values are written, counted up when that changes for readers. 0 was: whole numbers of many sizes in
-/// `BYTE_STREAM_SPLIT`, which few can read.
-pub(super) const LAYOUT: u32 = 1;
+/// How parts are written, counted up when that changes for readers. 0 was: whole numbers of many sizes in
+/// `BYTE_STREAM_SPLIT`, which few can read; 1: without an index of keys.
+pub(super) const LAYOUT: u32 = 2;
 
 /// Rows in a page of a column that is asked for by device: a day of one, and little more, has to be decoded.
 const SHORT_PAGE_ROWS: usize = 2 * 1024;
@@ -60,6 +61,7 @@ pub(super) struct PartWriter {
     path: PathBuf,
     writer: ArrowWriter<Hashing>,
     refused: Refused,
+    keys: KeyIndexes,
     rows: u64,
 }
 
@@ -70,12 +72,14 @@ impl PartWriter {
         let refused = file.refused();
         let writer = ArrowWriter::try_new(file, Arc::clone(schema.arrow()), Some(properties(schema, rows)));
         let writer = writer.map_err(|error| failed(path, &refused, error))?;
-        Ok(Self { path: path.to_owned(), writer, refused, rows: 0 })
+        let keys = KeyIndexes::new(schema.key[0], group_rows(rows));
+        Ok(Self { path: path.to_owned(), writer, refused, keys, rows: 0 })
     }
 
     /// Appends rows, which follow those before in the schema's order.
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), ArchiveError> {
         self.rows += batch.num_rows() as u64;
+        self.keys.add(batch);
         self.writer.write(batch).map_err(|error| failed(&self.path, &self.refused, error))
     }
 
@@ -95,8 +99,9 @@ impl PartWriter {
             Some((_, footer)) => Outline::of(footer, schema),
             None => Err(ParquetError::General("the footer is not where it should be".to_owned())),
         };
-        let outline = outline.map_err(|error| ArchiveError::Parquet { path: self.path.clone(), error })?;
-        let (file, bytes) = file.seal(&outline.to_bytes())?;
+        let mut outline = outline.map_err(|error| ArchiveError::Parquet { path: self.path.clone(), error })?;
+        let before = [outline.take_keys(&self.keys.finish()), outline.to_bytes()].concat();
+        let (file, bytes) = file.seal(&before)?;
         file.sync()?;
         Ok((self.rows, bytes))
     }
