@@ -49,7 +49,7 @@ pub(super) struct Run {
 
 /// The rows of each value in a selection, in their order, of which some have been read.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct KnownColumn {
     runs: std::vec::IntoIter<(Arc<str>, usize)>,
     /// Of the run that was read last, what is left.
     left: Option<(Arc<str>, usize)>,
@@ -83,8 +83,8 @@ impl KeyIndexes {
                 before = None;
             }
             let value = values.is_valid(row).then(|| values.value(row));
-            // Within a batch, the hash of a value is made once.
-            if before != Some(value) {
+            // Within a batch, the hash of a value is made once; and none where it is too many of them already.
+            if before != Some(value) && !is_long(&self.entries, self.group_rows) {
                 self.begin(value.map_or(0, mark));
                 before = Some(value);
             }
@@ -111,7 +111,7 @@ impl KeyIndexes {
 
     fn end_group(&mut self) {
         let (rows, mut entries) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.entries));
-        if entries.len() / ENTRY * FEWEST_ROWS > rows {
+        if is_long(&entries, rows) {
             entries.clear();
         }
         self.done.push((rows, entries));
@@ -122,8 +122,10 @@ impl KeyIndexes {
 impl KeyIndex {
     /// The index of a row group with so many rows; none where the bytes are no such thing.
     pub(super) fn new(bytes: Bytes, rows: usize) -> Option<Self> {
-        let is_whole = !bytes.is_empty() && bytes.len().is_multiple_of(ENTRY);
-        is_whole.then_some(Self { bytes, rows })
+        let (entries, rest) = bytes.as_chunks::<ENTRY>();
+        let firsts = entries.iter().map(|entry| split(entry).1).chain([rows]);
+        let is_ordered = entries.first().map(|entry| split(entry).1) == Some(0) && firsts.is_sorted_by(|a, b| a < b);
+        (rest.is_empty() && is_ordered).then_some(Self { bytes, rows })
     }
 
     /// The rows that have one of these values.
@@ -143,13 +145,18 @@ impl KeyIndex {
     }
 }
 
+/// Whether there are too many entries for so many rows.
+fn is_long(entries: &[u8], rows: usize) -> bool {
+    entries.len() / ENTRY * FEWEST_ROWS > rows
+}
+
 /// An entry's value and first row.
 fn split(entry: &[u8; ENTRY]) -> (Mark, usize) {
     let [mark @ .., a, b, c, d] = *entry;
     (u128::from_le_bytes(mark), u32::from_le_bytes([a, b, c, d]) as usize)
 }
 
-impl Known {
+impl KnownColumn {
     /// What is known of the rows that are selected, all of which are in one of the runs.
     pub(super) fn of(runs: &[Run], selection: &RowSelection) -> Self {
         let mut known = Vec::new();
@@ -253,7 +260,7 @@ mod tests {
                 // Of these rows, some are read, in batches.
                 let (from, to) = (within.0.min(within.1).min(rows), within.0.max(within.1).min(rows));
                 let within = RowSelection::from_consecutive_ranges(std::iter::once(from..to), rows);
-                let mut known = Known::of(&runs, &selection(&runs, rows).intersection(&within));
+                let mut known = KnownColumn::of(&runs, &selection(&runs, rows).intersection(&within));
                 let expected: Vec<&str> = expected.iter().filter(|row| (from..to).contains(*row))
                     .filter_map(|row| group[*row].as_deref()).collect();
                 for expected in expected.chunks(step) {
@@ -271,6 +278,18 @@ mod tests {
         let mut indexes = KeyIndexes::new(0, 1_000);
         indexes.add(&RecordBatch::try_from_iter([("at", column)]).expect("a batch"));
         assert_eq!(indexes.finish(), []);
+    }
+
+    #[test]
+    fn what_is_no_index_is_none() {
+        let index = |firsts: &[u32]| {
+            let entry = |first: &u32| [[7; 16].as_slice(), &first.to_le_bytes()].concat();
+            KeyIndex::new(firsts.iter().flat_map(entry).collect::<Vec<_>>().into(), 100)
+        };
+        assert!(index(&[0, 20, 99]).is_some());
+        for firsts in [&[][..], &[1, 20], &[0, 20, 20], &[0, 30, 20], &[0, 100], &[0, u32::MAX]] {
+            assert!(index(firsts).is_none(), "{firsts:?}");
+        }
         assert!(KeyIndex::new(Bytes::from_static(&[0; 21]), 100).is_none());
     }
 }

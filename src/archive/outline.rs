@@ -5,7 +5,8 @@
 //! its footer, where readers of Parquet do not look:
 //!
 //! ```text
-//! pages, page indexes | key indexes | outline, JSON | its XXH64, 8 bytes | its length, 4 bytes | DXO1 | footer | length, PAR1
+//! pages, page indexes | key indexes | outline, JSON | its XXH64, 8 bytes | its length, 4 bytes | DXO1
+//!     | footer | length, PAR1
 //! ```
 //!
 //! (Numbers are little-endian.)
@@ -78,7 +79,7 @@ pub(super) struct GroupOutline {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeysPlace {
     /// Bytes from its first one to the outline.
-    before: u64,
+    to_outline: u64,
     length: usize,
     hash: u64,
 }
@@ -119,11 +120,11 @@ impl Outline {
         if !rows.eq(self.groups.iter().map(|group| group.rows)) {
             return Vec::new();
         }
-        let mut before = indexes.iter().map(|(_, index)| index.len() as u64).sum();
+        let mut to_outline = indexes.iter().map(|(_, index)| index.len() as u64).sum();
         for (group, (_, index)) in self.groups.iter_mut().zip(indexes) {
-            let place = KeysPlace { before, length: index.len(), hash: hash(index) };
+            let place = KeysPlace { to_outline, length: index.len(), hash: hash(index) };
             group.keys = (!index.is_empty()).then_some(place);
-            before -= index.len() as u64;
+            to_outline -= index.len() as u64;
         }
         indexes.iter().flat_map(|(_, index)| index).copied().collect()
     }
@@ -153,11 +154,10 @@ impl Outline {
 }
 
 impl GroupOutline {
-    /// Its index of keys, in front of an outline that begins at `outline`; none where there is none, or one that is
-    /// not as it was written.
-    pub(super) fn key_index(&self, source: &Source, outline: u64) -> io::Result<Option<KeyIndex>> {
-        let Some(place) = self.keys else { return Ok(None) };
-        let Some(start) = outline.checked_sub(place.before) else { return Ok(None) };
+    /// Its index of keys, in front of the outline; none where there is none, or one that is not as it was written.
+    pub(super) fn key_index(&self, source: &Source, outline_start: u64) -> io::Result<Option<KeyIndex>> {
+        let Some(place) = self.keys.filter(|place| place.length as u64 <= place.to_outline) else { return Ok(None) };
+        let Some(start) = outline_start.checked_sub(place.to_outline) else { return Ok(None) };
         let bytes = source.bytes(start, place.length)?;
         let rows = usize::try_from(self.rows).unwrap_or(usize::MAX);
         Ok(if hash(&bytes) == place.hash { KeyIndex::new(bytes, rows) } else { None })
@@ -178,7 +178,8 @@ pub(super) fn groups(metadata: &ParquetMetaData, schema: &Schema) -> Vec<GroupOu
 }
 
 /// A footer of one row group and some columns, made of the head of another and the description of the group, in
-/// which the column chunks have the `lengths` of the outline. `wanted` says of each column, in order, whether it stays; none where the bytes are no such thing.
+/// which the column chunks have the `lengths` of the outline. `wanted` says of each column, in order, whether it
+/// stays; none where the bytes are no such thing.
 pub(super) fn cut_footer(head: &[u8], group: &[u8], lengths: &str, wanted: &[bool]) -> Option<Vec<u8>> {
     let mut thrift = Thrift { bytes: head, at: 0 };
     thrift.find(SCHEMA)?;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelectionPolicy,
 };
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
@@ -23,7 +24,7 @@ use crate::schema::Schema;
 
 use super::ArchiveError;
 use super::checksum::{self, Checksum};
-use super::key_index::{self, Known, Run};
+use super::key_index::{self, KnownColumn, Run};
 use super::outline::{self, GroupOutline, Outline};
 use super::pages;
 use super::source::Source;
@@ -61,7 +62,7 @@ enum Footer {
     /// All of them, as far as it was read.
     Whole(ArrowReaderMetadata),
     /// Each where the outline says, behind the same head; and where that outline begins.
-    Outlined { start: u64, head: Bytes, outline: u64 },
+    Outlined { start: u64, head: Bytes, outline_start: u64 },
 }
 
 /// How a row group is read: by the decoder, and a column, by its name, that is known without. There is no decoder
@@ -69,7 +70,7 @@ enum Footer {
 #[derive(Default)]
 struct Reading {
     reader: Option<ParquetRecordBatchReader>,
-    known: Option<(String, Known)>,
+    known: Option<(String, KnownColumn)>,
 }
 
 /// What is wanted of a part.
@@ -77,11 +78,11 @@ struct Reading {
 pub struct Scan {
     /// Positions of the wanted columns in the schema.
     pub columns: BTreeSet<usize>,
-    /// A text column and the values of which a row group or a page must be able to hold one. Rows are not
-    /// filtered: the caller does that.
+    /// A text column and the values of which a row group or a page must be able to hold one. Other rows may come
+    /// too: the caller filters.
     pub any_of: Option<(usize, Vec<String>)>,
-    /// A timestamp and the microseconds of which a row group or a page must be able to hold one; here, too,
-    /// rows are not filtered.
+    /// A timestamp and the microseconds of which a row group or a page must be able to hold one; here, too, other
+    /// rows may come.
     pub within: Option<(usize, Range<i64>)>,
 }
 
@@ -237,16 +238,11 @@ impl Part {
         let target = Arc::new(self.schema.project(wanted).expect("the wanted columns are the schema's"));
         let path = self.path.clone();
         std::iter::from_fn(move || {
-            let next = reading.reader.as_mut().map(|reader| sheltered(&path, || Ok(reader.next().transpose()?)));
-            let next = next.and_then(Result::transpose);
+            let next = sheltered(&path, || reading.next(&target)).transpose();
             if !matches!(next, Some(Ok(_))) {
                 reading.reader = None;
             }
-            next.map(|batch| {
-                let batch = batch?;
-                let known = reading.known.as_mut().map(|(name, known)| (name.as_str(), known.next(batch.num_rows())));
-                Ok(complete(&batch, &target, known.as_ref()))
-            })
+            next
         })
     }
 
@@ -257,7 +253,7 @@ impl Part {
                 let others: Vec<usize> = wanted.iter().copied().filter(|&at| at != column).collect();
                 let rows = key_index::selection(&runs, self.group_rows(group));
                 let (reader, selection) = self.reader(group, &others, scan, Some(&rows))?;
-                let known = Known::of(&runs, selection.as_ref().unwrap_or(&rows));
+                let known = KnownColumn::of(&runs, selection.as_ref().unwrap_or(&rows));
                 let name = self.schema.field(column).name().clone();
                 Ok(Reading { reader: Some(reader), known: Some((name, known)) })
             }
@@ -268,12 +264,12 @@ impl Part {
     /// The rows of a row group that have one of the values of a scan, where an index of its keys says so: then their
     /// column need not be read.
     fn known_rows(&self, group: usize, scan: Option<&Scan>) -> Result<Option<(usize, Vec<Run>)>, ParquetError> {
-        let Footer::Outlined { outline, .. } = &self.footer else { return Ok(None) };
+        let Footer::Outlined { outline_start, .. } = &self.footer else { return Ok(None) };
         let Some((column, values)) = scan.and_then(|scan| scan.any_of.as_ref()) else { return Ok(None) };
         if *column != self.first_of_key {
             return Ok(None);
         }
-        let index = self.groups[group].key_index(&self.source, *outline)?;
+        let index = self.groups[group].key_index(&self.source, *outline_start)?;
         Ok(index.map(|index| (*column, index.runs(values))))
     }
 
@@ -317,7 +313,13 @@ impl Part {
         let reader = match &selection {
             Some(selection) => {
                 let rows = BATCH_ROWS.min(selection.row_count()).max(1);
-                builder.with_batch_size(rows).with_row_selection(selection.clone()).build()?
+                let builder = builder.with_batch_size(rows).with_row_selection(selection.clone());
+                // A mask over many short runs reads pages between them too: each would be a request.
+                let builder = match self.source.is_far() {
+                    true => builder.with_row_selection_policy(RowSelectionPolicy::Selectors),
+                    false => builder,
+                };
+                builder.build()?
             }
             None => builder.with_batch_size(BATCH_ROWS).build()?,
         };
@@ -339,10 +341,26 @@ impl Part {
                 let is_wanted: Vec<bool> = (0..self.schema.fields().len()).map(|at| wanted.contains(&at)).collect();
                 let cut = outline::cut_footer(head, &group, &place.chunks, &is_wanted);
                 let cut = cut.ok_or_else(|| ParquetError::General("its footer makes no sense".to_owned()))?;
+                let metadata = ParquetMetaDataReader::decode_metadata(&cut)?;
+                if u64::try_from(metadata.row_group(0).num_rows()) != Ok(place.rows) {
+                    return Err(ParquetError::General("its footer and its outline differ".to_owned()));
+                }
                 let schema = self.schema.project(wanted).expect("the wanted columns are the schema's");
-                Ok((ParquetMetaDataReader::decode_metadata(&cut)?, Arc::new(schema)))
+                Ok((metadata, Arc::new(schema)))
             }
         }
+    }
+}
+
+impl Reading {
+    /// The next rows, with the columns of the target.
+    fn next(&mut self, target: &SchemaRef) -> Result<Option<RecordBatch>, ParquetError> {
+        let Some(batch) = self.reader.as_mut().and_then(Iterator::next).transpose()? else { return Ok(None) };
+        let known = self.known.as_mut().map(|(name, known)| (name.as_str(), known.next(batch.num_rows())));
+        if known.as_ref().is_some_and(|(_, values)| values.len() != batch.num_rows()) {
+            return Err(ParquetError::General("it has more rows than its index says".to_owned()));
+        }
+        Ok(Some(complete(&batch, target, known.as_ref())))
     }
 }
 
@@ -409,9 +427,9 @@ impl PartFile {
 fn outlined(source: &Source, schema: &Schema) -> io::Result<Option<(Outline, Footer)>> {
     let Some(footer) = source.footer()? else { return Ok(None) };
     let outline = Outline::before(source, &footer)?.filter(|(outline, _)| outline.schema == schema.fingerprint());
-    let Some((outline, begins)) = outline else { return Ok(None) };
+    let Some((outline, outline_start)) = outline else { return Ok(None) };
     let Ok(head) = source.bytes(footer.start, outline.head) else { return Ok(None) };
-    Ok(Some((outline, Footer::Outlined { start: footer.start, head, outline: begins })))
+    Ok(Some((outline, Footer::Outlined { start: footer.start, head, outline_start })))
 }
 
 /// Reads something of a part. On bytes that are not as they were written, the decoder may panic where it

@@ -48,11 +48,12 @@ fn csv(answer: &Answer, zone: Zone) -> Vec<u8> {
     text
 }
 
-/// A number as JSON has it, which is written faster than the standard library does; but of a whole one the digits alone.
+/// A number in as many digits as it needs, and no exponent.
 fn number(value: f64, text: &mut Vec<u8>) -> io::Result<()> {
-    if !value.is_finite() {
+    if !(1e-5..1e16).contains(&value.abs()) {
         return write!(text, "{value}");
     }
+    // Those of a usual size are written so in half the time.
     serde_json::to_writer(&mut *text, &value)?;
     if text.ends_with(b".0") {
         text.truncate(text.len() - 2);
@@ -98,6 +99,12 @@ mod tests {
             text(Format::Ndjson),
             "{\"cpu_pct_mean\":1.5,\"device, name\":\"Bob \\\"B\\\"\\n\"}\n{\"cpu_pct_mean\":null,\"device, name\":null}\n"
         );
+        let numbers = [0.0, -0.5, 3.0, 1e15, 1e16, 123_456_789.125, 1e-5, 2.5e-6, -1e300, f64::MAX, f64::MIN_POSITIVE];
+        for value in numbers {
+            let mut written = Vec::new();
+            number(value, &mut written).expect("a text takes what is written to it");
+            assert_eq!(String::from_utf8(written).expect("a text"), value.to_string());
+        }
         assert!(text(Format::Table).contains("Bob \"B\"\\n"));
     }
 }
