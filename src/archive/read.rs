@@ -315,9 +315,10 @@ impl Part {
                 let rows = BATCH_ROWS.min(selection.row_count()).max(1);
                 let builder = builder.with_batch_size(rows).with_row_selection(selection.clone());
                 // A mask over many short runs reads pages between them too: each would be a request.
-                let builder = match self.source.is_far() {
-                    true => builder.with_row_selection_policy(RowSelectionPolicy::Selectors),
-                    false => builder,
+                let builder = if self.source.is_far() {
+                    builder.with_row_selection_policy(RowSelectionPolicy::Selectors)
+                } else {
+                    builder
                 };
                 builder.build()?
             }
