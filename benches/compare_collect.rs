@@ -1,9 +1,10 @@
 //! `collect` beside a load generator: how fast devices are asked for when nothing holds that up.
 //!
 //! `cargo bench --bench compare_collect` starts a plain web server that has one body for every path, and lets
-//! `wrk` and the collector ask it in turn, with as many requests at once, several rounds; it prints medians. Then it
-//! asks at the rate of the real API, for the share of a processor that takes. `wrk` is to be installed
-//! (`apt install wrk`). Nothing is asserted. With a figure as argument, so many devices stand for the 20,000.
+//! `wrk` and the collector ask it in turn, with as many requests at once, several rounds; it prints medians, of sweeps
+//! that are journalled, and of such as are published at once too. Then it asks at the rate of the real API, for the
+//! share of a processor that takes. `wrk` is to be installed (`apt install wrk`). Nothing is asserted. With a figure as
+//! argument, so many devices stand for the 20,000.
 
 #![expect(clippy::print_stdout, reason = "that is what it is for")]
 #![expect(clippy::disallowed_methods, reason = "no file of an archive")]
@@ -41,24 +42,30 @@ fn main() -> Result<(), Failed> {
     let url = serve(body)?;
     let list = bench.join("devices.txt");
     std::fs::write(&list, ids(devices)?)?;
-    let (mut generator, mut collector, mut cpu, mut peak) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut generator = Vec::new();
+    let mut rounds = ["1h", "sweep"].map(|publish| (publish, Vec::new(), Vec::new(), Vec::new()));
     for _ in 0..ROUNDS {
         generator.push(wrk(&url)?);
-        let (rate, cost) = collect(&bench, &url, &list, &[])?;
-        collector.push(rate);
-        cpu.push(cost.cpu_seconds * 1e6 / f64::from(devices));
-        peak.push(cost.peak_megabytes);
+        for (publish, collector, cpu, peak) in &mut rounds {
+            let (rate, cost) = collect(&bench, &url, &list, publish, &[])?;
+            collector.push(rate);
+            cpu.push(cost.cpu_seconds * 1e6 / f64::from(devices));
+            peak.push(cost.peak_megabytes);
+        }
     }
-    let (generator, collector) = (median(generator), median(collector));
-    println!("wrk       {generator:8.0} requests a second");
-    println!(
-        "collector {collector:8.0} requests a second ({:.2}), with {:.0} us of a processor each and {:.0} MB at its peak",
-        collector / generator,
-        median(cpu),
-        median(peak)
-    );
+    let generator = median(generator);
+    println!("wrk                  {generator:8.0} requests a second");
+    for ((_, collector, cpu, peak), what) in rounds.into_iter().zip(["journalled", "published too"]) {
+        let collector = median(collector);
+        println!(
+            "{what:<20} {collector:8.0} requests a second ({:.2}), with {:.0} us of a processor each and {:.0} MB at its peak",
+            collector / generator,
+            median(cpu),
+            median(peak)
+        );
+    }
     std::fs::write(&list, ids(240)?)?;
-    let (rate, cost) = collect(&bench, &url, &list, &["--rate-limit", "1200/5m", "--budget", "100%"])?;
+    let (rate, cost) = collect(&bench, &url, &list, "sweep", &["--rate-limit", "1200/5m", "--budget", "100%"])?;
     println!("at {rate:.1} requests a second: {:.2} % of a processor", 100.0 * cost.cpu_seconds / cost.wall_seconds);
     Ok(())
 }
@@ -98,14 +105,16 @@ fn wrk(url: &str) -> Result<f64, Failed> {
     Ok(rate.trim().parse()?)
 }
 
-/// Requests a second of a sweep into a new archive, and what the process took.
-fn collect(bench: &Path, url: &str, list: &Path, more: &[&str]) -> Result<(f64, Cost), Failed> {
-    let (archive, summary) = (bench.join("collected"), bench.join("summary.json"));
+/// Requests a second of a sweep into a new archive, which is published as it is said; and what the process took.
+fn collect(bench: &Path, url: &str, list: &Path, publish: &str, more: &[&str]) -> Result<(f64, Cost), Failed> {
+    let (archive, summary, config) = (bench.join("collected"), bench.join("summary.json"), bench.join("collect.toml"));
     if archive.exists() {
         std::fs::remove_dir_all(&archive)?;
     }
-    let (root, list, told) = (archive.display().to_string(), list.display().to_string(), summary.display().to_string());
-    let mut command = [PROGRAM, "--archive", &root, "-q", "collect", "--source", "live", "--account", ACCOUNT].to_vec();
+    std::fs::write(&config, format!("[archive]\npublish = \"{publish}\"\n"))?;
+    let [root, list, told, config] = [&archive, list, &summary, &config].map(|path| path.display().to_string());
+    let mut command = [PROGRAM, "--config", &config, "--archive", &root, "-q"].to_vec();
+    command.extend(["collect", "--source", "live", "--account", ACCOUNT]);
     command.extend(["--api-url", url, "--devices-file", &list, "--summary-json", &told]);
     command.extend(if more.is_empty() { &["--rate-limit", "none"] } else { more });
     // The token is read from the environment, as at home.
