@@ -360,9 +360,10 @@ pub(super) struct WindowArgs {
 /// Where an answer goes, and how it looks.
 #[derive(Debug, ClapArgs)]
 pub(super) struct OutputArgs {
-    /// Form of the answer
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub(super) format: Format,
+    /// Form of the answer; without it, the one that the file's name ends in (.csv, .json, .ndjson, .md, .parquet), or a
+    /// table
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Write it to a file; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
@@ -495,6 +496,25 @@ pub(super) enum Format {
     Ndjson,
     Markdown,
     Parquet,
+}
+
+impl OutputArgs {
+    /// The form that was asked for, or that the file's name ends in.
+    pub(super) fn format(&self) -> Format {
+        let ending = || self.output.as_ref()?.extension()?.to_str().and_then(Format::of_ending);
+        self.format.or_else(ending).unwrap_or(Format::Table)
+    }
+}
+
+impl Format {
+    fn of_ending(ending: &str) -> Option<Self> {
+        match ending.to_ascii_lowercase().as_str() {
+            "jsonl" => Some(Self::Ndjson),
+            "md" => Some(Self::Markdown),
+            "txt" => Some(Self::Table),
+            ending => Self::from_str(ending, false).ok(),
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]

@@ -55,11 +55,11 @@ pub(super) fn show(answer: &Answer, output: &OutputArgs, plot: bool) -> anyhow::
     let text = if plot {
         course::charts(answer, output.tz, print::width().unwrap_or(WIDTH)).into_bytes()
     } else {
-        format::write(answer, output.format, output.tz)?
+        format::write(answer, output.format(), output.tz)?
     };
     match &output.output {
         Some(path) if path != Path::new("-") => print::file(path, &text)?,
-        None if output.format == Format::Parquet && print::is_terminal() => {
+        None if output.format() == Format::Parquet && print::is_terminal() => {
             anyhow::bail!("Parquet is nothing for a terminal: name a file with -o")
         }
         _ => print::data(&text)?,
@@ -176,5 +176,37 @@ impl Question {
             Self::Apps(question) => &question.output,
             Self::Gaps(question) => &question.output,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::Command;
+    use super::*;
+
+    #[test]
+    fn an_answer_takes_the_form_that_is_asked_for_or_that_the_name_of_its_file_ends_in() {
+        let format = |more: &[&str]| {
+            let args = Args::parse_from(["dex-archive", "query", "gaps"].iter().chain(more));
+            let Command::Query(query) = &args.command else { panic!("a query") };
+            query.question.output().format()
+        };
+        for (name, expected) in [
+            ("a.csv", Format::Csv),
+            ("a.b/c.JSON", Format::Json),
+            ("a.ndjson", Format::Ndjson),
+            ("a.jsonl", Format::Ndjson),
+            ("a.md", Format::Markdown),
+            ("a.parquet", Format::Parquet),
+            ("a.xlsx", Format::Table),
+            ("csv", Format::Table),
+            ("-", Format::Table),
+        ] {
+            assert_eq!(format(&["-o", name]), expected, "{name}");
+        }
+        assert_eq!(format(&["-o", "a.csv", "--format", "json"]), Format::Json);
+        assert_eq!(format(&[]), Format::Table);
     }
 }
