@@ -21,7 +21,7 @@ use crate::clock::{Timestamp, Zone};
 use crate::query::{Days, QueryError, Window};
 
 pub use html::to_html;
-pub use markdown::to_markdown;
+pub use markdown::{markdown_text, to_markdown};
 pub use model::{Chart, Fact, Line, Report, Section, Start, Table, TableRow};
 pub use plan::{LimitError, Limits, Plan};
 

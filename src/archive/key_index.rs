@@ -58,7 +58,7 @@ pub(super) struct KnownColumn {
 /// Makes the indexes of the row groups of a part, as its rows are written.
 #[derive(Debug)]
 pub(super) struct KeyIndexes {
-    /// Where the first column of the key stands, if it holds texts.
+    /// Where the first column of the key stands. Unless it holds texts, there are no indexes.
     column: usize,
     group_rows: usize,
     rows: usize,
@@ -145,17 +145,6 @@ impl KeyIndex {
     }
 }
 
-/// Whether there are too many entries for so many rows.
-fn is_long(entries: &[u8], rows: usize) -> bool {
-    entries.len() / ENTRY * FEWEST_ROWS > rows
-}
-
-/// An entry's value and first row.
-fn split(entry: &[u8; ENTRY]) -> (Mark, usize) {
-    let [mark @ .., a, b, c, d] = *entry;
-    (u128::from_le_bytes(mark), u32::from_le_bytes([a, b, c, d]) as usize)
-}
-
 impl KnownColumn {
     /// What is known of the rows that are selected, all of which are in one of the runs.
     pub(super) fn of(runs: &[Run], selection: &RowSelection) -> Self {
@@ -201,6 +190,17 @@ impl KnownColumn {
 /// The rows of some runs, of so many.
 pub(super) fn selection(runs: &[Run], rows: usize) -> RowSelection {
     RowSelection::from_consecutive_ranges(runs.iter().map(|run| run.rows.clone()), rows)
+}
+
+/// Whether there are too many entries for so many rows.
+fn is_long(entries: &[u8], rows: usize) -> bool {
+    entries.len() / ENTRY * FEWEST_ROWS > rows
+}
+
+/// An entry's value and first row.
+fn split(entry: &[u8; ENTRY]) -> (Mark, usize) {
+    let [mark @ .., a, b, c, d] = *entry;
+    (u128::from_le_bytes(mark), u32::from_le_bytes([a, b, c, d]) as usize)
 }
 
 fn mark(value: impl AsRef<str>) -> Mark {

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use comfy_table::presets::ASCII_MARKDOWN;
 use serde_json::{Map, Number, Value};
 
 use crate::archive::to_parquet;
@@ -18,7 +17,7 @@ pub(super) fn write(answer: &Answer, format: Format, zone: Zone) -> anyhow::Resu
     let objects = || answer.rows.iter().map(|row| object(answer, row, zone));
     Ok(match format {
         Format::Table => table::table(answer, zone).into_bytes(),
-        Format::Markdown => format!("{}\n", table::cells(answer, ASCII_MARKDOWN, zone, false)).into_bytes(),
+        Format::Markdown => table::markdown(answer, zone).into_bytes(),
         Format::Csv => csv(answer, zone),
         Format::Json => format!("{:#}\n", Value::Array(objects().collect())).into_bytes(),
         Format::Ndjson => objects().map(|object| object.to_string() + "\n").collect::<String>().into_bytes(),
@@ -87,6 +86,19 @@ fn object(answer: &Answer, row: &[Cell], zone: Zone) -> Value {
 mod tests {
     use super::*;
     use crate::query::AnswerColumn;
+
+    #[test]
+    fn markdown_has_a_header_of_one_line_and_no_foreign_marks() {
+        let columns = vec![AnswerColumn::key("name"), AnswerColumn::value("cpu".to_owned(), "pct")];
+        let rows = vec![vec![Cell::Text("a|b<i>\n".to_owned()), Cell::Number(1.5)]];
+        let text = write(&Answer { title: "t".to_owned(), columns, rows }, Format::Markdown, Zone::UTC);
+        let text = String::from_utf8(text.expect("a form")).expect("a text");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[0].starts_with("| name ") && lines[0].ends_with("| cpu (pct) |"), "{text}");
+        assert!(lines[1].chars().all(|letter| "|-".contains(letter)), "{text}");
+        assert_eq!(lines[2], "| a\\|b&lt;i&gt;\\\\u{a} |      1.50 |");
+    }
 
     #[test]
     fn forms_for_programs_keep_what_a_cell_is() {

@@ -1,11 +1,12 @@
 //! An answer for people: a table with units in the header, sensible digits and a dash where there is nothing; above
 //! it each value's course as a line of small bars.
 
-use comfy_table::presets::NOTHING;
+use comfy_table::presets::{ASCII_MARKDOWN, NOTHING};
 use comfy_table::{CellAlignment, Table, TableStyle};
 
 use crate::clock::Zone;
 use crate::query::{Answer, AnswerColumn, Cell, ColumnRole, digits};
+use crate::report::markdown_text;
 
 use super::super::print;
 use super::course::{self, Course};
@@ -29,13 +30,25 @@ pub(in crate::cli) fn table(answer: &Answer, zone: Zone) -> String {
     });
     let lines: String = lines.collect();
     let gap = if lines.is_empty() { "" } else { "\n" };
-    format!("{}\n{lines}{gap}{}\n", print::safe_word(&answer.title), cells(answer, NOTHING, zone, true))
+    format!("{}\n{lines}{gap}{}\n", print::safe_word(&answer.title), cells(answer, zone, Look::Terminal))
 }
 
-/// The rows of an answer. With bars, what is the same in every row stands in the title alone, and each row shows how
-/// large its first value is that is not the same in all.
-pub(super) fn cells(answer: &Answer, style: TableStyle, zone: Zone, with_bar: bool) -> Table {
-    let mut table = Table::new();
+/// An answer as a table of Markdown.
+pub(super) fn markdown(answer: &Answer, zone: Zone) -> String {
+    format!("{}\n", cells(answer, zone, Look::Markdown))
+}
+
+/// Where a table is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Terminal,
+    Markdown,
+}
+
+/// The rows of an answer. On a terminal, what is the same in every row stands in the title alone, and each row shows
+/// how large its first value is that is not the same in all.
+fn cells(answer: &Answer, zone: Zone, look: Look) -> Table {
+    let (mut table, with_bar) = (Table::new(), look == Look::Terminal);
     let shown: Vec<usize> = (0..answer.columns.len()).filter(|&at| !with_bar || !is_told(answer, at)).collect();
     let differs = |at: usize| answer.rows.iter().any(|row| row[at] != answer.rows[0][at]);
     let is_telling = |at: &usize| answer.columns[*at].role == ColumnRole::Value && differs(*at);
@@ -43,13 +56,13 @@ pub(super) fn cells(answer: &Answer, style: TableStyle, zone: Zone, with_bar: bo
     let highest = bar_of.map(|at| answer.rows.iter().filter_map(|row| row[at].number()).fold(0.0, f64::max));
     // Texts have no length to show.
     let highest = highest.filter(|&highest| highest > 0.0);
-    let title = |at: &usize| title(&answer.columns[*at], zone);
-    table.load_style(style).set_header(shown.iter().map(title).chain(highest.map(|_| String::new())));
+    let title = |at: &usize| look.title(&answer.columns[*at], zone);
+    table.load_style(look.style()).set_header(shown.iter().map(title).chain(highest.map(|_| String::new())));
     for row in &answer.rows {
         let bar = bar_of.zip(highest);
         let bar =
             bar.map(|(at, highest)| row[at].number().map_or(String::new(), |value| bar_of_length(value / highest)));
-        table.add_row(shown.iter().map(|&at| word(&row[at], zone)).chain(bar));
+        table.add_row(shown.iter().map(|&at| look.word(&row[at], zone)).chain(bar));
     }
     for (place, &at) in shown.iter().enumerate() {
         let is_number = answer.rows.iter().any(|row| row[at].number().is_some());
@@ -66,21 +79,43 @@ fn is_told(answer: &Answer, at: usize) -> bool {
     is_key && answer.rows.len() > 1 && answer.rows.iter().all(|row| row[at] == answer.rows[0][at] && told(&row[at]))
 }
 
-fn title(column: &AnswerColumn, zone: Zone) -> String {
-    let name = match column.role {
-        ColumnRole::Start => format!("start ({zone})"),
-        _ => print::safe_word(&column.name),
-    };
-    if column.unit.is_empty() { name } else { format!("{name}\n{}", print::safe_word(&column.unit)) }
-}
+impl Look {
+    fn style(self) -> TableStyle {
+        match self {
+            Self::Terminal => NOTHING,
+            Self::Markdown => ASCII_MARKDOWN,
+        }
+    }
 
-fn word(cell: &Cell, zone: Zone) -> String {
-    match cell {
-        Cell::Null => "-".to_owned(),
-        Cell::Text(text) => print::safe_word(text),
-        Cell::Count(count) => count.to_string(),
-        Cell::Number(value) => digits(*value),
-        Cell::Time(at) => zone.local(*at).format("%Y-%m-%d %H:%M").to_string(),
+    /// Foreign text as it may stand there.
+    fn text(self, text: &str) -> String {
+        match self {
+            Self::Terminal => print::safe_word(text),
+            Self::Markdown => markdown_text(text),
+        }
+    }
+
+    /// In Markdown, a header is one line.
+    fn title(self, column: &AnswerColumn, zone: Zone) -> String {
+        let name = match column.role {
+            ColumnRole::Start => format!("start ({zone})"),
+            _ => self.text(&column.name),
+        };
+        match (column.unit.as_str(), self) {
+            ("", _) => name,
+            (unit, Self::Terminal) => format!("{name}\n{}", self.text(unit)),
+            (unit, Self::Markdown) => format!("{name} ({})", self.text(unit)),
+        }
+    }
+
+    fn word(self, cell: &Cell, zone: Zone) -> String {
+        match cell {
+            Cell::Null => "-".to_owned(),
+            Cell::Text(text) => self.text(text),
+            Cell::Count(count) => count.to_string(),
+            Cell::Number(value) => digits(*value),
+            Cell::Time(at) => zone.local(*at).format("%Y-%m-%d %H:%M").to_string(),
+        }
     }
 }
 
