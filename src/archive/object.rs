@@ -27,8 +27,8 @@ const COPIED: usize = 256 * 1024;
 const DESCRIPTION_BYTES: u64 = 64 * 1024;
 
 /// Of a part that is read here and there, so much of its end is read first: the footer of a day of one row group,
-/// the outline, and where in it some three thousand devices begin.
-const END: u64 = 128 * 1024;
+/// the outline, and where in it a thousand devices begin.
+const END: u64 = 80 * 1024;
 
 /// The file in the state's folder that says which archive it belongs to.
 const CLAIM: &str = "archive-url";
