@@ -17,6 +17,7 @@ mod newest;
 mod scan;
 mod searched;
 mod series;
+mod side_by_side;
 mod sweeps;
 mod tally;
 mod texts;

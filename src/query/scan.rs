@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
 
@@ -15,6 +14,7 @@ use crate::archive::{Archive, ArchiveError, Part, Partition, Scan};
 use crate::schema::Schema;
 
 use super::Window;
+use super::side_by_side::side_by_side;
 
 /// Threads that read at once at most.
 const MOST_THREADS: usize = 8;
@@ -171,41 +171,4 @@ fn threads() -> usize {
     static THREADS: LazyLock<usize> =
         LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
     *THREADS
-}
-
-/// Does a piece of work for each of a list, on several threads, and hands over the results in the list's order.
-/// The first error ends it.
-fn side_by_side<T: Sync, R: Send>(
-    threads: usize,
-    list: &[T],
-    work: impl Fn(&T) -> R + Sync,
-    mut take: impl FnMut(R) -> Result<(), ArchiveError>,
-) -> Result<(), ArchiveError> {
-    let threads = threads.min(list.len());
-    if threads < 2 {
-        return list.iter().try_for_each(|item| take(work(item)));
-    }
-    let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
-    let work_at = |at: usize| {
-        let result = work(&list[at]);
-        done.lock().unwrap_or_else(PoisonError::into_inner).insert(at, result);
-    };
-    let claim = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&at| at < list.len());
-    let due = |at: usize| done.lock().unwrap_or_else(PoisonError::into_inner).remove(&at);
-    thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(|| std::iter::from_fn(claim).for_each(work_at));
-        }
-        // This thread works too; in between it takes in what is due.
-        let mut taken = 0;
-        for at in std::iter::from_fn(claim) {
-            work_at(at);
-            while let Some(result) = due(taken) {
-                taken += 1;
-                take(result).inspect_err(|_| next.store(list.len(), Ordering::Relaxed))?;
-            }
-        }
-        Ok(taken)
-    })
-    .and_then(|taken| (taken..list.len()).filter_map(due).try_for_each(take))
 }
