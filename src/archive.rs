@@ -90,7 +90,7 @@ pub use order::{day_of, misplaced, partitions_of, shard_of};
 pub use paths::{PartName, Partition};
 pub use place::Place;
 pub use publish::{Aside, MOST_RACES, PartInfo, Staged};
-pub use read::{Part, PartFile, Scan};
+pub use read::{Part, PartFile, Piece, Scan};
 pub use store::Entry;
 
 use store::{Days, Listed, Store};

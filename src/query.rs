@@ -18,6 +18,7 @@ mod scan;
 mod searched;
 mod series;
 mod side_by_side;
+mod sum;
 mod sweeps;
 mod tally;
 mod texts;

@@ -28,10 +28,13 @@ use super::key_index::{self, KnownColumn, Run};
 use super::outline::{self, GroupOutline, Outline};
 use super::pages;
 use super::source::Source;
-use super::write::LAYOUT;
+use super::write::{LAYOUT, SHORT_PAGE_ROWS};
 
 /// Rows that are decoded at once.
 pub(super) const BATCH_ROWS: usize = 8 * 1024;
+
+/// Rows of a piece at least: of fewer, none is read before another thread has begun. (Tests have fewer.)
+const LEAST_PIECE_ROWS: usize = if cfg!(test) { 4 } else { 32 } * 1024;
 
 /// A part that is open for reading. What it holds never changes, even where a newer version of its
 /// day takes its place meanwhile.
@@ -71,6 +74,13 @@ enum Footer {
 struct Reading {
     reader: Option<ParquetRecordBatchReader>,
     known: Option<(String, KnownColumn)>,
+}
+
+/// Rows of a row group that follow each other, to be read in one go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    group: usize,
+    rows: Range<usize>,
 }
 
 /// What is wanted of a part.
@@ -171,10 +181,11 @@ impl Part {
     /// # Errors
     /// While the file is read, in the batches.
     pub fn batches(&self, scan: Option<&Scan>) -> impl Iterator<Item = Result<RecordBatch, ArchiveError>> {
-        let groups = scan.map_or_else(|| (0..self.groups.len()).collect(), |scan| self.groups_of(scan));
+        let all = || (0..self.groups.len()).map(|group| self.whole(group)).collect();
+        let pieces = scan.map_or_else(all, |scan| self.pieces_of(scan, 1));
         let mut failed = false;
-        let batches = groups.into_iter().flat_map(move |group| {
-            let (batches, error) = match self.group(group, scan) {
+        let batches = pieces.into_iter().flat_map(move |piece| {
+            let (batches, error) = match self.piece(&piece, scan) {
                 Ok(batches) => (Some(batches), None),
                 Err(error) => (None, Some(Err(error))),
             };
@@ -184,35 +195,52 @@ impl Part {
         batches.take_while(move |batch| !std::mem::replace(&mut failed, batch.is_err()))
     }
 
-    /// The row groups that can hold what a scan asks for.
+    /// The row groups that can hold what a scan asks for, in order; one of which most rows are wanted comes in up to
+    /// `most` pieces.
     #[must_use]
-    pub fn groups_of(&self, scan: &Scan) -> Vec<usize> {
+    pub fn pieces_of(&self, scan: &Scan, most: usize) -> Vec<Piece> {
         let may_hold = |group: &GroupOutline| pages::may_hold(&group.bounds, scan, &self.schema);
-        self.groups.iter().enumerate().filter(|(_, group)| may_hold(group)).map(|(at, _)| at).collect()
+        let groups = (0..self.groups.len()).filter(|&group| may_hold(&self.groups[group]));
+        // Each piece of an object would be requests of its own; of a few devices there is nothing to cut.
+        let most = if scan.any_of.is_none() && !self.source.is_far() { most } else { 1 };
+        groups.flat_map(|group| self.cut(group, most)).collect()
     }
 
-    /// The rows of one row group: all columns and rows, or those of a scan.
+    /// The rows of a piece: all columns and rows, or those of a scan.
     ///
     /// # Errors
-    /// Where its description cannot be read; while it is read, in the batches.
-    pub fn group(
+    /// Where the description of its row group cannot be read; while it is read, in the batches.
+    pub fn piece(
         &self,
-        group: usize,
+        piece: &Piece,
         scan: Option<&Scan>,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, ArchiveError>> + use<>, ArchiveError> {
         let wanted: Vec<usize> = match scan {
             Some(scan) => scan.columns.iter().copied().collect(),
             None => (0..self.schema.fields().len()).collect(),
         };
-        let reading = sheltered(&self.path, || self.reading(group, &wanted, scan))?;
+        let reading = sheltered(&self.path, || self.reading(piece, &wanted, scan))?;
         Ok(self.read(reading, &wanted))
+    }
+
+    fn whole(&self, group: usize) -> Piece {
+        Piece { group, rows: 0..self.group_rows(group) }
+    }
+
+    /// A row group in pieces of about one length.
+    fn cut(&self, group: usize, most: usize) -> impl Iterator<Item = Piece> + use<> {
+        let rows = self.group_rows(group);
+        let pieces = most.min(rows / LEAST_PIECE_ROWS).max(1);
+        // Where one ends at the end of a page, no page is read twice.
+        let step = rows.div_ceil(pieces).next_multiple_of(SHORT_PAGE_ROWS).max(1);
+        (0..rows).step_by(step).map(move |start| Piece { group, rows: start..rows.min(start + step) })
     }
 
     /// The rows of one row group from one of them on, with all columns. Pages before it are stepped over, as far
     /// as the part says where its pages are.
     ///
     /// # Errors
-    /// As for [`Part::group`].
+    /// As for [`Part::piece`].
     pub fn group_from(
         &self,
         group: usize,
@@ -246,34 +274,47 @@ impl Part {
         })
     }
 
-    fn reading(&self, group: usize, wanted: &[usize], scan: Option<&Scan>) -> Result<Reading, ParquetError> {
-        match self.known_rows(group, scan)? {
+    fn reading(&self, piece: &Piece, wanted: &[usize], scan: Option<&Scan>) -> Result<Reading, ParquetError> {
+        let (group, rows) = (piece.group, self.group_rows(piece.group));
+        match self.known_rows(piece, scan)? {
             Some((_, runs)) if runs.is_empty() => Ok(Reading::default()),
             Some((column, runs)) => {
                 let others: Vec<usize> = wanted.iter().copied().filter(|&at| at != column).collect();
-                let rows = key_index::selection(&runs, self.group_rows(group));
-                let (reader, selection) = self.reader(group, &others, scan, Some(&rows))?;
+                let rows = key_index::selection(&runs, rows);
+                let rest = scan.map(|scan| Scan { any_of: None, ..scan.clone() });
+                let (reader, selection) = self.reader(group, &others, rest.as_ref(), Some(&rows))?;
                 let known = KnownColumn::of(&runs, selection.as_ref().unwrap_or(&rows));
                 let name = self.schema.field(column).name().clone();
                 Ok(Reading { reader: Some(reader), known: Some((name, known)) })
             }
-            None => Ok(Reading { reader: Some(self.reader(group, wanted, scan, None)?.0), known: None }),
+            None => {
+                let part = RowSelection::from_consecutive_ranges(std::iter::once(piece.rows.clone()), rows);
+                let part = (piece.rows.len() < rows).then_some(&part);
+                Ok(Reading { reader: Some(self.reader(group, wanted, scan, part)?.0), known: None })
+            }
         }
     }
 
-    /// The rows of a row group that have one of the values of a scan, where an index of its keys says so: then their
+    /// The rows of a piece that have one of the values of a scan, where an index of its keys says so: then their
     /// column need not be read.
-    fn known_rows(&self, group: usize, scan: Option<&Scan>) -> Result<Option<(usize, Vec<Run>)>, ParquetError> {
+    fn known_rows(&self, piece: &Piece, scan: Option<&Scan>) -> Result<Option<(usize, Vec<Run>)>, ParquetError> {
         let Footer::Outlined { outline_start, .. } = &self.footer else { return Ok(None) };
         let Some((column, values)) = scan.and_then(|scan| scan.any_of.as_ref()) else { return Ok(None) };
         if *column != self.first_of_key {
             return Ok(None);
         }
-        let index = self.groups[group].key_index(&self.source, *outline_start)?;
-        Ok(index.map(|index| (*column, index.runs(values))))
+        let index = self.groups[piece.group].key_index(&self.source, *outline_start)?;
+        Ok(index.map(|index| {
+            let mut runs = index.runs(values);
+            for Run { rows, .. } in &mut runs {
+                *rows = rows.start.max(piece.rows.start)..rows.end.min(piece.rows.end);
+            }
+            runs.retain(|run| !run.rows.is_empty());
+            (*column, runs)
+        }))
     }
 
-    /// Reads what a scan wants of a row group, of these rows alone if they are known. Returns what was selected; none
+    /// Reads what a scan wants of a row group, of these rows alone if there are any. Returns what was selected; none
     /// for all.
     fn reader(
         &self,
@@ -292,7 +333,6 @@ impl Part {
         let (metadata, selection) = match scan {
             Some(scan) => {
                 let scan = pages::narrowed(&self.groups[group].bounds, scan, &self.schema);
-                let scan = Scan { any_of: scan.any_of.filter(|_| rows.is_none()), ..scan };
                 pages::select(&self.source, metadata, &scan, &self.schema, &leaves, rows)?
             }
             None => (metadata, None),

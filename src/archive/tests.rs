@@ -392,11 +392,14 @@ fn scanned(part: &Part, scan: &Scan) -> (Vec<String>, usize) {
     let rows: Vec<String> = batches
         .flat_map(|batch| {
             read += batch.num_rows();
-            let wanted = wanted(&batch, scan);
-            wanted.into_iter().map(|row| line(NaiveDate::default(), &batch.slice(row, 1))).collect::<Vec<_>>()
+            rows_of(&batch, scan)
         })
         .collect();
     (rows, read)
+}
+
+fn rows_of(batch: &arrow_array::RecordBatch, scan: &Scan) -> Vec<String> {
+    wanted(batch, scan).into_iter().map(|row| line(NaiveDate::default(), &batch.slice(row, 1))).collect()
 }
 
 fn wanted(batch: &arrow_array::RecordBatch, scan: &Scan) -> Vec<usize> {
@@ -436,11 +439,36 @@ fn only_what_can_hold_a_value_is_read_by_the_outline_as_by_the_footer() {
         let (by_outline, read) = scanned(&outline, &scan);
         assert_same(&by_footer, &by_outline);
         assert_eq!(by_outline.len(), rows, "{scan:?}");
-        assert_eq!((outline.groups_of(&scan).len(), footer.groups_of(&scan).len()), (groups, groups), "{scan:?}");
+        assert_eq!((outline.pieces_of(&scan, 1).len(), footer.pieces_of(&scan, 1).len()), (groups, groups), "{scan:?}");
         assert!((rows..=most_read).contains(&read), "{read} rows read for {scan:?}");
         let all = Scan { columns: scan.columns.clone(), ..Scan::default() };
         let batches = footer.batches(Some(&all)).map(|batch| batch.expect("a batch"));
         assert_eq!(batches.map(|batch| wanted(&batch, &scan).len()).sum::<usize>(), rows);
+    }
+}
+
+#[test]
+fn pieces_have_every_row_once_and_in_order() {
+    let (bench, path) = large_day();
+    let (footer, outline) = (Part::open(&path, &bench.schema), bench.archive.look(&path, &bench.schema));
+    let (footer, outline) = (footer.expect("a part"), outline.expect("a part"));
+    let all = Scan { columns: (0..6).collect(), ..Scan::default() };
+    let hour = i64::try_from(HOUR_MS * 1_000).expect("small");
+    // A device of which rows are in two pieces, one of which pieces have all, and none.
+    let ids = ["d001", "d017", "d018", "none"].map(str::to_owned).to_vec();
+    let narrow = Scan { any_of: Some((0, ids)), within: Some((1, 3 * hour..9 * hour)), ..all.clone() };
+    for part in [&footer, &outline] {
+        for (most, pieces) in [(1, 4), (2, 8), (3, 12), (100, 20)] {
+            let pieces_of = part.pieces_of(&all, most);
+            assert_eq!(pieces_of.len(), pieces, "up to {most} of each of 4");
+            for scan in [&all, &narrow] {
+                let read = |piece| part.piece(piece, Some(scan)).expect("a piece").map(|batch| batch.expect("a batch"));
+                let batches: Vec<_> = pieces_of.iter().flat_map(read).collect();
+                let found: Vec<_> = batches.iter().flat_map(|batch| rows_of(batch, scan)).collect();
+                assert_same(&found, &scanned(&footer, scan).0);
+            }
+        }
+        assert_eq!(part.pieces_of(&narrow, 100).len(), 2, "of a few devices there is nothing to cut");
     }
 }
 

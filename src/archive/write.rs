@@ -48,7 +48,7 @@ const GROUP_ROWS: usize = if cfg!(test) { 32 } else { 512 } * 1024;
 pub(super) const LAYOUT: u32 = 2;
 
 /// Rows in a page of a column that is asked for by device: a day of one, and little more, has to be decoded.
-const SHORT_PAGE_ROWS: usize = 2 * 1024;
+pub(super) const SHORT_PAGE_ROWS: usize = 2 * 1024;
 
 /// Rows in a page of what repeats, or of a list.
 const LONG_PAGE_ROWS: usize = 20_000;

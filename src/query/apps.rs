@@ -11,6 +11,7 @@ use crate::schema::{Role, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::scan::Days;
+use super::sum::Sum;
 use super::window::Window;
 use super::{QueryError, column, is_asked, texts, times};
 
@@ -47,7 +48,7 @@ pub fn apps(days: &Days, options: &AppsOptions) -> Result<Answer, QueryError> {
         found.into_iter().for_each(|(name, usage)| all.entry(name).or_default().merge(&usage));
     })?;
     let mut sorted: Vec<(String, Usage)> = all.into_iter().collect();
-    sorted.sort_by(|(a, first), (b, second)| second.sum.total_cmp(&first.sum).then_with(|| a.cmp(b)));
+    sorted.sort_by(|(a, first), (b, second)| second.sum.get().total_cmp(&first.sum.get()).then_with(|| a.cmp(b)));
     let rows = sorted.into_iter().take(options.top).map(|(name, usage)| usage.row(name));
     let value = entry.fields.last().map_or("value", |member| &member.name);
     let unit = entry.fields.last().and_then(|member| member.unit).map_or("", |unit| unit.name());
@@ -66,7 +67,7 @@ type Apps = BTreeMap<String, Usage>;
 #[derive(Default)]
 struct Usage {
     states: i64,
-    sum: f64,
+    sum: Sum,
     max: f64,
 }
 
@@ -74,18 +75,18 @@ impl Usage {
     fn add(&mut self, value: f64) {
         self.max = if self.states == 0 { value } else { self.max.max(value) };
         self.states += 1;
-        self.sum += value;
+        self.sum.add(value);
     }
 
     fn merge(&mut self, other: &Self) {
         self.max = if self.states == 0 { other.max } else { self.max.max(other.max) };
         self.states += other.states;
-        self.sum += other.sum;
+        self.sum.merge(other.sum);
     }
 
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 states")]
     fn row(&self, name: String) -> Vec<Cell> {
-        vec![name.into(), self.states.into(), (self.sum / self.states as f64).into(), self.max.into()]
+        vec![name.into(), self.states.into(), (self.sum.get() / self.states as f64).into(), self.max.into()]
     }
 }
 

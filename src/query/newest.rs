@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use arrow_array::{Array, RecordBatch};
 
-use crate::archive::{ArchiveError, Part, Scan};
+use crate::archive::{ArchiveError, Part, Piece, Scan};
 use crate::schema::Schema;
 
 use super::answer::Cell;
@@ -36,8 +36,8 @@ impl Newest<'_> {
         let mut found = Found::new();
         for paths in days.by_day(self.schema, self.window)?.iter().rev() {
             let mut of_day = Found::new();
-            let read = |part: &Part, group| self.group(part, group, &ids, &found);
-            days.each_group(paths, self.schema, &ids, read, |more| of_day.extend(more))?;
+            let read = |part: &Part, piece: &Piece| self.piece(part, piece, &ids, &found);
+            days.each_piece(paths, self.schema, &ids, read, |more| of_day.extend(more))?;
             found.extend(of_day);
             if self.devices.is_some_and(|ids| ids.iter().all(|id| found.contains_key(id))) {
                 break;
@@ -46,15 +46,15 @@ impl Newest<'_> {
         Ok(found)
     }
 
-    /// The newest states in a row group, of devices of which none is known yet.
-    fn group(&self, part: &Part, group: usize, ids: &Scan, known: &Found) -> Result<Found, ArchiveError> {
+    /// The newest states in a piece of a part, of devices of which none is known yet.
+    fn piece(&self, part: &Part, piece: &Piece, ids: &Scan, known: &Found) -> Result<Found, ArchiveError> {
         let mut scan = Scan {
             columns: ids.columns.iter().chain(self.columns).chain(&self.needed).copied().collect(),
             ..ids.clone()
         };
         if !known.is_empty() {
             let mut unknown = Vec::new();
-            for batch in part.group(group, Some(ids))? {
+            for batch in part.piece(piece, Some(ids))? {
                 self.each_last(&batch?, |id, _, _| {
                     if !known.contains_key(id) {
                         unknown.push(id.to_owned());
@@ -67,7 +67,7 @@ impl Newest<'_> {
             scan.any_of = Some((column(self.schema, "device_id"), unknown));
         }
         let mut found = Found::new();
-        for batch in part.group(group, Some(&scan))? {
+        for batch in part.piece(piece, Some(&scan))? {
             let batch = batch?;
             let of = |at: usize| batch.column_by_name(&self.schema.columns[at].name).expect("the scan has it");
             self.each_last(&batch, |id, micros, row| {

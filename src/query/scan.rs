@@ -1,4 +1,4 @@
-//! Reading the days of a window: row group by row group, side by side over the cores, each into a partial answer
+//! Reading the days of a window: piece by piece, side by side over the cores, each into a partial answer
 //! of its own.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::thread;
 use arrow_array::RecordBatch;
 use chrono::NaiveDate;
 
-use crate::archive::{Archive, ArchiveError, Part, Partition, Scan};
+use crate::archive::{Archive, ArchiveError, Part, Partition, Piece, Scan};
 use crate::schema::Schema;
 
 use super::Window;
@@ -54,7 +54,7 @@ impl<'a> Days<'a> {
         self.skipped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Folds the batches of every day of a window that hold what a scan asks for: each row group into an
+    /// Folds the batches of every day of a window that hold what a scan asks for: each piece into an
     /// accumulator of its own, and these, oldest day first and then by device, by `merge`.
     pub(super) fn fold<T: Send>(
         &self,
@@ -67,24 +67,24 @@ impl<'a> Days<'a> {
     ) -> Result<(), ArchiveError> {
         let time = schema.partition_by[0];
         let scan = Scan { within: Some((time, window.micros())), ..scan.clone() };
-        let read = |part: &Part, group| -> Result<T, ArchiveError> {
+        let read = |part: &Part, piece: &Piece| -> Result<T, ArchiveError> {
             let mut found = start();
-            for batch in part.group(group, Some(&scan))? {
+            for batch in part.piece(piece, Some(&scan))? {
                 add(&mut found, &batch?);
             }
             Ok(found)
         };
-        self.each_group(&self.by_day(schema, window)?.concat(), schema, &scan, read, &mut merge)
+        self.each_piece(&self.by_day(schema, window)?.concat(), schema, &scan, read, &mut merge)
     }
 
-    /// Reads those row groups of parts that can hold what a scan asks for, and hands over what was read, in the
-    /// order of the parts and the groups.
-    pub(super) fn each_group<T: Send>(
+    /// Reads those pieces of parts that can hold what a scan asks for, and hands over what was read, in the order of
+    /// the parts and the pieces.
+    pub(super) fn each_piece<T: Send>(
         &self,
         paths: &[PathBuf],
         schema: &Schema,
         scan: &Scan,
-        read: impl Fn(&Part, usize) -> Result<T, ArchiveError> + Sync,
+        read: impl Fn(&Part, &Piece) -> Result<T, ArchiveError> + Sync,
         mut take: impl FnMut(T),
     ) -> Result<(), ArchiveError> {
         let look = |path: &PathBuf| self.archive.look(path, schema);
@@ -94,9 +94,9 @@ impl<'a> Days<'a> {
             // one go.
             let once = |path: &PathBuf| {
                 let part = self.unless_damaged(look(path))?;
-                let groups =
-                    part.iter().flat_map(|part| part.groups_of(scan).into_iter().map(move |group| (part, group)));
-                groups.map(|(part, group)| self.unless_damaged(read(part, group))).collect::<Result<Vec<_>, _>>()
+                let pieces =
+                    part.iter().flat_map(|part| part.pieces_of(scan, 1).into_iter().map(move |piece| (part, piece)));
+                pieces.map(|(part, piece)| self.unless_damaged(read(part, &piece))).collect::<Result<Vec<_>, _>>()
             };
             let whole = |path: &PathBuf| {
                 let mut again = (0..MOST_AGAIN).map(|_| once(path));
@@ -110,15 +110,15 @@ impl<'a> Days<'a> {
         }
         let parts = paths.iter().map(|path| self.unless_damaged(look(path))).collect::<Result<Vec<_>, _>>()?;
         let parts = parts.into_iter().flatten();
-        let groups = parts.flat_map(|part| {
+        let pieces = parts.flat_map(|part| {
             let part = Arc::new(part);
-            part.groups_of(scan).into_iter().map(move |group| (Arc::clone(&part), group))
+            part.pieces_of(scan, threads).into_iter().map(move |piece| (Arc::clone(&part), piece))
         });
-        let groups: Vec<(Arc<Part>, usize)> = groups.collect();
+        let pieces: Vec<(Arc<Part>, Piece)> = pieces.collect();
         side_by_side(
             threads,
-            &groups,
-            |(part, group)| read(part, *group),
+            &pieces,
+            |(part, piece)| read(part, piece),
             |found| {
                 self.unless_damaged(found)?.into_iter().for_each(&mut take);
                 Ok(())

@@ -1,5 +1,7 @@
 //! What is computed of the values in a bucket.
 
+use super::sum::Sum;
+
 /// What is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Agg {
@@ -33,13 +35,13 @@ pub enum Agg {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
     count: u64,
-    sum: f64,
+    sum: Sum,
     min: f64,
     max: f64,
     first: Option<(i64, f64)>,
     last: Option<(i64, f64)>,
     /// Length of the windows that the values count in, in seconds.
-    seconds: f64,
+    seconds: Sum,
     /// All of them, where they are needed.
     values: Vec<f64>,
 }
@@ -104,8 +106,8 @@ impl Tally {
             _ => (self.min.min(value), self.max.max(value)),
         };
         self.count += 1;
-        self.sum += value;
-        self.seconds += seconds;
+        self.sum.add(value);
+        self.seconds.add(seconds);
         if self.first.is_none_or(|(at, _)| micros < at) {
             self.first = Some((micros, value));
         }
@@ -128,8 +130,8 @@ impl Tally {
         }
         (self.min, self.max) = (self.min.min(other.min), self.max.max(other.max));
         self.count += other.count;
-        self.sum += other.sum;
-        self.seconds += other.seconds;
+        self.sum.merge(other.sum);
+        self.seconds.merge(other.seconds);
         self.first = self.first.into_iter().chain(other.first).min_by_key(|(at, _)| *at);
         self.last = self.last.into_iter().chain(other.last).max_by_key(|(at, _)| *at);
         self.values.extend(other.values);
@@ -142,14 +144,16 @@ impl Tally {
             return None;
         }
         match agg {
-            Agg::Mean => Some(self.sum / self.count as f64),
+            Agg::Mean => Some(self.sum.get() / self.count as f64),
             Agg::Min => Some(self.min),
             Agg::Max => Some(self.max),
-            Agg::Sum => Some(self.sum),
+            Agg::Sum => Some(self.sum.get()),
             Agg::Count => Some(self.count as f64),
             Agg::First => self.first.map(|(_, value)| value),
             Agg::Last => self.last.map(|(_, value)| value),
-            Agg::Rate => (self.seconds > 0.0).then(|| self.sum / self.seconds),
+            Agg::Rate => {
+                Some(self.seconds.get()).filter(|&seconds| seconds > 0.0).map(|seconds| self.sum.get() / seconds)
+            }
             Agg::P50 | Agg::P90 | Agg::P95 | Agg::P99 => agg.quantile().map(|share| self.quantile(share)),
         }
     }
