@@ -1,6 +1,6 @@
 //! The thread that owns the files of a shard.
 //!
-//! The async side hands it answers through a bounded queue. It journals each at once and syncs at most
+//! The async side hands it answers through a queue that is bounded in bytes. It journals each at once and syncs at most
 //! [`SYNC_AFTER`] later, so that a burst of answers shares one sync. When the journal cannot be written,
 //! it says so and takes nothing more until the next publish, after which it tries again.
 
@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flume::{Receiver, RecvTimeoutError, Sender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Timestamp;
 use crate::ingest::{Ingest, IngestError, PublishRule, Published, Waiting};
@@ -18,19 +19,26 @@ use crate::snapshot::Answer;
 /// An answer is durable at most so much later, and the time of a sync.
 const SYNC_AFTER: Duration = Duration::from_millis(500);
 
-/// Answers that wait for the writer; more make the requests wait.
-const QUEUED_ANSWERS: usize = 64;
+/// Bytes of answers that wait for the writer; more make the requests wait. As many as come in while the disk syncs, and
+/// no more: a page of the list may be large.
+const QUEUED_BYTES: u32 = 8 << 20;
+
+/// What an answer takes in the queue beside its bodies.
+const ANSWER_BYTES: usize = 1024;
 
 /// A handle on the writer's thread, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     commands: Sender<Command>,
+    /// In bytes.
+    room: Arc<Semaphore>,
     broken: Arc<AtomicBool>,
     thread: Arc<thread::JoinHandle<Result<(), IngestError>>>,
 }
 
 enum Command {
-    Append(Box<Answer>),
+    /// With the room that it takes, until it is journalled.
+    Append(Box<Answer>, OwnedSemaphorePermit),
     Publish(Option<Chance>, Sender<Result<Outcome, IngestError>>),
 }
 
@@ -61,22 +69,25 @@ pub(super) struct WriterGone;
 impl Writer {
     /// Starts the thread.
     pub(super) fn start(ingest: Ingest) -> Self {
-        let (commands, queue) = flume::bounded(QUEUED_ANSWERS);
+        let (commands, room, queue) = queue();
         let broken = Arc::new(AtomicBool::new(false));
         let mut work = Work { ingest, broken: Arc::clone(&broken), failed: None, unsynced_since: None };
-        Self { commands, broken, thread: Arc::new(thread::spawn(move || work.run(&queue))) }
+        Self { commands, room, broken, thread: Arc::new(thread::spawn(move || work.run(&queue))) }
     }
 
     /// Hands over an answer.
     pub(super) async fn append(&self, answer: Answer) -> Result<(), JournalBroken> {
-        let sent = self.commands.send_async(Command::Append(Box::new(answer))).await;
+        let bytes = ANSWER_BYTES + answer.bodies.iter().map(|body| body.bytes.len()).sum::<usize>();
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(QUEUED_BYTES);
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|_closed| JournalBroken)?;
+        let sent = self.commands.send(Command::Append(Box::new(answer), room));
         if sent.is_err() || self.broken.load(Ordering::SeqCst) { Err(JournalBroken) } else { Ok(()) }
     }
 
     /// Publishes all that was handed over; with a chance, only if that is due.
     pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<Result<Outcome, IngestError>, WriterGone> {
         let (reply, done) = flume::bounded(1);
-        self.commands.send_async(Command::Publish(chance, reply)).await.map_err(|_closed| WriterGone)?;
+        self.commands.send(Command::Publish(chance, reply)).map_err(|_closed| WriterGone)?;
         done.recv_async().await.map_err(|_closed| WriterGone)
     }
 
@@ -85,6 +96,26 @@ impl Writer {
         drop(self.commands);
         let Some(thread) = Arc::into_inner(self.thread) else { return Ok(()) };
         thread.join().expect("the writer's thread returns its errors and does not panic")
+    }
+}
+
+/// What is handed over, as the thread takes it.
+struct Queue {
+    commands: Receiver<Command>,
+    room: Arc<Semaphore>,
+}
+
+/// A queue and its other end: where commands go in, and the room for their bytes.
+fn queue() -> (Sender<Command>, Arc<Semaphore>, Queue) {
+    let (sender, commands) = flume::unbounded();
+    let room = Arc::new(Semaphore::new(QUEUED_BYTES as usize));
+    (sender, Arc::clone(&room), Queue { commands, room })
+}
+
+/// Who waits for room is told that there will be none.
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.room.close();
     }
 }
 
@@ -99,10 +130,13 @@ struct Work {
 
 impl Work {
     /// Ends when nobody can send any more.
-    fn run(&mut self, queue: &Receiver<Command>) -> Result<(), IngestError> {
+    fn run(&mut self, queue: &Queue) -> Result<(), IngestError> {
         loop {
-            match self.receive(queue) {
-                Ok(Command::Append(answer)) => self.append(*answer),
+            match self.receive(&queue.commands) {
+                Ok(Command::Append(answer, room)) => {
+                    self.append(*answer);
+                    drop(room);
+                }
                 Ok(Command::Publish(chance, reply)) => {
                     // Nobody waits for it any more only where the sweep was dropped; the rows are safe.
                     let _ = reply.send(self.publish(chance));
@@ -155,5 +189,59 @@ impl Work {
             Some(since) => queue.recv_deadline(since + SYNC_AFTER),
             None => queue.recv().map_err(|_closed| RecvTimeoutError::Disconnected),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::clock;
+    use crate::snapshot::{AccountId, Body, Source};
+
+    /// A writer of which the thread takes nothing.
+    fn idle() -> (Writer, Queue) {
+        let (commands, room, queue) = queue();
+        (Writer { commands, room, broken: Arc::default(), thread: Arc::new(thread::spawn(|| Ok(()))) }, queue)
+    }
+
+    fn answer(bytes: usize) -> Answer {
+        Answer {
+            account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
+            sweep_id: String::new(),
+            source: Source::Live,
+            collected_at: clock::from_micros(0).expect("a time"),
+            bodies: vec![Body::new(&"x".repeat(bytes))],
+            poll: None,
+        }
+    }
+
+    #[test]
+    fn answers_wait_where_there_is_no_room_for_them() {
+        let (writer, queue) = idle();
+        for _ in 0..1_000 {
+            assert!(writer.append(answer(3_000)).now_or_never().is_some(), "small ones have room");
+        }
+        // A page that is larger than all of the queue waits for the others, and then has it for itself.
+        let mut large = Box::pin(writer.append(answer(QUEUED_BYTES as usize)));
+        let mut now = || large.as_mut().now_or_never();
+        assert!(now().is_none());
+        let mut taken: Vec<Command> = queue.commands.drain().collect();
+        taken.truncate(1);
+        assert!(now().is_none(), "one is still on its way to the journal");
+        taken.clear();
+        assert!(now().is_some_and(|appended| appended.is_ok()));
+        assert!(writer.append(answer(0)).now_or_never().is_none());
+    }
+
+    #[test]
+    fn who_waits_for_room_is_told_where_the_thread_has_ended() {
+        let (writer, queue) = idle();
+        writer.append(answer(QUEUED_BYTES as usize)).now_or_never().expect("room").expect("a journal");
+        let mut waiting = Box::pin(writer.append(answer(1)));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(queue);
+        assert!(matches!(waiting.now_or_never(), Some(Err(JournalBroken))));
     }
 }
