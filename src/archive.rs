@@ -360,6 +360,14 @@ impl Archive {
         Ok(paths::journals(&self.own)?.into_iter().filter(|(shard, _)| *shard >= self.shards).collect())
     }
 
+    /// The folders of all journals in which something may wait: of the shards, whether they are there or not, and of
+    /// former ones, as far as they can be listed.
+    #[must_use]
+    pub fn journals(&self) -> Vec<PathBuf> {
+        let orphaned = self.orphaned_journals().unwrap_or_default().into_iter().map(|(_, path)| path);
+        (0..self.shards).map(|shard| self.journal_path(shard)).chain(orphaned).collect()
+    }
+
     /// Whether days were, or are being, filed into another number of shards since this was opened.
     fn was_resharded(&self) -> Result<bool, ArchiveError> {
         let Some(text) = self.store.description()? else { return Ok(false) };

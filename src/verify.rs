@@ -124,8 +124,8 @@ pub fn verify(
             );
         }
     }
-    for shard in 0..archive.shards() {
-        look_at_journal(archive, shard, &mut report, &mut findings);
+    for journal in archive.journals() {
+        look_at_journal(&journal, &mut report, &mut findings);
     }
     report.quarantined = layout::count(&archive.quarantine_dir());
     if report.quarantined > 0 {
@@ -236,15 +236,14 @@ fn parts(archive: &Archive, schema: &Schema) -> Result<Vec<(Partition, PartName,
     Ok(found)
 }
 
-/// Counts what waits in a shard's journal, and what of it cannot be read.
-fn look_at_journal(archive: &Archive, shard: u32, report: &mut Report, findings: &mut Findings) {
-    let dir = archive.journal_path(shard);
-    let segments = match journal::segments(&dir) {
+/// Counts what waits in a journal, and what of it cannot be read.
+fn look_at_journal(dir: &Path, report: &mut Report, findings: &mut Findings) {
+    let segments = match journal::segments(dir) {
         Ok(segments) => segments,
         Err(_) if !dir.exists() => return,
         Err(error) => {
             let remedy = "nothing can be collected: make it a folder that this user may read and write";
-            return findings.add(Severity::Error, &dir, &error.to_string(), remedy, None);
+            return findings.add(Severity::Error, dir, &error.to_string(), remedy, None);
         }
     };
     for (_, path) in segments {

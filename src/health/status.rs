@@ -324,8 +324,8 @@ struct Pending {
 impl Pending {
     fn read(archive: &Archive) -> Self {
         let mut pending = Self::default();
-        for shard in 0..archive.shards() {
-            let Ok(segments) = journal::segments(&archive.journal_path(shard)) else { continue };
+        for journal in archive.journals() {
+            let Ok(segments) = journal::segments(&journal) else { continue };
             let received = |(_, path): &(u64, std::path::PathBuf)| Segment::read(path).ok()?.received();
             let Some((since, _)) = segments.iter().find_map(received) else { continue };
             let newest = segments.iter().rev().find_map(received).map(|(_, newest)| newest);

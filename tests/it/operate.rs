@@ -56,6 +56,14 @@ fn status_tells_how_the_collecting_goes_and_when_it_does_not() {
     let (code, told) = status(&[]);
     assert_eq!(code, Some(0));
     assert!(told["pending_bytes"].as_u64() > Some(1_000) && told["pending_since"].is_string(), "{told:#}");
+    // It waits in the journal of a shard that there is no more as well.
+    let journals = archive.join("_archive/journal");
+    std::fs::rename(journals.join("shard-0"), journals.join("shard-7")).expect("a folder");
+    let (_, former) = status(&[]);
+    assert_eq!((&former["pending_bytes"], &former["pending_since"]), (&told["pending_bytes"], &told["pending_since"]));
+    let verified = json(program().arg("--archive").arg(&archive).args(["verify", "--format", "json"])).1;
+    assert!(verified["pending_answers"].as_u64() > Some(0), "{verified:#}");
+    std::fs::rename(journals.join("shard-7"), journals.join("shard-0")).expect("a folder");
     // A sweep of which most failed.
     api.handle.set_faults(Faults::none().with(FaultKind::Server, 1.0));
     let device = dex_archive::sim::Fleet::new(dex_archive::sim::FleetOptions::default()).device_id(1);
