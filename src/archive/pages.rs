@@ -69,6 +69,9 @@ pub(super) fn select(
     let reader = reader.with_offset_index_policy(PageIndexPolicy::Optional);
     let (metadata, places) = reader.read_page_index_and_finish(source)?;
     let Some(places) = places else { return Ok((metadata, known)) };
+    if leaves.iter().chain(asked.iter().map(|(leaf, _)| leaf)).any(|&leaf| !is_in_order(&places, leaf, rows)) {
+        return Err(ParquetError::General("its page index makes no sense".to_owned()));
+    }
     let by_pages = bounds.into_iter().flat_map(|bounds| {
         let kept = asked.iter().filter_map(|(leaf, filter)| pages(*leaf, filter, &bounds, &places, rows));
         kept.collect::<Vec<_>>()
@@ -79,6 +82,15 @@ pub(super) fn select(
         return Ok((metadata, None));
     }
     Ok((metadata.into_builder().set_page_index(Some(Arc::new(places))).build(), selection))
+}
+
+/// Whether the pages of a column begin at one row after the other, as they must: by that, rows are stepped over.
+fn is_in_order(places: &PageIndex, leaf: usize, rows: usize) -> bool {
+    let places = places.page_locations(0, leaf).map(Vec::as_slice).unwrap_or_default();
+    let firsts = || places.iter().map(|place| place.first_row_index);
+    let (first, last) = (firsts().next(), firsts().next_back());
+    let is_inside = |last: i64| usize::try_from(last).is_ok_and(|last| last < rows);
+    first.is_none_or(|first| first == 0) && last.is_none_or(is_inside) && firsts().is_sorted_by(|a, b| a < b)
 }
 
 /// The rows of a lone row group from one of them on, with the places of the pages, as far as they are said.

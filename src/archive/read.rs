@@ -33,7 +33,7 @@ use super::write::{LAYOUT, SHORT_PAGE_ROWS};
 /// Rows that are decoded at once.
 pub(super) const BATCH_ROWS: usize = 8 * 1024;
 
-/// Rows of a piece at least: of fewer, none is read before another thread has begun. (Tests have fewer.)
+/// Rows of a piece at least, about: of fewer, none is read before another thread has begun. (Tests have fewer.)
 const LEAST_PIECE_ROWS: usize = if cfg!(test) { 4 } else { 32 } * 1024;
 
 /// A part that is open for reading. What it holds never changes, even where a newer version of its
@@ -94,6 +94,14 @@ pub struct Scan {
     /// A timestamp and the microseconds of which a row group or a page must be able to hold one; here, too, other
     /// rows may come.
     pub within: Option<(usize, Range<i64>)>,
+}
+
+impl Piece {
+    /// The number of its row group in the part.
+    #[must_use]
+    pub fn group(&self) -> usize {
+        self.group
+    }
 }
 
 impl Part {
@@ -195,8 +203,7 @@ impl Part {
         batches.take_while(move |batch| !std::mem::replace(&mut failed, batch.is_err()))
     }
 
-    /// The row groups that can hold what a scan asks for, in order; one of which most rows are wanted comes in up to
-    /// `most` pieces.
+    /// The row groups that can hold what a scan asks for, in order; of all devices, each in up to `most` pieces.
     #[must_use]
     pub fn pieces_of(&self, scan: &Scan, most: usize) -> Vec<Piece> {
         let may_hold = |group: &GroupOutline| pages::may_hold(&group.bounds, scan, &self.schema);
@@ -231,7 +238,7 @@ impl Part {
     fn cut(&self, group: usize, most: usize) -> impl Iterator<Item = Piece> + use<> {
         let rows = self.group_rows(group);
         let pieces = most.min(rows / LEAST_PIECE_ROWS).max(1);
-        // Where one ends at the end of a page, no page is read twice.
+        // Where one ends at the end of a short page, that is not read twice; dictionaries and long pages are.
         let step = rows.div_ceil(pieces).next_multiple_of(SHORT_PAGE_ROWS).max(1);
         (0..rows).step_by(step).map(move |start| Piece { group, rows: start..rows.min(start + step) })
     }
@@ -314,7 +321,7 @@ impl Part {
         }))
     }
 
-    /// Reads what a scan wants of a row group, of these rows alone if there are any. Returns what was selected; none
+    /// Reads what a scan wants of a row group, of these rows alone if any are given. Returns what was selected; none
     /// for all.
     fn reader(
         &self,
@@ -333,7 +340,14 @@ impl Part {
         let (metadata, selection) = match scan {
             Some(scan) => {
                 let scan = pages::narrowed(&self.groups[group].bounds, scan, &self.schema);
-                pages::select(&self.source, metadata, &scan, &self.schema, &leaves, rows)?
+                let selected = pages::select(&self.source, metadata, &scan, &self.schema, &leaves, rows);
+                match selected {
+                    // Which rows they are is known without the pages' places: those before them are only read too.
+                    Err(_) if scan.within.is_none() && scan.any_of.is_none() => {
+                        (self.described(group, wanted)?.0, rows.cloned())
+                    }
+                    selected => selected?,
+                }
             }
             None => (metadata, None),
         };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chrono::NaiveDate;
 use parquet::file::metadata::page_index::PageIndexProvider;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
@@ -470,6 +471,48 @@ fn pieces_have_every_row_once_and_in_order() {
         }
         assert_eq!(part.pieces_of(&narrow, 100).len(), 2, "of a few devices there is nothing to cut");
     }
+}
+
+#[test]
+fn pieces_are_read_without_a_page_index_that_makes_no_sense() {
+    let (bench, path) = large_day();
+    let bytes = fs::read(&path).expect("a part");
+    let (start, length) = {
+        let footer = ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(bytes.clone())).expect("a footer");
+        let chunk = footer.row_group(1).column(4);
+        let (start, length) = chunk.offset_index_offset().zip(chunk.offset_index_length()).expect("an index");
+        (usize::try_from(start).expect("a place"), usize::try_from(length).expect("a length"))
+    };
+    // Pages that do not begin one after the other, by one bit; and what is no index at all.
+    let with_bit = |bit: usize| {
+        let mut bent = bytes.clone();
+        bent[start + bit / 8] ^= 1 << (bit % 8);
+        bent
+    };
+    let is_disorder = |bent: &Vec<u8>| first_rows(bent).is_some_and(|rows| !rows.is_sorted_by(|a, b| a < b));
+    let mut bent: Vec<Vec<u8>> = (0..length * 8).map(with_bit).filter(is_disorder).take(3).collect();
+    assert_eq!(bent.len(), 3);
+    bent.push([&bytes[..start], &vec![0xff; length], &bytes[start + length..]].concat());
+    let all = Scan { columns: (0..6).collect(), ..Scan::default() };
+    let expected = scanned(&Part::open(&path, &bench.schema).expect("a part"), &all).0;
+    for bent in bent {
+        put(&path, &bent);
+        let part = bench.archive.look(&path, &bench.schema).expect("a part");
+        let pieces = part.pieces_of(&all, 2);
+        let batches = pieces.iter().flat_map(|piece| part.piece(piece, Some(&all)).expect("a piece"));
+        let found: Vec<String> = batches.flat_map(|batch| rows_of(&batch.expect("a batch"), &all)).collect();
+        assert_same(&found, &expected);
+    }
+}
+
+/// At which rows the pages begin of which the test above bends the places.
+fn first_rows(part: &[u8]) -> Option<Vec<i64>> {
+    let part = Bytes::copy_from_slice(part);
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&part).ok()?;
+    let reader = ParquetMetaDataReader::new_with_metadata(metadata);
+    let (_, places) =
+        reader.with_offset_index_policy(PageIndexPolicy::Required).read_page_index_and_finish(&part).ok()?;
+    Some(places?.page_locations(1, 4)?.iter().map(|place| place.first_row_index).collect())
 }
 
 #[test]

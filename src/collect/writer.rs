@@ -37,7 +37,7 @@ pub(super) struct Writer {
 }
 
 enum Command {
-    /// With the room that it takes, until it is journalled.
+    /// With the room that it takes, until the journal has taken or refused it.
     Append(Box<Answer>, OwnedSemaphorePermit),
     Publish(Option<Chance>, Sender<Result<Outcome, IngestError>>),
 }
@@ -116,6 +116,8 @@ fn queue() -> (Sender<Command>, Arc<Semaphore>, Queue) {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.room.close();
+        // With what is left in it, those are told who wait for a reply.
+        self.commands.drain().for_each(drop);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 
 use arrow_array::RecordBatch;
@@ -30,6 +30,8 @@ const MOST_AGAIN: u32 = 10;
 pub struct Days<'a> {
     archive: &'a Archive,
     skip_damaged: bool,
+    /// How many read at once.
+    threads: usize,
     skipped: Mutex<Vec<PathBuf>>,
     listed: Mutex<BTreeMap<String, Listing>>,
 }
@@ -45,7 +47,8 @@ impl<'a> Days<'a> {
     /// The days of an archive. What is damaged is passed over with a warning if it may be, else it is an error.
     #[must_use]
     pub fn new(archive: &'a Archive, skip_damaged: bool) -> Self {
-        Self { archive, skip_damaged, skipped: Mutex::default(), listed: Mutex::default() }
+        let threads = if archive.is_on_disk() { threads() } else { MOST_WAITING };
+        Self { archive, skip_damaged, threads, skipped: Mutex::default(), listed: Mutex::default() }
     }
 
     /// The damaged parts of which rows were passed over.
@@ -85,45 +88,83 @@ impl<'a> Days<'a> {
         schema: &Schema,
         scan: &Scan,
         read: impl Fn(&Part, &Piece) -> Result<T, ArchiveError> + Sync,
+        take: impl FnMut(T),
+    ) -> Result<(), ArchiveError> {
+        if paths.len() >= 2 * self.threads || !self.archive.is_on_disk() {
+            self.by_part(paths, schema, scan, read, take)
+        } else {
+            self.by_piece(paths, schema, scan, read, take)
+        }
+    }
+
+    /// There is enough to do for everybody, or parts may be replaced while they are read: each is opened and read in one
+    /// go.
+    fn by_part<T: Send>(
+        &self,
+        paths: &[PathBuf],
+        schema: &Schema,
+        scan: &Scan,
+        read: impl Fn(&Part, &Piece) -> Result<T, ArchiveError> + Sync,
         mut take: impl FnMut(T),
     ) -> Result<(), ArchiveError> {
-        let look = |path: &PathBuf| self.archive.look(path, schema);
-        let threads = self.threads();
-        if paths.len() >= 2 * threads || !self.archive.is_on_disk() {
-            // Enough to do for everybody, or a part that may be replaced while it is read: each is opened and read in
-            // one go.
-            let once = |path: &PathBuf| {
-                let part = self.unless_damaged(look(path))?;
-                let pieces =
-                    part.iter().flat_map(|part| part.pieces_of(scan, 1).into_iter().map(move |piece| (part, piece)));
-                pieces.map(|(part, piece)| self.unless_damaged(read(part, &piece))).collect::<Result<Vec<_>, _>>()
-            };
-            let whole = |path: &PathBuf| {
-                let mut again = (0..MOST_AGAIN).map(|_| once(path));
-                let is_read = |read: &Result<_, ArchiveError>| !matches!(read, Err(error) if error.is_replaced());
-                again.find(is_read).unwrap_or_else(|| once(path))
-            };
-            return side_by_side(threads, paths, whole, |found| {
-                found?.into_iter().flatten().for_each(&mut take);
-                Ok(())
+        let once = |path: &PathBuf| {
+            let part = self.unless_damaged(self.archive.look(path, schema))?;
+            let pieces =
+                part.iter().flat_map(|part| part.pieces_of(scan, 1).into_iter().map(move |piece| (part, piece)));
+            pieces.map(|(part, piece)| self.unless_damaged(read(part, &piece))).collect::<Result<Vec<_>, _>>()
+        };
+        let whole = |path: &PathBuf| {
+            let mut again = (0..MOST_AGAIN).map(|_| once(path));
+            let is_read = |read: &Result<_, ArchiveError>| !matches!(read, Err(error) if error.is_replaced());
+            again.find(is_read).unwrap_or_else(|| once(path))
+        };
+        side_by_side(self.threads, paths, whole, |found| {
+            found?.into_iter().flatten().for_each(&mut take);
+            Ok(())
+        })
+    }
+
+    /// A few parts, of which the row groups come in pieces, for everybody has to have something to do. Of a row group of
+    /// which a piece is damaged no other counts: what an answer lacks is the same wherever it is asked for.
+    fn by_piece<T: Send>(
+        &self,
+        paths: &[PathBuf],
+        schema: &Schema,
+        scan: &Scan,
+        read: impl Fn(&Part, &Piece) -> Result<T, ArchiveError> + Sync,
+        mut take: impl FnMut(T),
+    ) -> Result<(), ArchiveError> {
+        let look = |path: &PathBuf| self.unless_damaged(self.archive.look(path, schema));
+        let parts = paths.iter().map(look).collect::<Result<Vec<_>, _>>()?;
+        let pieces = parts.iter().enumerate().flat_map(|(at, part)| {
+            let pieces = part.iter().flat_map(|part| {
+                let pieces = part.pieces_of(scan, self.threads);
+                pieces.into_iter().map(move |piece| (part, piece))
             });
-        }
-        let parts = paths.iter().map(|path| self.unless_damaged(look(path))).collect::<Result<Vec<_>, _>>()?;
-        let parts = parts.into_iter().flatten();
-        let pieces = parts.flat_map(|part| {
-            let part = Arc::new(part);
-            part.pieces_of(scan, threads).into_iter().map(move |piece| (Arc::clone(&part), piece))
+            pieces.map(move |(part, piece)| ((at, piece.group()), part, piece))
         });
-        let pieces: Vec<(Arc<Part>, Piece)> = pieces.collect();
+        let pieces: Vec<((usize, usize), &Part, Piece)> = pieces.collect();
+        // What was read of a row group; none where a piece of it is damaged.
+        let (mut group, mut found) = (None, Some(Vec::new()));
         side_by_side(
-            threads,
+            self.threads,
             &pieces,
-            |(part, piece)| read(part, piece),
-            |found| {
-                self.unless_damaged(found)?.into_iter().for_each(&mut take);
+            |(group, part, piece)| (*group, read(part, piece)),
+            |(of, piece)| {
+                if group.replace(of) != Some(of) {
+                    found.replace(Vec::new()).into_iter().flatten().for_each(&mut take);
+                }
+                if let Some(mut pieces) = found.take() {
+                    found = self.unless_damaged(piece)?.map(|piece| {
+                        pieces.push(piece);
+                        pieces
+                    });
+                }
                 Ok(())
             },
-        )
+        )?;
+        found.into_iter().flatten().for_each(take);
+        Ok(())
     }
 
     /// The parts of each day that a window touches, oldest first. Each day is listed once.
@@ -147,11 +188,6 @@ impl<'a> Days<'a> {
         Ok(touched.map(|(_, parts)| parts.clone()).collect())
     }
 
-    /// How many can read at once.
-    fn threads(&self) -> usize {
-        if self.archive.is_on_disk() { threads() } else { MOST_WAITING }
-    }
-
     fn unless_damaged<T>(&self, read: Result<T, ArchiveError>) -> Result<Option<T>, ArchiveError> {
         match read {
             Err(error @ ArchiveError::Damaged { .. }) if self.skip_damaged => {
@@ -171,4 +207,108 @@ fn threads() -> usize {
     static THREADS: LazyLock<usize> =
         LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
     *THREADS
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Float64Type;
+    use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array};
+
+    use super::*;
+    use crate::archive::{Incoming, partitions_of};
+    use crate::clock;
+    use crate::disk::Disk;
+    use crate::query::{Agg, TrendOptions, Who, metrics, trend};
+
+    const ROWS: i32 = 40_000;
+
+    /// An archive of a day of two row groups, and its part.
+    fn archive() -> (tempfile::TempDir, Archive, PathBuf) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let schema = Schema::device_state();
+        let now = clock::from_micros(1_000_000_000_000_000).expect("a time");
+        let archive = Archive::open_or_create(&dir.path().join("a"), 1, now, Disk::default()).expect("an archive");
+        let time = |row: i32| 1_759_276_800_000_000 + i64::from(row % 100) * 600_000_000;
+        let columns = schema.arrow().fields().iter().map(|field| -> ArrayRef {
+            let rows = 0..ROWS;
+            match field.name().as_str() {
+                "device_id" => Arc::new(StringArray::from_iter_values(rows.map(|row| format!("d{:05}", row / 100)))),
+                "account_id" => Arc::new(StringArray::from_iter_values(rows.map(|_| "a"))),
+                "timestamp" | "collected_at" => {
+                    Arc::new(TimestampMicrosecondArray::from_iter_values(rows.map(time)).with_timezone("UTC"))
+                }
+                "cpu_pct" => {
+                    Arc::new(Float64Array::from_iter_values(rows.map(|row| f64::from(row * row % 9_973) / 7.0)))
+                }
+                _ => new_null_array(field.data_type(), ROWS as usize),
+            }
+        });
+        let rows = RecordBatch::try_new(Arc::clone(schema.arrow()), columns.collect()).expect("rows");
+        let lock = archive.lock(0, "a test").expect("a lock");
+        for (date, positions) in partitions_of(&schema, &rows) {
+            let incoming = Incoming::new(&schema, &rows, &positions);
+            archive.stage(&lock, &schema, date, incoming).and_then(|staged| staged.publish()).expect("a part");
+        }
+        let day = archive.partitions(&schema).expect("days").remove(0);
+        let (_, part) = archive.parts(&day).expect("parts").remove(0);
+        (dir, archive, part)
+    }
+
+    fn window() -> Window {
+        let time = |text| clock::parse_timestamp(text).expect("a time");
+        Window { since: time("2025-10-01T00:00:00Z"), until: time("2025-10-02T00:00:00Z") }
+    }
+
+    #[test]
+    fn an_answer_is_the_same_on_any_number_of_processors() {
+        let (_dir, archive, _) = archive();
+        let metrics = metrics(&["cpu_pct".to_owned()]).expect("a metric");
+        let every = std::time::Duration::from_hours(1);
+        let (who, zone) = (Who::Fleet { by: None }, clock::Zone::UTC);
+        let options = TrendOptions { who, metrics, window: window(), every, zone, aggs: Agg::ALL.to_vec() };
+        let answer = |threads| trend(&Days { threads, ..Days::new(&archive, false) }, &options).expect("an answer");
+        let alone = answer(1);
+        assert!(alone.rows.len() > 10);
+        for threads in [2, 3, 5, 64] {
+            assert_eq!(format!("{:?}", answer(threads).rows), format!("{:?}", alone.rows), "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn of_a_damaged_row_group_nothing_counts_on_any_number_of_processors() {
+        let (_dir, archive, path) = archive();
+        let schema = Schema::device_state();
+        let cpu = schema.index_of("cpu_pct").expect("a column");
+        let bytes = std::fs::read(&path).expect("a part");
+        let footer = parquet::file::metadata::ParquetMetaDataReader::new();
+        let footer = footer.parse_and_finish(&bytes::Bytes::from(bytes.clone())).expect("a footer");
+        // In the middle of the values of the first row group.
+        let values = footer.row_group(0).columns().iter().find(|chunk| chunk.column_path().string() == "cpu_pct");
+        let (start, length) = values.expect("a column").byte_range();
+        let mut bent = bytes;
+        let middle = usize::try_from(start + length / 2).expect("a place");
+        bent[middle..middle + 2_000].fill(0xff);
+        std::fs::write(&path, bent).expect("a file");
+        let scan = Scan { columns: [cpu].into(), ..Scan::default() };
+        let sum = |batch: &RecordBatch| batch.column(0).as_primitive::<Float64Type>().values().iter().sum::<f64>();
+        let read = |threads| {
+            let days = Days { threads, ..Days::new(&archive, true) };
+            let (mut rows, mut all) = (0, 0.0);
+            let add = |found: &mut (usize, f64), batch: &RecordBatch| {
+                *found = (found.0 + batch.num_rows(), found.1 + sum(batch));
+            };
+            let merge = |found: (usize, f64)| (rows, all) = (rows + found.0, all + found.1);
+            days.fold(&schema, window(), &scan, || (0, 0.0), add, merge).expect("an answer");
+            (rows, all, days.skipped())
+        };
+        let (rows, _, skipped) = read(1);
+        assert_eq!((rows, &skipped), (20_000, &vec![path]), "the other row group");
+        for threads in [2, 3, 64] {
+            let (again, _, skipped_again) = read(threads);
+            assert_eq!((again, skipped_again), (rows, skipped.clone()), "{threads} threads");
+        }
+    }
 }

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+#[cfg(target_os = "linux")]
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+
 use crate::archive::ArchiveError;
 
 /// Does a piece of work for each of a list, on several threads, and hands over the results in the list's order.
@@ -61,18 +64,24 @@ struct Processor(#[cfg(target_os = "linux")] usize);
 #[cfg(target_os = "linux")]
 impl Processor {
     fn current() -> Self {
-        Self(rustix::thread::sched_getcpu())
+        Self(sched_getcpu())
     }
 
     /// Moves the calling thread to another one, if it may use another one; it stays free to come back.
     fn leave(self) {
-        let Ok(all) = rustix::thread::sched_getaffinity(None) else { return };
-        let mut others = all;
-        others.unset(self.0);
-        if others.count() > 0 && rustix::thread::sched_setaffinity(None, &others).is_ok() {
+        let Ok(all) = sched_getaffinity(None) else { return };
+        if let Some(others) = self.others(all)
+            && sched_setaffinity(None, &others).is_ok()
+        {
             // Where that fails it has one processor less, and does its work all the same.
-            let _ = rustix::thread::sched_setaffinity(None, &all);
+            let _ = sched_setaffinity(None, &all);
         }
+    }
+
+    /// Processors without this one, if any are left.
+    fn others(self, mut processors: CpuSet) -> Option<CpuSet> {
+        (self.0 < CpuSet::MAX_CPU).then(|| processors.unset(self.0))?;
+        (processors.count() > 0).then_some(processors)
     }
 }
 
@@ -85,19 +94,33 @@ impl Processor {
     fn leave(self) {}
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn a_thread_that_moved_may_run_where_it_could_before() {
-        let may_run = || rustix::thread::sched_getaffinity(None).expect("an affinity");
+        let may_run = || sched_getaffinity(None).expect("an affinity");
         let (before, here) = (may_run(), Processor::current());
         let after = thread::spawn(move || {
             here.leave();
             may_run()
         });
         assert_eq!(after.join().expect("a thread"), before);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_others_are_all_but_this_one() {
+        let set = |numbers: &[usize]| {
+            let mut set = CpuSet::new();
+            numbers.iter().for_each(|&number| set.set(number));
+            set
+        };
+        assert_eq!(Processor(3).others(set(&[1, 3, 900])), Some(set(&[1, 900])));
+        assert_eq!(Processor(3).others(set(&[3])), None, "there is no other");
+        assert_eq!(Processor(CpuSet::MAX_CPU).others(set(&[1])), None, "more than can be told apart");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Sums of doubles that come out alike however their values are divided.
+//! Sums of doubles that all but certainly come out alike however their values are divided.
 //!
 //! How many pieces a day is read in depends on the machine, and a plain sum of the pieces' sums is rounded otherwise
 //! than that of all values: what an answer says in its last digit would, too. So what is rounded off is kept beside the
