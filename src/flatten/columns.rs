@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{BooleanBuilder, Float64Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
-use arrow_array::{ArrayRef, ListArray, RecordBatch, StructArray};
+use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, StructArray};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer};
 use arrow_schema::{DataType, FieldRef};
 
@@ -178,13 +178,30 @@ impl Builder {
         }
     }
 
+    /// The column. The next one has room for as much from the start: growing to it costs more than the room.
     fn finish(&mut self) -> ArrayRef {
         match self {
-            Self::String(builder, _) => Arc::new(builder.finish()),
+            Self::String(builder, _) => {
+                let texts = builder.finish();
+                *builder = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
+                Arc::new(texts)
+            }
             Self::Boolean(builder, _) => Arc::new(builder.finish()),
-            Self::Int64(builder, _) => Arc::new(builder.finish()),
-            Self::Float64(builder, _) => Arc::new(builder.finish()),
-            Self::Timestamp(builder, _) => Arc::new(builder.finish()),
+            Self::Int64(builder, _) => {
+                let numbers = builder.finish();
+                *builder = Int64Builder::with_capacity(numbers.len());
+                Arc::new(numbers)
+            }
+            Self::Float64(builder, _) => {
+                let numbers = builder.finish();
+                *builder = Float64Builder::with_capacity(numbers.len());
+                Arc::new(numbers)
+            }
+            Self::Timestamp(builder, _) => {
+                let times = builder.finish();
+                *builder = TimestampMicrosecondBuilder::with_capacity(times.len()).with_timezone("UTC");
+                Arc::new(times)
+            }
             Self::List(builder) => builder.finish(),
         }
     }
