@@ -213,7 +213,11 @@ impl ListBuilder {
         for element in row.elements(start, end, self.members.len()) {
             self.elements.append(element.is_some());
             for (at, member) in self.members.iter_mut().enumerate() {
-                member.push(row, element.map_or(Cell::Null, |cells| cells[at]));
+                match (member, element.map_or(Cell::Null, |cells| cells[at])) {
+                    // No member is ever repeated: of its texts, which are many, none has to be kept.
+                    (Builder::String(builder, _), cell) => builder.append_option(row.resolve(cell)),
+                    (member, cell) => member.push(row, cell),
+                }
             }
         }
         self.lists.append_non_null();
