@@ -1,10 +1,11 @@
 //! `collect` beside a load generator: how fast devices are asked for when nothing holds that up.
 //!
 //! `cargo bench --bench compare_collect` starts a plain web server that has one body for every path, and lets
-//! `wrk` and the collector ask it in turn, with as many requests at once, several rounds; it prints medians, of sweeps
-//! that are journalled, and of such as are published at once too. Then it asks at the rate of the real API, for the
-//! share of a processor that takes. `wrk` is to be installed (`apt install wrk`). Nothing is asserted. With a figure as
-//! argument, so many devices stand for the 20,000.
+//! load generators and the collector ask it in turn, with as many requests at once, several rounds; it prints medians,
+//! of sweeps that are journalled, and of such as are published at once too. Then it asks at the rate of the real API,
+//! for the share of a processor that takes. Of the generators, one is to be installed at least: `wrk`, the fastest
+//! (`apt install wrk`), or `oha`, with the HTTP library that the collector has (`cargo install oha`). Nothing is
+//! asserted. With a figure as argument, so many devices stand for the 20,000.
 
 #![expect(clippy::print_stdout, reason = "that is what it is for")]
 #![expect(clippy::disallowed_methods, reason = "no file of an archive")]
@@ -26,6 +27,10 @@ const ROUNDS: usize = 5;
 /// Requests that the collector has under way at once.
 const AT_ONCE: &str = "64";
 
+/// Load generators, as they are called.
+const GENERATORS: [(&str, &[&str]); 2] =
+    [("wrk", &["-t1", "-c", AT_ONCE, "-d3s"]), ("oha", &["--no-tui", "-c", AT_ONCE, "-z", "3s"])];
+
 fn main() -> Result<(), Failed> {
     let figure = std::env::args().skip(1).find_map(|figure| figure.parse().ok());
     let devices: u32 = figure.unwrap_or(20_000);
@@ -42,10 +47,12 @@ fn main() -> Result<(), Failed> {
     let url = serve(body)?;
     let list = bench.join("devices.txt");
     std::fs::write(&list, ids(devices)?)?;
-    let mut generator = Vec::new();
+    let mut generators = GENERATORS.map(|_| Vec::new());
     let mut rounds = ["1h", "sweep"].map(|publish| (publish, Vec::new(), Vec::new(), Vec::new()));
     for _ in 0..ROUNDS {
-        generator.push(wrk(&url)?);
+        for (rates, (program, arguments)) in generators.iter_mut().zip(GENERATORS) {
+            rates.extend(generator(program, arguments, &url)?);
+        }
         for (publish, collector, cpu, peak) in &mut rounds {
             let (rate, cost) = collect(&bench, &url, &list, publish, &[])?;
             collector.push(rate);
@@ -53,13 +60,20 @@ fn main() -> Result<(), Failed> {
             peak.push(cost.peak_megabytes);
         }
     }
-    let generator = median(generator);
-    println!("wrk                  {generator:8.0} requests a second");
+    let generators = GENERATORS.into_iter().zip(generators).filter(|(_, rates)| !rates.is_empty());
+    let generators: Vec<(&str, f64)> = generators.map(|((program, _), rates)| (program, median(rates))).collect();
+    if generators.is_empty() {
+        return Err("there is no load generator: install wrk or oha".into());
+    }
+    for (program, rate) in &generators {
+        println!("{program:<20} {rate:8.0} requests a second");
+    }
     for ((_, collector, cpu, peak), what) in rounds.into_iter().zip(["journalled", "published too"]) {
         let collector = median(collector);
+        let ratios = generators.iter().map(|(program, rate)| format!("{:.2} of {program}", collector / rate));
         println!(
-            "{what:<20} {collector:8.0} requests a second ({:.2}), with {:.0} us of a processor each and {:.0} MB at its peak",
-            collector / generator,
+            "{what:<20} {collector:8.0} requests a second ({}), with {:.0} us of a processor each and {:.0} MB at its peak",
+            ratios.collect::<Vec<_>>().join(", "),
             median(cpu),
             median(peak)
         );
@@ -96,13 +110,16 @@ fn ids(devices: u32) -> Result<String, Failed> {
     Ok(text)
 }
 
-/// Requests a second.
-fn wrk(url: &str) -> Result<f64, Failed> {
+/// Requests a second; none where there is no such program.
+fn generator(program: &str, arguments: &[&str], url: &str) -> Result<Option<f64>, Failed> {
     let path = format!("{url}/accounts/{ACCOUNT}/dex/devices/00000000-0000-4000-8000-000000000000/fleet-status/live");
-    let output = Command::new("wrk").args(["-t1", "-c", AT_ONCE, "-d3s", &path]).output()?;
+    let output = match Command::new(program).args(arguments).arg(&path).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        output => output?,
+    };
     let said = String::from_utf8(output.stdout)?;
-    let rate = said.lines().find_map(|line| line.strip_prefix("Requests/sec:")).ok_or("wrk says no rate")?;
-    Ok(rate.trim().parse()?)
+    let rate = said.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
+    Ok(Some(rate.ok_or_else(|| format!("{program} says no rate"))?.trim().parse()?))
 }
 
 /// Requests a second of a sweep into a new archive, which is published as it is said; and what the process took.
