@@ -65,6 +65,6 @@ mod tests {
     fn too_much_is_infinite_and_no_nonsense() {
         let mut sum = Sum::default();
         [f64::MAX, f64::MAX, 1.0].into_iter().for_each(|value| sum.add(value));
-        assert_eq!(sum.get(), f64::INFINITY);
+        assert!(sum.get().is_infinite());
     }
 }
