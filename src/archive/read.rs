@@ -342,8 +342,9 @@ impl Part {
                 let scan = pages::narrowed(&self.groups[group].bounds, scan, &self.schema);
                 let selected = pages::select(&self.source, metadata, &scan, &self.schema, &leaves, rows);
                 match selected {
-                    // Which rows they are is known without the pages' places: those before them are only read too.
-                    Err(_) if scan.within.is_none() && scan.any_of.is_none() => {
+                    // Which rows they are is known without the pages' places: those before them are only read too. (An
+                    // object that cannot be read may be another one by now.)
+                    Err(_) if scan.within.is_none() && scan.any_of.is_none() && !self.source.is_far() => {
                         (self.described(group, wanted)?.0, rows.cloned())
                     }
                     selected => selected?,
