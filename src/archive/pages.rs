@@ -64,12 +64,13 @@ pub(super) fn select(
     let reader = ParquetMetaDataReader::new_with_metadata(metadata).with_column_index_mask(columns);
     let reader = reader.with_column_index_policy(PageIndexPolicy::Optional);
     let (metadata, bounds) = reader.read_page_index_and_finish(source)?;
-    let places = ColumnChunkMask::columns(asked.iter().map(|(leaf, _)| *leaf).chain(leaves.iter().copied()));
+    let needed = || asked.iter().map(|(leaf, _)| *leaf).chain(leaves.iter().copied());
+    let places = ColumnChunkMask::columns(needed());
     let reader = ParquetMetaDataReader::new_with_metadata(metadata).with_offset_index_mask(places);
     let reader = reader.with_offset_index_policy(PageIndexPolicy::Optional);
     let (metadata, places) = reader.read_page_index_and_finish(source)?;
     let Some(places) = places else { return Ok((metadata, known)) };
-    if leaves.iter().chain(asked.iter().map(|(leaf, _)| leaf)).any(|&leaf| !is_in_order(&places, leaf, rows)) {
+    if needed().any(|leaf| !is_in_order(&places, leaf, rows)) {
         return Err(ParquetError::General("its page index makes no sense".to_owned()));
     }
     let by_pages = bounds.into_iter().flat_map(|bounds| {
@@ -87,10 +88,9 @@ pub(super) fn select(
 /// Whether the pages of a column begin at one row after the other, as they must: by that, rows are stepped over.
 fn is_in_order(places: &PageIndex, leaf: usize, rows: usize) -> bool {
     let places = places.page_locations(0, leaf).map(Vec::as_slice).unwrap_or_default();
-    let firsts = || places.iter().map(|place| place.first_row_index);
-    let (first, last) = (firsts().next(), firsts().next_back());
-    let is_inside = |last: i64| usize::try_from(last).is_ok_and(|last| last < rows);
-    first.is_none_or(|first| first == 0) && last.is_none_or(is_inside) && firsts().is_sorted_by(|a, b| a < b)
+    places.first().is_none_or(|first| first.first_row_index == 0)
+        && places.is_sorted_by(|a, b| a.first_row_index < b.first_row_index)
+        && places.last().is_none_or(|last| usize::try_from(last.first_row_index).is_ok_and(|last| last < rows))
 }
 
 /// The rows of a lone row group from one of them on, with the places of the pages, as far as they are said.

@@ -189,7 +189,7 @@ impl Part {
     /// # Errors
     /// While the file is read, in the batches.
     pub fn batches(&self, scan: Option<&Scan>) -> impl Iterator<Item = Result<RecordBatch, ArchiveError>> {
-        let all = || (0..self.groups.len()).map(|group| self.whole(group)).collect();
+        let all = || (0..self.groups.len()).flat_map(|group| self.cut(group, 1)).collect();
         let pieces = scan.map_or_else(all, |scan| self.pieces_of(scan, 1));
         let mut failed = false;
         let batches = pieces.into_iter().flat_map(move |piece| {
@@ -230,17 +230,14 @@ impl Part {
         Ok(self.read(reading, &wanted))
     }
 
-    fn whole(&self, group: usize) -> Piece {
-        Piece { group, rows: 0..self.group_rows(group) }
-    }
-
     /// A row group in pieces of about one length.
     fn cut(&self, group: usize, most: usize) -> impl Iterator<Item = Piece> + use<> {
         let rows = self.group_rows(group);
         let pieces = most.min(rows / LEAST_PIECE_ROWS).max(1);
         // Where one ends at the end of a short page, that is not read twice; dictionaries and long pages are.
         let step = rows.div_ceil(pieces).next_multiple_of(SHORT_PAGE_ROWS).max(1);
-        (0..rows).step_by(step).map(move |start| Piece { group, rows: start..rows.min(start + step) })
+        // One without rows is a piece as well: it is read like any other.
+        (0..rows.max(1)).step_by(step).map(move |start| Piece { group, rows: start..rows.min(start + step) })
     }
 
     /// The rows of one row group from one of them on, with all columns. Pages before it are stepped over, as far

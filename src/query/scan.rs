@@ -90,11 +90,12 @@ impl<'a> Days<'a> {
         read: impl Fn(&Part, &Piece) -> Result<T, ArchiveError> + Sync,
         take: impl FnMut(T),
     ) -> Result<(), ArchiveError> {
+        let look = |path: &PathBuf| self.unless_damaged(self.archive.look(path, schema));
         if paths.len() >= 2 * self.threads || !self.archive.is_on_disk() {
-            self.by_part(paths, schema, scan, read, take)
-        } else {
-            self.by_piece(paths, schema, scan, read, take)
+            return self.by_part(paths, look, scan, read, take);
         }
+        let parts = paths.iter().map(look).collect::<Result<Vec<_>, _>>()?;
+        self.by_piece(&parts.into_iter().flatten().collect::<Vec<_>>(), scan, read, take)
     }
 
     /// There is enough to do for everybody, or parts may be replaced while they are read: each is opened and read in one
@@ -102,13 +103,13 @@ impl<'a> Days<'a> {
     fn by_part<T: Send>(
         &self,
         paths: &[PathBuf],
-        schema: &Schema,
+        look: impl Fn(&PathBuf) -> Result<Option<Part>, ArchiveError> + Sync,
         scan: &Scan,
         read: impl Fn(&Part, &Piece) -> Result<T, ArchiveError> + Sync,
         mut take: impl FnMut(T),
     ) -> Result<(), ArchiveError> {
         let once = |path: &PathBuf| {
-            let part = self.unless_damaged(self.archive.look(path, schema))?;
+            let part = look(path)?;
             let pieces =
                 part.iter().flat_map(|part| part.pieces_of(scan, 1).into_iter().map(move |piece| (part, piece)));
             pieces.map(|(part, piece)| self.unless_damaged(read(part, &piece))).collect::<Result<Vec<_>, _>>()
@@ -128,20 +129,14 @@ impl<'a> Days<'a> {
     /// which a piece is damaged no other counts: what an answer lacks is the same wherever it is asked for.
     fn by_piece<T: Send>(
         &self,
-        paths: &[PathBuf],
-        schema: &Schema,
+        parts: &[Part],
         scan: &Scan,
         read: impl Fn(&Part, &Piece) -> Result<T, ArchiveError> + Sync,
         mut take: impl FnMut(T),
     ) -> Result<(), ArchiveError> {
-        let look = |path: &PathBuf| self.unless_damaged(self.archive.look(path, schema));
-        let parts = paths.iter().map(look).collect::<Result<Vec<_>, _>>()?;
         let pieces = parts.iter().enumerate().flat_map(|(at, part)| {
-            let pieces = part.iter().flat_map(|part| {
-                let pieces = part.pieces_of(scan, self.threads);
-                pieces.into_iter().map(move |piece| (part, piece))
-            });
-            pieces.map(move |(part, piece)| ((at, piece.group()), part, piece))
+            let pieces = part.pieces_of(scan, self.threads);
+            pieces.into_iter().map(move |piece| ((at, piece.group()), part, piece))
         });
         let pieces: Vec<((usize, usize), &Part, Piece)> = pieces.collect();
         // What was read of a row group; none where a piece of it is damaged.
