@@ -8,10 +8,10 @@
 mod table;
 
 use std::collections::HashMap;
-use std::hash::Hasher;
+use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 
-use arrow_schema::{DataType, Field, Fields, SchemaRef, TimeUnit};
+use arrow_schema::{DataType, Field, Fields, Metadata, SchemaRef, TimeUnit};
 use serde::Deserialize;
 
 /// The format of the tables that this version reads.
@@ -302,11 +302,11 @@ impl Schema {
 }
 
 fn fingerprint(fields: &[Field]) -> String {
-    let mut hash = twox_hash::XxHash64::with_seed(0);
+    let mut text = String::new();
     for field in fields {
-        hash.write(format!("{}:{:?}\n", field.name(), plain(field.data_type())).as_bytes());
+        writeln!(text, "{}:{:?}", field.name(), plain(field.data_type())).expect("a text takes all that is written");
     }
-    format!("{:016x}", hash.finish())
+    format!("{:016x}", twox_hash::XxHash64::oneshot(0, text.as_bytes()))
 }
 
 impl Column {
@@ -328,19 +328,18 @@ impl Column {
         }
     }
 
-    fn metadata(&self) -> HashMap<String, String> {
-        let unit = self.unit.map(|unit| ("unit".to_owned(), unit.name().to_owned()));
-        let role = ("role".to_owned(), self.role.name().to_owned());
-        let personal = self.personal.map(|class| ("personal".to_owned(), class.name().to_owned()));
-        let description = ("description".to_owned(), self.description.clone());
-        unit.into_iter().chain(personal).chain([role, description]).collect()
+    fn metadata(&self) -> Metadata {
+        let unit = self.unit.map(|unit| ("unit", unit.name()));
+        let personal = self.personal.map(|class| ("personal", class.name()));
+        let others = [("role", self.role.name()), ("description", self.description.as_str())];
+        unit.into_iter().chain(personal).chain(others).collect()
     }
 }
 
 impl Member {
     fn to_field(&self) -> Field {
-        let metadata = self.unit.map(|unit| ("unit".to_owned(), unit.name().to_owned())).into_iter();
-        let metadata: HashMap<_, _> = metadata.chain([("description".to_owned(), self.description.clone())]).collect();
+        let unit = self.unit.map(|unit| ("unit", unit.name()));
+        let metadata: Metadata = unit.into_iter().chain([("description", self.description.as_str())]).collect();
         Field::new(&self.name, self.kind.data_type(), true).with_metadata(metadata)
     }
 }

@@ -148,13 +148,18 @@ fn check_columns(columns: &[Column]) -> Result<(), SchemaError> {
         }
         newest = newest.max(column.since);
     }
-    let inside = |outer: &[String], inner: &[String]| outer.len() < inner.len() && inner.starts_with(outer);
-    for column in columns {
-        if column.path.as_ref().is_some_and(|path| paths.iter().any(|other| inside(path, other))) {
-            return Err(broken(&column.name, "has a path that leads into a group of others"));
-        }
+    check_paths(columns)
+}
+
+/// No column's path may lead on from another's. Sorted, those that do follow the other one.
+fn check_paths(columns: &[Column]) -> Result<(), SchemaError> {
+    let paths = columns.iter().filter_map(|column| Some((column.path.as_ref()?, &column.name)));
+    let mut paths: Vec<(&Vec<String>, &String)> = paths.collect();
+    paths.sort_unstable();
+    match paths.windows(2).find(|pair| pair[1].0.starts_with(pair[0].0)) {
+        Some(pair) => Err(broken(pair[0].1, "has a path that leads into a group of others")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// What is wrong with a column on its own, given the newest `since` before it.
@@ -247,6 +252,15 @@ mod tests {
             &column("name = \"b\"\npath = \"at.b\"\ntype = \"string\"\ndescription = \"x\""),
             "\"at\" has a path that leads",
         );
+        let paths = |paths: &[&str]| {
+            let named = paths.iter().enumerate();
+            let column = |(at, path): (usize, &&str)| {
+                column(&format!("name = \"c{at}\"\npath = \"{path}\"\ntype = \"string\"\ndescription = \"x\"\n"))
+            };
+            named.map(column).collect::<String>()
+        };
+        check(&paths(&["a.b.c", "a", "a0", "a.b", "b"]), "\"c1\" has a path that leads");
+        check(&paths(&["a.b.c", "a0", "ab.c", "b"]), "fine");
         check(&column("name = \"b\"\ntype = \"string\"\ndescription = \" \""), "\"b\" has no description");
         check(&column("name = \"B\"\ntype = \"string\"\ndescription = \"x\""), "\"B\" has a name with other letters");
         check(&column("name = \"b\"\ntype = \"list\"\ndescription = \"x\""), "\"b\" has fields and no list");
