@@ -56,7 +56,7 @@ pub fn begins_as_state(text: &[u8]) -> bool {
     let within = |most: usize| {
         let mut found = false;
         // A fault ends the reading, as does having found it.
-        let _ = json::read(json::beginning(text, most), |reader| {
+        json::glance(json::beginning(text, most), |reader| {
             reader.object(&mut |reader| {
                 found = reader.key()? == "deviceId";
                 if found { Err(reader.fault()) } else { reader.value().map(drop) }

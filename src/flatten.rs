@@ -139,7 +139,7 @@ impl Plan {
         let within = |most: usize| {
             let (mut found_text, mut found_time) = (None, None);
             // A fault ends the reading, as does having seen enough.
-            let _ = json::read(json::beginning(body, most), |reader| {
+            json::glance(json::beginning(body, most), |reader| {
                 reader.object(&mut |reader| {
                     let is_text = text_key.is_some_and(|key| reader.key_is(key));
                     let is_time = !is_text && time_key.is_some_and(|key| reader.key_is(key));

@@ -31,6 +31,8 @@ pub struct Fault {
 pub struct Reader<'a> {
     text: &'a str,
     at: usize,
+    /// How what is open closes, in what is stepped over; kept for its memory.
+    open: Vec<u8>,
 }
 
 /// Reads the one value that `text` is.
@@ -38,9 +40,18 @@ pub struct Reader<'a> {
 /// # Errors
 /// Where `content` finds a fault, or leaves something. What was handed over before is void.
 pub fn read<'a>(text: &'a str, content: impl FnOnce(&mut Reader<'a>) -> Result<(), Fault>) -> Result<(), JsonError> {
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader::new(text);
     reader.skip_space();
     content(&mut reader).and_then(|()| reader.end()).map_err(|fault| JsonError::new(text, fault))
+}
+
+/// Reads from the beginning of `text` as far as `content` does. Whatever ends it, a fault too, is none here: of what was
+/// read, that is known which was seen.
+pub fn glance<'a>(text: &'a str, content: impl FnOnce(&mut Reader<'a>) -> Result<(), Fault>) {
+    let mut reader = Reader::new(text);
+    reader.skip_space();
+    // To say where a fault stands would cost more than to find it.
+    let _ = content(&mut reader);
 }
 
 /// Calls `entry` with each key and the text of its value, in the order of the object.
@@ -84,7 +95,7 @@ pub fn value(text: &str) -> Result<&str, JsonError> {
 }
 
 /// So many bytes of a body, and what it is has mostly been said.
-pub const BEGINNING: usize = 1024;
+pub const BEGINNING: usize = 512;
 
 /// The beginning of a text, as far as it is text and no longer than `most` bytes.
 #[must_use]
@@ -105,6 +116,10 @@ pub fn string(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 impl<'a> Reader<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { text, at: 0, open: Vec::new() }
+    }
+
     /// Reads the object that stands here: calls `entry` where each key begins. It is to read the key and one value.
     ///
     /// # Errors
@@ -161,8 +176,11 @@ impl<'a> Reader<'a> {
     /// Where none stands here, or one that is no text.
     pub fn key(&mut self) -> Result<Cow<'a, str>, Fault> {
         let start = self.at;
-        self.skip_string()?;
-        let key = string(&self.text[start..self.at]).ok_or(Fault { at: start, kind: UNREADABLE })?;
+        let key = if self.skip_string()? {
+            string(&self.text[start..self.at]).ok_or(Fault { at: start, kind: UNREADABLE })?
+        } else {
+            Cow::Borrowed(&self.text[start + 1..self.at - 1])
+        };
         self.skip_space();
         self.skip(b':')?;
         self.skip_space();
@@ -223,6 +241,10 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn skip_space(&mut self) {
+        // Mostly there is none.
+        if self.peek().is_some_and(|byte| byte > b' ') {
+            return;
+        }
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
             self.at += 1;
         }
@@ -239,8 +261,7 @@ impl<'a> Reader<'a> {
 
     /// Steps over an object or an array with all that is in it.
     fn skip_nested(&mut self) -> Result<(), Fault> {
-        // How what is open will close.
-        let mut open: Vec<u8> = Vec::new();
+        self.open.clear();
         loop {
             let close = match self.peek() {
                 Some(b'{') => Some(b'}'),
@@ -254,7 +275,7 @@ impl<'a> Reader<'a> {
                     if self.peek() == Some(close) {
                         self.at += 1;
                     } else {
-                        open.push(close);
+                        self.open.push(close);
                         self.skip_key(close)?;
                         continue;
                     }
@@ -263,11 +284,11 @@ impl<'a> Reader<'a> {
             }
             // A value ended; so may what it stands in.
             loop {
-                let Some(&close) = open.last() else { return Ok(()) };
+                let Some(&close) = self.open.last() else { return Ok(()) };
                 self.skip_space();
                 if self.peek() == Some(close) {
                     self.at += 1;
-                    open.pop();
+                    self.open.pop();
                     continue;
                 }
                 self.skip(b',')?;
@@ -291,7 +312,7 @@ impl<'a> Reader<'a> {
 
     fn skip_scalar(&mut self) -> Result<(), Fault> {
         match self.peek() {
-            Some(b'"') => self.skip_string(),
+            Some(b'"') => self.skip_string().map(drop),
             Some(b'-' | b'0'..=b'9') => self.skip_number(),
             Some(b'n') => self.skip_word("null"),
             Some(b't') => self.skip_word("true"),
@@ -335,8 +356,23 @@ impl<'a> Reader<'a> {
         if self.at == start { Err(self.unexpected()) } else { Ok(()) }
     }
 
+    /// Steps over a string, and says whether there are escapes in it.
     #[inline]
-    fn skip_string(&mut self) -> Result<(), Fault> {
+    fn skip_string(&mut self) -> Result<bool, Fault> {
+        let bytes = self.text.as_bytes();
+        // Most have none, and end where their plain letters do.
+        if self.peek() == Some(b'"') {
+            let end = self.at + 1 + plain_length(&bytes[self.at + 1..]);
+            if bytes.get(end) == Some(&b'"') {
+                self.at = end + 1;
+                return Ok(false);
+            }
+        }
+        self.skip_escaped_string().map(|()| true)
+    }
+
+    #[cold]
+    fn skip_escaped_string(&mut self) -> Result<(), Fault> {
         self.skip(b'"')?;
         loop {
             self.at += plain_length(&self.text.as_bytes()[self.at..]);
@@ -410,16 +446,16 @@ impl JsonError {
 /// How many bytes come before a quotation mark, a backslash or a control character.
 #[inline]
 fn plain_length(bytes: &[u8]) -> usize {
-    let words = bytes.chunks_exact(8);
-    let rest = words.remainder();
-    for (at, word) in words.enumerate() {
-        let special = special_bytes(u64::from_le_bytes(word.try_into().expect("chunks of eight")));
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk() {
+        let special = special_bytes(u64::from_le_bytes(*word));
         if special != 0 {
-            return at * 8 + special.trailing_zeros() as usize / 8;
+            return at + special.trailing_zeros() as usize / 8;
         }
+        at += 8;
     }
     let is_plain = |byte: &&u8| **byte >= b' ' && !matches!(byte, b'"' | b'\\');
-    bytes.len() - rest.len() + rest.iter().take_while(is_plain).count()
+    at + bytes[at..].iter().take_while(is_plain).count()
 }
 
 /// The high bit of each byte of a word that is a quotation mark, a backslash or a control character. Above the
@@ -428,9 +464,11 @@ fn plain_length(bytes: &[u8]) -> usize {
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGHS;
-    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-    below(word, b' ') | equal(b'"') | equal(b'\\')
+    // A byte below a limit borrows when the limit is taken from it, which sets its high bit; one that had it before is
+    // no such byte.
+    let control = word.wrapping_sub(ONES * u64::from(b' '));
+    let is = |byte: u8| (word ^ (ONES * u64::from(byte))).wrapping_sub(ONES);
+    (control | is(b'"') | is(b'\\')) & !word & HIGHS
 }
 
 #[cfg(test)]
