@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::time::Duration;
 
+use bytes::Bytes;
+use reqwest::header::HeaderValue;
 use reqwest::{Response, Url};
 use tokio::time::Instant;
 
@@ -10,7 +12,7 @@ use crate::clock::Timestamp;
 use crate::envelope::{self, Content, Refusal};
 use crate::snapshot::{Body, Endpoint};
 
-use super::limits::{Limits, date};
+use super::limits::{self, Limits};
 use super::{Client, Failure, Permit};
 
 /// What came back.
@@ -24,8 +26,8 @@ pub(super) struct Attempt {
     pub(super) limits: Limits,
     /// Cloudflare's name for the answer.
     pub(super) cf_ray: Option<String>,
-    /// What time it was for the server.
-    pub(super) date: Option<Timestamp>,
+    /// What time it was for the server, in its words.
+    pub(super) date: Option<HeaderValue>,
     /// From the first byte sent to the last received.
     pub(super) latency: Duration,
 }
@@ -97,7 +99,7 @@ impl Attempt {
         let ray = response.headers().get("cf-ray").and_then(|ray| ray.to_str().ok());
         let ray = ray.filter(|ray| ray.len() <= MAX_RAY).map(str::to_owned);
         let limits = Limits::read(response.headers(), client.clock.now());
-        let date = date(response.headers());
+        let date = response.headers().get("date").cloned();
         let status = Some(response.status().as_u16());
         let most = match endpoint {
             Endpoint::List => client.options.max_body_bytes,
@@ -105,7 +107,17 @@ impl Attempt {
             Endpoint::Live => client.options.max_body_bytes / PAGE_IN_DEVICES,
         };
         let body = read_body(response, most).await;
-        Self { status, said: body.map(|text| Said::read(&text)), limits, cf_ray: ray, date, latency: Duration::ZERO }
+        let said = body.map(|bytes| match std::str::from_utf8(&bytes) {
+            Ok(text) => Said::read(text),
+            // One bad letter in one device's name is no reason to lose the fifty states on its page.
+            Err(_) => Said::read(&String::from_utf8_lossy(&bytes)),
+        });
+        Self { status, said, limits, cf_ray: ray, date, latency: Duration::ZERO }
+    }
+
+    /// What time it was for the server.
+    pub(super) fn date(&self) -> Option<Timestamp> {
+        self.date.as_ref().and_then(limits::date)
     }
 
     /// Whether the status says that it went well.
@@ -198,17 +210,18 @@ pub(super) fn reason(error: &reqwest::Error) -> String {
     if said.contains("UnknownIssuer") { format!("{said}{UNKNOWN_ISSUER}") } else { said }
 }
 
-/// A body's text. Bytes that are no UTF-8 are replaced: one bad letter in one device's name is no reason to
-/// lose the fifty states on its page.
-async fn read_body(mut response: Response, max_bytes: usize) -> Result<String, Trouble> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| trouble(&error))? {
-        if bytes.len() + chunk.len() > max_bytes {
+/// All of a body. Most come in one piece, which is not copied.
+async fn read_body(mut response: Response, max_bytes: usize) -> Result<Bytes, Trouble> {
+    let mut pieces: Vec<Bytes> = Vec::new();
+    let mut length = 0;
+    while let Some(piece) = response.chunk().await.map_err(|error| trouble(&error))? {
+        length += piece.len();
+        if length > max_bytes {
             return Err(Trouble::TooLarge);
         }
-        bytes.extend_from_slice(&chunk);
+        pieces.push(piece);
     }
-    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    Ok(if pieces.len() > 1 { pieces.concat().into() } else { pieces.pop().unwrap_or_default() })
 }
 
 fn trouble(error: &reqwest::Error) -> Trouble {

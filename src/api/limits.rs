@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use chrono::DateTime;
-use reqwest::header::HeaderMap;
+use reqwest::header::{HeaderMap, HeaderValue};
 
 use crate::clock::Timestamp;
 
@@ -42,8 +42,9 @@ impl Limits {
     /// Reads the headers of an answer that came at `now`. Dates in them are measured by the answer's own
     /// `Date`, where it has one: our clock or the server's may be wrong.
     pub(super) fn read(headers: &HeaderMap, now: Timestamp) -> Self {
-        let now = date(headers).unwrap_or(now);
-        let mut limits = Self { retry_after: retry_after(headers, now), ..Self::default() };
+        // Seldom asked for, and dear to read.
+        let now = || headers.get("date").and_then(date).unwrap_or(now);
+        let mut limits = Self { retry_after: retry_after(headers, &now), ..Self::default() };
         for item in items(headers, "ratelimit-policy") {
             if let (Some(quota), Some(window @ 1..)) = (number(item, "q"), number(item, "w")) {
                 limits.policies.push(Policy { quota: clamp(quota), window: seconds(window) });
@@ -54,15 +55,14 @@ impl Limits {
                 limits.states.push(State { remaining: clamp(remaining), reset: seconds(reset) });
             }
         }
-        limits.states.extend(older(headers, now));
+        limits.states.extend(older(headers, &now));
         limits
     }
 }
 
-/// What time it was for the server, to the second.
-pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
-    let date = headers.get("date")?.to_str().ok()?;
-    DateTime::parse_from_rfc2822(date.trim()).ok().map(|date| date.to_utc())
+/// What time a `Date` says that it was for the server, to the second.
+pub(super) fn date(text: &HeaderValue) -> Option<Timestamp> {
+    DateTime::parse_from_rfc2822(text.to_str().ok()?.trim()).ok().map(|date| date.to_utc())
 }
 
 /// The items of a list: `"a";q=1, "b";q=2`. A quoted name may hold a comma.
@@ -88,24 +88,24 @@ fn number(item: &str, key: &str) -> Option<u64> {
 }
 
 /// `x-ratelimit-remaining` and `x-ratelimit-reset`, a date or seconds.
-fn older(headers: &HeaderMap, now: Timestamp) -> Option<State> {
+fn older(headers: &HeaderMap, now: &dyn Fn() -> Timestamp) -> Option<State> {
     let text = |name| headers.get(name)?.to_str().ok();
     let remaining = text("x-ratelimit-remaining")?.trim().parse().ok()?;
     Some(State { remaining: clamp(remaining), reset: wait(text("x-ratelimit-reset")?, now)? })
 }
 
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap, now: &dyn Fn() -> Timestamp) -> Option<Duration> {
     wait(headers.get("retry-after")?.to_str().ok()?, now)
 }
 
 /// Seconds, or a date (RFC 9110).
-fn wait(text: &str, now: Timestamp) -> Option<Duration> {
+fn wait(text: &str, now: &dyn Fn() -> Timestamp) -> Option<Duration> {
     let text = text.trim();
     if let Ok(count) = text.parse() {
         return Some(seconds(count));
     }
     let until = DateTime::parse_from_rfc2822(text).ok()?;
-    let left = until.signed_duration_since(now).num_seconds().max(0);
+    let left = until.signed_duration_since(now()).num_seconds().max(0);
     Some(seconds(u64::try_from(left).ok()?))
 }
 
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::clock;
     use expect_test::{Expect, expect};
-    use reqwest::header::{HeaderName, HeaderValue};
+    use reqwest::header::HeaderName;
 
     fn check(lines: &[(&'static str, &str)], expect: &Expect) {
         let mut headers = HeaderMap::new();
