@@ -4,8 +4,9 @@
 //! load generators and the collector ask it in turn, with as many requests at once, several rounds; it prints medians,
 //! of sweeps that are journalled, and of such as are published at once too. Then it asks at the rate of the real API,
 //! for the share of a processor that takes. Of the generators, one is to be installed at least: `wrk`, the fastest
-//! (`apt install wrk`), or `oha`, with the HTTP library that the collector has (`cargo install oha`). Nothing is
-//! asserted. With a figure as argument, so many devices stand for the 20,000.
+//! (`apt install wrk`), or `oha`, with the HTTP library that the collector has (`cargo install oha`). The HTTP client
+//! that the collector has asks by itself too, and does nothing with the answers: what the collector costs beyond it is
+//! its own. Nothing is asserted. With a figure as argument, so many devices stand for the 20,000.
 
 #![expect(clippy::print_stdout, reason = "that is what it is for")]
 #![expect(clippy::disallowed_methods, reason = "no file of an archive")]
@@ -16,11 +17,13 @@ mod contest;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use axum::Router;
 use axum::http::header;
 use axum::routing::any;
 use contest::{ACCOUNT, Cost, Failed, PROGRAM, bench_dir, dump, median};
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 const ROUNDS: usize = 5;
 
@@ -30,6 +33,9 @@ const AT_ONCE: &str = "64";
 /// Load generators, as they are called.
 const GENERATORS: [(&str, &[&str]); 2] =
     [("wrk", &["-t1", "-c", AT_ONCE, "-d3s"]), ("oha", &["--no-tui", "-c", AT_ONCE, "-z", "3s"])];
+
+/// What the HTTP client by itself is called.
+const ALONE: &str = "reqwest";
 
 fn main() -> Result<(), Failed> {
     let figure = std::env::args().skip(1).find_map(|figure| figure.parse().ok());
@@ -48,11 +54,13 @@ fn main() -> Result<(), Failed> {
     let list = bench.join("devices.txt");
     std::fs::write(&list, ids(devices)?)?;
     let mut generators = GENERATORS.map(|_| Vec::new());
+    let mut alone = Vec::new();
     let mut rounds = ["1h", "sweep"].map(|publish| (publish, Vec::new(), Vec::new(), Vec::new()));
     for _ in 0..ROUNDS {
         for (rates, (program, arguments)) in generators.iter_mut().zip(GENERATORS) {
             rates.extend(generator(program, arguments, &url)?);
         }
+        alone.push(client_alone(&url, devices)?);
         for (publish, collector, cpu, peak) in &mut rounds {
             let (rate, cost) = collect(&bench, &url, &list, publish, &[])?;
             collector.push(rate);
@@ -61,10 +69,11 @@ fn main() -> Result<(), Failed> {
         }
     }
     let generators = GENERATORS.into_iter().zip(generators).filter(|(_, rates)| !rates.is_empty());
-    let generators: Vec<(&str, f64)> = generators.map(|((program, _), rates)| (program, median(rates))).collect();
+    let mut generators: Vec<(&str, f64)> = generators.map(|((program, _), rates)| (program, median(rates))).collect();
     if generators.is_empty() {
         return Err("there is no load generator: install wrk or oha".into());
     }
+    generators.push((ALONE, median(alone)));
     for (program, rate) in &generators {
         println!("{program:<20} {rate:8.0} requests a second");
     }
@@ -108,6 +117,25 @@ fn ids(devices: u32) -> Result<String, Failed> {
         writeln!(text, "{number:08x}-0000-4000-8000-000000000000")?;
     }
     Ok(text)
+}
+
+/// Requests a second of the HTTP client alone, which is set up as the collector's is.
+fn client_alone(url: &str, devices: u32) -> Result<f64, Failed> {
+    // Whoever installed one before installed the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(30)).no_proxy();
+    let client = client.redirect(reqwest::redirect::Policy::none()).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ask = |device: u32| {
+        let device = format!("dex/devices/{device:08x}-0000-4000-8000-000000000000");
+        let url = format!("{url}/accounts/{ACCOUNT}/{device}/fleet-status/live?since_minutes=60");
+        let answer = client.get(url).send();
+        async { answer.await?.bytes().await }
+    };
+    let began = Instant::now();
+    let answers = stream::iter(0..devices).map(|device| Ok(ask(device))).try_buffer_unordered(AT_ONCE.parse()?);
+    runtime.block_on(answers.try_for_each(async |_body| Ok(())))?;
+    Ok(f64::from(devices) / began.elapsed().as_secs_f64())
 }
 
 /// Requests a second; none where there is no such program.
