@@ -1,7 +1,5 @@
 //! The TOML of a schema table and the rules that it keeps.
 
-use std::collections::HashSet;
-
 use serde::Deserialize;
 
 use super::{Column, Encoding, Kind, Member, Personal, Role, Schema, SchemaError, Shape, TABLE_FORMAT, Unit};
@@ -136,30 +134,41 @@ fn first_version() -> u32 {
 }
 
 fn check_columns(columns: &[Column]) -> Result<(), SchemaError> {
-    let mut names = HashSet::new();
-    let mut paths = HashSet::new();
     let mut newest = 1;
     for column in columns {
-        let problem = column_problem(column, newest)
-            .or_else(|| (!names.insert(column.name.as_str())).then_some("stands in the table twice"))
-            .or_else(|| column.path.as_ref().and_then(|path| (!paths.insert(path)).then_some("has another's path")));
-        if let Some(problem) = problem {
+        if let Some(problem) = column_problem(column, newest) {
             return Err(broken(&column.name, problem));
         }
         newest = newest.max(column.since);
     }
+    check_names(columns)?;
     check_paths(columns)
 }
 
-/// No column's path may lead on from another's. Sorted, those that do follow the other one.
-fn check_paths(columns: &[Column]) -> Result<(), SchemaError> {
-    let paths = columns.iter().filter_map(|column| Some((column.path.as_ref()?, &column.name)));
-    let mut paths: Vec<(&Vec<String>, &String)> = paths.collect();
-    paths.sort_unstable();
-    match paths.windows(2).find(|pair| pair[1].0.starts_with(pair[0].0)) {
-        Some(pair) => Err(broken(pair[0].1, "has a path that leads into a group of others")),
+fn check_names(columns: &[Column]) -> Result<(), SchemaError> {
+    let mut names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(broken(pair[0], "stands in the table twice")),
         None => Ok(()),
     }
+}
+
+/// Paths differ, and none leads on from another. Sorted, those that do follow the other one.
+fn check_paths(columns: &[Column]) -> Result<(), SchemaError> {
+    let paths = columns.iter().enumerate().filter_map(|(at, column)| Some((column.path.as_ref()?, at)));
+    let mut paths: Vec<(&Vec<String>, usize)> = paths.collect();
+    paths.sort_unstable();
+    for pair in paths.windows(2) {
+        let [(outer, first), (inner, second)] = [pair[0], pair[1]];
+        if outer == inner {
+            return Err(broken(&columns[second].name, "has another's path"));
+        }
+        if inner.starts_with(outer) {
+            return Err(broken(&columns[first].name, "has a path that leads into a group of others"));
+        }
+    }
+    Ok(())
 }
 
 /// What is wrong with a column on its own, given the newest `since` before it.
