@@ -119,7 +119,7 @@ fn ids(devices: u32) -> Result<String, Failed> {
     Ok(text)
 }
 
-/// Requests a second of the HTTP client alone, which is set up as the collector's is.
+/// Requests a second of the HTTP client alone, on one thread, as the collector's is.
 fn client_alone(url: &str, devices: u32) -> Result<f64, Failed> {
     // Whoever installed one before installed the same.
     let _ = rustls::crypto::ring::default_provider().install_default();

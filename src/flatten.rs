@@ -477,6 +477,20 @@ mod tests {
     use super::*;
     use expect_test::{Expect, expect};
 
+    #[test]
+    fn a_glance_finds_device_and_time_wherever_the_beginning_of_a_body_ends() {
+        let schema = Schema::device_state();
+        let at = |name| schema.index_of(name).expect("a column");
+        let (device, time) = (at("device_id"), at("timestamp"));
+        let plan = Plan::new(Arc::clone(&schema));
+        for length in 0..json::BEGINNING + 20 {
+            let before = format!(r#"{{"x":"{}","timestamp":1764000000000,"deviceId":"d"}}"#, "x".repeat(length));
+            let found = plan.glance(before.as_bytes(), device, time).expect("both are there");
+            assert_eq!((&*found.0, found.1), ("d", 1_764_000_000_000_000), "after {length} letters");
+        }
+        assert_eq!(plan.glance(br#"{"deviceId":"d"}"#, device, time), None);
+    }
+
     fn check(body: &str, expect: &Expect) {
         let plan = Plan::new(Schema::device_state());
         let mut row = Row::default();

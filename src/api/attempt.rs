@@ -210,18 +210,29 @@ pub(super) fn reason(error: &reqwest::Error) -> String {
     if said.contains("UnknownIssuer") { format!("{said}{UNKNOWN_ISSUER}") } else { said }
 }
 
-/// All of a body. Most come in one piece, which is not copied.
 async fn read_body(mut response: Response, max_bytes: usize) -> Result<Bytes, Trouble> {
-    let mut pieces: Vec<Bytes> = Vec::new();
-    let mut length = 0;
-    while let Some(piece) = response.chunk().await.map_err(|error| trouble(&error))? {
-        length += piece.len();
-        if length > max_bytes {
+    gather(async || response.chunk().await.map_err(|error| trouble(&error)), max_bytes).await
+}
+
+/// All pieces as one. A small body comes in one, which is not copied. Of several, each is let go at once: a piece of a
+/// few bytes holds all of the buffer that it was read into.
+async fn gather(
+    mut next: impl AsyncFnMut() -> Result<Option<Bytes>, Trouble>,
+    max_bytes: usize,
+) -> Result<Bytes, Trouble> {
+    let first = next().await?.unwrap_or_default();
+    if first.len() > max_bytes {
+        return Err(Trouble::TooLarge);
+    }
+    let mut whole: Option<Vec<u8>> = None;
+    while let Some(piece) = next().await? {
+        let whole = whole.get_or_insert_with(|| first.to_vec());
+        if whole.len() + piece.len() > max_bytes {
             return Err(Trouble::TooLarge);
         }
-        pieces.push(piece);
+        whole.extend_from_slice(&piece);
     }
-    Ok(if pieces.len() > 1 { pieces.concat().into() } else { pieces.pop().unwrap_or_default() })
+    Ok(whole.map_or(first, Bytes::from))
 }
 
 fn trouble(error: &reqwest::Error) -> Trouble {
@@ -247,7 +258,47 @@ fn describe(status: Option<u16>, refusal: Option<&Refusal>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    /// A piece of a body, and how many of them are held.
+    struct Piece(&'static str, Arc<AtomicUsize>);
+
+    impl AsRef<[u8]> for Piece {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_bytes()
+        }
+    }
+
+    impl Drop for Piece {
+        fn drop(&mut self) {
+            self.1.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_to_its_limit_in_whatever_pieces_it_comes() {
+        let held = Arc::new(AtomicUsize::new(0));
+        let read = async |pieces: &[&'static str], most: usize| {
+            let mut pieces = pieces.iter();
+            let next = async || {
+                let piece = pieces.next().map(|text| Piece(text, Arc::clone(&held)));
+                let before = held.fetch_add(usize::from(piece.is_some()), Ordering::SeqCst);
+                assert!(before < 2, "the first piece and the last one are held, and no other");
+                Ok(piece.map(Bytes::from_owner))
+            };
+            gather(next, most).await
+        };
+        for pieces in [&[][..], &["abc"], &["ab", "c", "d"], &["a", "", "b", "c", "d", "e"]] {
+            let whole = pieces.concat();
+            assert_eq!(read(pieces, whole.len()).await, Ok(whole.clone().into()));
+            if let Some(less) = whole.len().checked_sub(1) {
+                assert_eq!(read(pieces, less).await, Err(Trouble::TooLarge), "{pieces:?}");
+            }
+        }
+    }
 
     fn check(status: u16, body: &str, expect: &Failure) {
         let attempt = Attempt { status: Some(status), said: Ok(Said::read(body)), ..Attempt::default() };

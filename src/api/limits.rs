@@ -170,6 +170,9 @@ mod tests {
         check(&[("retry-after", "120")], &expect!["retry after 120s"]);
         check(&[("retry-after", "Tue, 24 Nov 2026 07:45:00 GMT")], &expect!["retry after 300s"]);
         check(&[("retry-after", "Tue, 24 Nov 2026 07:00:00 GMT")], &expect!["retry after 0ns"]);
+        // By the server's clock, which is four minutes ahead of ours.
+        let date = ("date", "Tue, 24 Nov 2026 07:44:00 GMT");
+        check(&[("retry-after", "Tue, 24 Nov 2026 07:45:00 GMT"), date], &expect!["retry after 60s"]);
         check(&[("retry-after", "99999999999999999")], &expect!["retry after 3600s"]);
     }
 

@@ -62,6 +62,13 @@ fn check(rules: &str, body: &str, expect: &Expect) {
 }
 
 #[test]
+fn a_key_without_rules_changes_nothing_and_still_finds_pseudonyms() {
+    let policy = policy("");
+    assert!(!policy.is_active());
+    assert_eq!(policy.pseudonym("alice"), Some(key().pseudonym("alice")));
+}
+
+#[test]
 fn only_what_is_treated_changes() {
     let body =
         " {\t\"deviceId\" : \"d\",\n\"personEmail\":\"alice\" , \"batteryCycles\": 1.50,\"new\":{\"a\": [1 ]} }\n";

@@ -252,7 +252,8 @@ mod tests {
     fn holds_a_table_against_its_rules() {
         let column = |more: &str| format!("[[column]]\nrole = \"label\"\n{more}");
         check("", "fine");
-        check(&column("name = \"at\"\ntype = \"string\"\ndescription = \"x\""), "\"at\" stands in the table twice");
+        let named = |name: &str| column(&format!("name = \"{name}\"\ntype = \"string\"\ndescription = \"x\"\n"));
+        check(&[named("b"), named("at"), named("c")].concat(), "\"at\" stands in the table twice");
         check(
             &column("name = \"b\"\npath = \"at\"\ntype = \"string\"\ndescription = \"x\""),
             "\"b\" has another's path",
