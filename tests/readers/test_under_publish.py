@@ -79,7 +79,8 @@ def query_while_publishing(published, query):
     ended, publishes, found, missing = time.monotonic() + SECONDS, [], [], 0
 
     def publish():
-        while (begun := time.monotonic()) < ended:
+        # A busy machine takes longer for as many.
+        while (begun := time.monotonic()) < ended or len(publishes) <= 10 * SECONDS:
             run("--archive", root, "import", "--account", ACCOUNT, again)
             publishes.extend(range(DAYS))
             time.sleep(max(0, begun + EVERY - time.monotonic()))
@@ -87,7 +88,7 @@ def query_while_publishing(published, query):
     writer = threading.Thread(target=publish)
     writer.start()
     try:
-        while time.monotonic() < ended:
+        while writer.is_alive():
             for _ in range(REPEATS):
                 try:
                     found.append(query(root))
@@ -101,7 +102,7 @@ def query_while_publishing(published, query):
                 pytest.fail(f"{REPEATS} times in a row a file was gone")
     finally:
         writer.join()
-    assert len(publishes) > 10 * SECONDS, "ten publishes a second"
+    assert len(publishes) > 10 * SECONDS, "an import failed"
     assert len(found) > 10
     print(f"{len(found) + missing} queries during {len(publishes)} publishes, {missing} met a day that was gone")
     return found
