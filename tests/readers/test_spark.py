@@ -95,7 +95,8 @@ def test_partitions_are_the_days(spark, connection):
     days = "SELECT date, count(*) FROM states GROUP BY date ORDER BY date"
     found = [tuple(row) for row in spark.sql(days).collect()]
     assert found == connection.execute(days).fetchall()
-    assert len(found) == len(os.listdir("dex-archive-data/device_state")) == 3
+    # Fifty hours are of three days; those that end before two in the morning, of four.
+    assert len(found) == len(os.listdir("dex-archive-data/device_state")) in (3, 4)
 
 
 @pytest.mark.parametrize("view", ["states", "polls"])
