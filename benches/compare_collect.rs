@@ -114,9 +114,18 @@ fn serve(body: String) -> Result<String, Failed> {
 fn ids(devices: u32) -> Result<String, Failed> {
     let mut text = String::new();
     for number in 0..devices {
-        writeln!(text, "{number:08x}-0000-4000-8000-000000000000")?;
+        writeln!(text, "{}", id(number))?;
     }
     Ok(text)
+}
+
+fn id(number: u32) -> String {
+    format!("{number:08x}-0000-4000-8000-000000000000")
+}
+
+/// Where a device's state is.
+fn address(url: &str, device: u32) -> String {
+    format!("{url}/accounts/{ACCOUNT}/dex/devices/{}/fleet-status/live", id(device))
 }
 
 /// Requests a second of the HTTP client alone, on one thread, as the collector's is.
@@ -127,9 +136,7 @@ fn client_alone(url: &str, devices: u32) -> Result<f64, Failed> {
     let client = client.redirect(reqwest::redirect::Policy::none()).build()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ask = |device: u32| {
-        let device = format!("dex/devices/{device:08x}-0000-4000-8000-000000000000");
-        let url = format!("{url}/accounts/{ACCOUNT}/{device}/fleet-status/live?since_minutes=60");
-        let answer = client.get(url).send();
+        let answer = client.get(address(url, device) + "?since_minutes=60").send();
         async { answer.await?.bytes().await }
     };
     let began = Instant::now();
@@ -140,8 +147,7 @@ fn client_alone(url: &str, devices: u32) -> Result<f64, Failed> {
 
 /// Requests a second; none where there is no such program.
 fn generator(program: &str, arguments: &[&str], url: &str) -> Result<Option<f64>, Failed> {
-    let path = format!("{url}/accounts/{ACCOUNT}/dex/devices/00000000-0000-4000-8000-000000000000/fleet-status/live");
-    let output = match Command::new(program).args(arguments).arg(&path).output() {
+    let output = match Command::new(program).args(arguments).arg(address(url, 0)).output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         output => output?,
     };
