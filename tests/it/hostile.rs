@@ -123,7 +123,12 @@ impl Peak {
     fn watch(process: u32) -> Self {
         let peak = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&peak);
+        // Until it is the program, it has this process's memory, and its peak.
+        let ours = std::fs::read_link("/proc/self/exe").expect("a program");
         std::thread::spawn(move || {
+            while std::fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|exe| exe == ours) {
+                std::thread::yield_now();
+            }
             while let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) {
                 let Some(line) = status.lines().find(|line| line.starts_with("VmHWM:")) else { break };
                 let kilobytes = line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0);
