@@ -105,7 +105,7 @@ impl Plan {
     /// # Errors
     /// Where the body is no row of the dataset; the row's content is then void.
     pub fn flatten(&self, body: &[u8], row: &mut Row) -> Result<(), FlattenError> {
-        let text = std::str::from_utf8(body).map_err(|error| FlattenError::Encoding(error.valid_up_to()))?;
+        let text = simdutf8::compat::from_utf8(body).map_err(|error| FlattenError::Encoding(error.valid_up_to()))?;
         self.begin(text, row);
         json::read(text, |reader| match reader.peek() {
             Some(b'{') => self.read_group(0, reader, row),

@@ -101,7 +101,7 @@ pub const BEGINNING: usize = 512;
 #[must_use]
 pub fn beginning(bytes: &[u8], most: usize) -> &str {
     let beginning = bytes.get(..most).unwrap_or(bytes);
-    let is_text = |end: usize| std::str::from_utf8(&beginning[..end]);
+    let is_text = |end: usize| simdutf8::compat::from_utf8(&beginning[..end]);
     is_text(beginning.len()).or_else(|error| is_text(error.valid_up_to())).unwrap_or_default()
 }
 

@@ -29,10 +29,47 @@ pub(super) fn int64(raw: &str) -> Option<i64> {
 /// for anything else, and beyond the range of doubles.
 pub(super) fn float64(raw: &str) -> Option<f64> {
     let starts = raw.bytes().next().is_some_and(|b| b == b'-' || b.is_ascii_digit());
-    let value: f64 = if starts { raw.parse().ok()? } else { return None };
+    if !starts {
+        return None;
+    }
+    if let Some(value) = short(raw) {
+        return Some(value);
+    }
+    let value: f64 = raw.parse().ok()?;
     let whole = raw.bytes().all(|b| b == b'-' || b.is_ascii_digit());
     (value.is_finite() && (!whole || is_same(value, raw))).then_some(value)
 }
+
+/// A number of few digits and no exponent, as most are, as the nearest double; `None` for any other.
+#[expect(clippy::cast_precision_loss, reason = "so few digits are exact")]
+fn short(raw: &str) -> Option<f64> {
+    let unsigned = raw.strip_prefix('-');
+    let text = unsigned.unwrap_or(raw).as_bytes();
+    if text.len() > SHORT_DIGITS || !text.first().is_some_and(u8::is_ascii_digit) {
+        return None;
+    }
+    let (mut digits, mut places, mut behind_point) = (0_i64, 0, 0);
+    for byte in text {
+        match byte.wrapping_sub(b'0') {
+            digit @ 0..=9 => {
+                digits = digits * 10 + i64::from(digit);
+                places += behind_point;
+            }
+            _ if *byte == b'.' && behind_point == 0 => behind_point = 1,
+            _ => return None,
+        }
+    }
+    // Both are exact, and the nearest to their quotient is what the division gives. Zero has a sign too.
+    let value = digits as f64 / POWERS[places];
+    Some(if unsigned.is_some() { -value } else { value })
+}
+
+/// A whole number of so many digits is always the same as a double.
+const SHORT_DIGITS: usize = 15;
+
+/// The powers of ten by which one may have to be divided, each the same as a double.
+const POWERS: [f64; SHORT_DIGITS + 1] =
+    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15];
 
 /// Splits `1.5e3` into its mantissa and its exponent. `None` where it is no number.
 fn split_exponent(raw: &str) -> Option<(&str, i32)> {
@@ -113,6 +150,25 @@ mod tests {
         }
         for raw in ["9007199254740993", "1e309", "-1e309", "\"1\"", "null", "NaN", "true", "[]"] {
             assert_eq!(float64(raw), None, "{raw}");
+        }
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..proptest::test_runner::Config::with_cases(20_000) })]
+
+        /// However long a number is, it is what the standard library reads.
+        #[test]
+        fn numbers_are_the_same_short_or_long(
+            sign in "-?", whole in "0|[1-9][0-9]{0,16}", fraction in "(\\.[0-9]{1,17})?"
+        ) {
+            let raw = format!("{sign}{whole}{fraction}");
+            if !fraction.is_empty() || whole.len() < 16 {
+                let value: f64 = raw.parse().expect("a number");
+                assert_eq!(float64(&raw).map(f64::to_bits), Some(value.to_bits()), "{raw}");
+            }
+            if fraction.is_empty() {
+                assert_eq!(int64(&raw), raw.parse().ok(), "{raw}");
+            }
         }
     }
 }
