@@ -15,6 +15,9 @@ use crate::config::{self, ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
 use crate::disk::Disk;
 use crate::query::Agg;
 
+/// Over the options that every command has, in its help behind its own.
+const COMMON: &str = "Options of all commands";
+
 /// Keeps the history of a Cloudflare WARP fleet that Cloudflare itself forgets after 7 days.
 #[derive(Debug, Parser)]
 #[command(
@@ -23,22 +26,22 @@ use crate::query::Agg;
 )]
 pub(super) struct Args {
     /// The archive: a folder, or a place in a bucket as `s3://bucket/prefix`, `gs://…` or `az://…` [default: ./dex-archive-data]
-    #[arg(long, global = true, env = "DEX_ARCHIVE_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "DEX_ARCHIVE_DIR", value_name = "DIR", help_heading = COMMON)]
     archive: Option<PathBuf>,
     /// Where the journal of an archive in a bucket is, on this machine's disk [default: ./dex-archive-state]
-    #[arg(long, global = true, env = "DEX_ARCHIVE_STATE_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "DEX_ARCHIVE_STATE_DIR", value_name = "DIR", help_heading = COMMON)]
     state_dir: Option<PathBuf>,
     /// A config file (TOML); flags beat the environment, which beats the file
-    #[arg(long, global = true, env = "DEX_ARCHIVE_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, env = "DEX_ARCHIVE_CONFIG", value_name = "FILE", help_heading = COMMON)]
     config: Option<PathBuf>,
     /// Say more
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = COMMON)]
     verbose: u8,
     /// Say less: errors alone
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = COMMON)]
     pub(super) quiet: bool,
     /// Form of the log on stderr
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, help_heading = COMMON)]
     log_format: LogFormat,
     #[command(subcommand)]
     pub(super) command: Command,

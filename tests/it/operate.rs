@@ -372,6 +372,8 @@ fn each_command_has_help_with_an_example() {
     ] {
         let text = help(&[command]);
         assert!(text.contains("Example") && text.contains(&format!("dex-archive {command}")), "{command}: {text}");
+        let (own, common) = text.split_once("Options of all commands:").expect("two groups of options");
+        assert!(!own.contains("--archive") && common.contains("--archive"), "{command}: {text}");
     }
     for question in ["trend", "latest", "changes", "apps", "gaps"] {
         let text = help(&["query", question]);
