@@ -33,6 +33,8 @@ pub(super) struct Writer {
     /// In bytes.
     room: Arc<Semaphore>,
     broken: Arc<AtomicBool>,
+    /// Nothing ever comes of it but the thread's end.
+    ended: Receiver<()>,
     thread: Arc<thread::JoinHandle<Result<(), IngestError>>>,
 }
 
@@ -69,10 +71,10 @@ pub(super) struct WriterGone;
 impl Writer {
     /// Starts the thread.
     pub(super) fn start(ingest: Ingest) -> Self {
-        let (commands, room, queue) = queue();
+        let (commands, room, ended, queue) = queue();
         let broken = Arc::new(AtomicBool::new(false));
         let mut work = Work { ingest, broken: Arc::clone(&broken), failed: None, unsynced_since: None };
-        Self { commands, room, broken, thread: Arc::new(thread::spawn(move || work.run(&queue))) }
+        Self { commands, room, broken, ended, thread: Arc::new(thread::spawn(move || work.run(&queue))) }
     }
 
     /// Hands over an answer.
@@ -88,7 +90,12 @@ impl Writer {
     pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<Result<Outcome, IngestError>, WriterGone> {
         let (reply, done) = flume::bounded(1);
         self.commands.send(Command::Publish(chance, reply)).map_err(|_closed| WriterGone)?;
-        done.recv_async().await.map_err(|_closed| WriterGone)
+        tokio::select! {
+            biased;
+            outcome = done.recv_async() => outcome.map_err(|_closed| WriterGone),
+            // What is sent in the moment in which the thread ends stays in the queue, with its reply.
+            _ = self.ended.recv_async() => Err(WriterGone),
+        }
     }
 
     /// Waits for the thread's end, where this is the last handle on it.
@@ -103,13 +110,16 @@ impl Writer {
 struct Queue {
     commands: Receiver<Command>,
     room: Arc<Semaphore>,
+    /// Closes with it.
+    _end: Sender<()>,
 }
 
-/// A queue and its other end: where commands go in, and the room for their bytes.
-fn queue() -> (Sender<Command>, Arc<Semaphore>, Queue) {
+/// A queue and its other end: where commands go in, the room for their bytes, and what closes with it.
+fn queue() -> (Sender<Command>, Arc<Semaphore>, Receiver<()>, Queue) {
     let (sender, commands) = flume::unbounded();
     let room = Arc::new(Semaphore::new(QUEUED_BYTES as usize));
-    (sender, Arc::clone(&room), Queue { commands, room })
+    let (end, ended) = flume::bounded(0);
+    (sender, Arc::clone(&room), ended, Queue { commands, room, _end: end })
 }
 
 /// Who waits for room is told that there will be none.
@@ -204,8 +214,8 @@ mod tests {
 
     /// A writer of which the thread takes nothing.
     fn idle() -> (Writer, Queue) {
-        let (commands, room, queue) = queue();
-        (Writer { commands, room, broken: Arc::default(), thread: Arc::new(thread::spawn(|| Ok(()))) }, queue)
+        let (commands, room, ended, queue) = queue();
+        (Writer { commands, room, broken: Arc::default(), ended, thread: Arc::new(thread::spawn(|| Ok(()))) }, queue)
     }
 
     fn answer(bytes: usize) -> Answer {
@@ -245,5 +255,17 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(queue);
         assert!(matches!(waiting.now_or_never(), Some(Err(JournalBroken))));
+    }
+
+    #[test]
+    fn who_waits_for_a_publish_is_told_where_the_thread_has_ended() {
+        let (writer, queue) = idle();
+        let mut before = Box::pin(writer.publish(None));
+        assert!(before.as_mut().now_or_never().is_none());
+        // As if the thread still had its end of the queue, and had looked into it for the last time.
+        let _open = queue.commands.clone();
+        drop(queue);
+        assert!(matches!(before.now_or_never(), Some(Err(WriterGone))));
+        assert!(matches!(writer.publish(None).now_or_never(), Some(Err(WriterGone))));
     }
 }
