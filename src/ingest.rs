@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, Supply, shard_of};
+use crate::archive::{Archive, ArchiveError, Incoming, Partition, ShardLock, Shards, Staged, Supply, shard_of};
 use crate::clock::Timestamp;
 use crate::flatten::Plan;
 use crate::journal::{self, JournalError, Segment, Writer};
@@ -233,7 +233,7 @@ impl Ingest {
         next: Duration,
     ) -> Result<Option<Published>, IngestError> {
         let waited = self.waiting_since.map_or(Duration::ZERO, |since| (now - since).to_std().unwrap_or_default());
-        if rule.is_due(waited, next, self.day_rows()?) { self.publish().map(Some) } else { Ok(None) }
+        if rule.is_due(waited, next, self.day_rows(now)?) { self.publish().map(Some) } else { Ok(None) }
     }
 
     /// What is journalled and not published; none where nothing is.
@@ -253,14 +253,20 @@ impl Ingest {
         Ok(segments.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// Rows in the largest of these shards' parts of the newest day.
-    fn day_rows(&self) -> Result<u64, IngestError> {
-        let schema = self.plans.states.schema();
-        let Some(day) = self.archive.partitions(schema)?.pop() else { return Ok(0) };
-        let parts = self.archive.parts(&day)?.into_iter();
-        let ours = parts.filter(|(name, _)| self.locks.iter().any(|lock| lock.shard == name.shard));
-        let rows = ours.map(|(_, path)| self.archive.look(&path, schema).map_or(0, |part| part.rows()));
-        Ok(rows.max().unwrap_or(0))
+    /// Rows in the largest of these shards' parts of today and yesterday. (A device whose clock is wrong may have states
+    /// of days to come.)
+    fn day_rows(&self, now: Timestamp) -> Result<u64, IngestError> {
+        let (schema, today) = (self.plans.states.schema(), now.date_naive());
+        let is_recent = |day: &Partition| [Some(today), today.pred_opt()].contains(&Some(day.date));
+        let mut rows = 0;
+        for day in self.archive.partitions(schema)?.into_iter().filter(is_recent) {
+            for (name, path) in self.archive.parts(&day)? {
+                if self.locks.iter().any(|lock| lock.shard == name.shard) {
+                    rows = rows.max(self.archive.look(&path, schema).map_or(0, |part| part.rows()));
+                }
+            }
+        }
+        Ok(rows)
     }
 
     /// What may be written.
@@ -498,6 +504,11 @@ impl Ingest {
         }
         published.held.extend(states.failed.iter().map(ToString::to_string));
         for (part, staged) in states.days {
+            // Of what seemed to be states of a day, none was one.
+            if staged.is_empty() {
+                filed.note_live(part);
+                continue;
+            }
             let fresh = staged.fresh.clone();
             match published.take(staged) {
                 Ok(()) => {
@@ -624,5 +635,62 @@ impl Published {
         for (path, count) in filed.drift() {
             *self.drift.entry(path).or_default() += count;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::disk::Disk;
+    use crate::snapshot::{AccountId, Body, Source};
+
+    const NOW: &str = "2026-10-02T12:00:00Z";
+
+    fn time(text: &str) -> Timestamp {
+        clock::parse_timestamp(text).expect("a time")
+    }
+
+    /// A writer of an archive with these bodies, and what their publish brought.
+    fn published(bodies: &[&str]) -> (tempfile::TempDir, Ingest, Published) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let archive =
+            Archive::open_or_create(&dir.path().join("a"), 1, time(NOW), Disk::default()).expect("an archive");
+        let (mut ingest, _) = Ingest::open(archive, Shards::All, "a test", Policy::default()).expect("the shard");
+        let answer = Answer {
+            account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
+            sweep_id: "s".to_owned(),
+            source: Source::Import,
+            collected_at: time(NOW),
+            bodies: bodies.iter().map(|body| Body::new(body)).collect(),
+            poll: None,
+        };
+        ingest.append(answer).expect("a journal");
+        let published = ingest.publish().expect("a publish");
+        (dir, ingest, published)
+    }
+
+    #[test]
+    fn a_publish_costs_what_the_days_at_hand_do_and_not_days_to_come() {
+        let bodies = [
+            r#"{"deviceId":"a","timestamp":"2026-10-02T11:00:00Z"}"#,
+            r#"{"deviceId":"a","timestamp":"2026-10-01T10:00:00Z"}"#,
+            r#"{"deviceId":"a","timestamp":"2026-10-01T11:00:00Z"}"#,
+            r#"{"deviceId":"a","timestamp":"2027-11-05T11:00:00Z"}"#,
+        ];
+        let (_dir, ingest, _) = published(&bodies);
+        assert_eq!(ingest.day_rows(time(NOW)).expect("rows"), 2);
+        assert_eq!(ingest.day_rows(time("2026-10-03T12:00:00Z")).expect("rows"), 1);
+        assert_eq!(ingest.day_rows(time("2026-10-20T12:00:00Z")).expect("rows"), 0);
+    }
+
+    #[test]
+    fn a_day_of_which_no_state_is_one_is_not_made() {
+        let broken = r#"{"deviceId":"a","timestamp":"2031-10-03T00:00:00Z","cpuPct":"#;
+        let (_dir, ingest, published) = published(&[broken, r#"{"deviceId":"a","timestamp":"2026-10-02T11:00:00Z"}"#]);
+        assert_eq!((published.quarantined, published.states_new, &published.held[..]), (1, 1, &[][..]));
+        let days = ingest.archive.partitions(ingest.plans.states.schema()).expect("days");
+        assert_eq!(days.iter().map(|day| day.date.to_string()).collect::<Vec<_>>(), ["2026-10-02"]);
+        assert_eq!(ingest.waiting().expect("a journal"), None, "and nothing waits for it");
     }
 }

@@ -38,7 +38,7 @@ pub use apps::{AppsOptions, apps};
 pub use device::{devices_seen, resolve_devices};
 pub use drift::drift;
 pub use gaps::{Cause, GapsOptions, Hole, MOST_MISSED, gaps, holes};
-pub use latest::{StateOptions, changes, latest};
+pub use latest::{ChangesOptions, StateOptions, changes, latest};
 pub use metric::{Metric, MetricKind, metrics};
 pub use scan::Days;
 pub use searched::Searched;
@@ -67,6 +67,17 @@ pub enum QueryError {
         /// What was asked for.
         name: String,
     },
+    /// Applications use no such thing.
+    #[error("what applications use is known of {known}, and not of {name:?}", known = .known.join(" and "))]
+    Resource {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// None of the metrics is a count within a window.
+    #[error("a rate is of counts within a window: ask for metrics as tunnel_stats_*, or another --agg")]
+    NoRate,
     /// Devices cannot be grouped by that.
     #[error("the fleet cannot be grouped by {name:?}: name a column of text, as platform, version or colo")]
     Label {
@@ -108,6 +119,14 @@ pub enum QueryError {
         "in a time zone a bucket must be whole days or an even part of a day, as 15m, 1h or 6h: change --every, or leave out --tz"
     )]
     ZoneBuckets,
+    /// The answer would be longer than anybody reads.
+    #[error("{series} devices or groups in {buckets} buckets each are too many (at most {most} in all): use a longer --every, a shorter window, or a --by of fewer values", most = trend::MOST_ROWS)]
+    Rows {
+        /// How many devices or groups there are.
+        series: usize,
+        /// How many buckets each of them would have.
+        buckets: usize,
+    },
     /// There would be more buckets than anybody reads.
     #[error("{buckets} buckets are too many (at most {most}): use a longer --every or a shorter window", most = window::MOST_BUCKETS)]
     Buckets {

@@ -131,6 +131,12 @@ impl Staged {
         self.is_whole_day || part.shard == self.shard
     }
 
+    /// Whether it has no row and takes the place of none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.info.rows == 0 && self.bases.is_empty() && self.damage.is_none()
+    }
+
     /// Whether rows of the day's old part could not be carried over.
     #[must_use]
     pub fn loses_rows(&self) -> bool {

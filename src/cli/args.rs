@@ -331,6 +331,9 @@ pub(super) enum ImportFormat {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct QueryArgs {
+    /// The account that is asked about, by its id or its name in the config file; all together without it
+    #[arg(long, global = true, value_name = "ACCOUNT")]
+    pub(super) account: Option<String>,
     #[command(subcommand)]
     pub(super) question: Question,
 }
@@ -447,6 +450,9 @@ pub(super) struct ChangesArgs {
     /// Columns, with commas between them
     #[arg(long, value_delimiter = ',', default_value = "version,mode,status,colo,network_ssid", value_name = "COLUMN")]
     pub(super) column: Vec<String>,
+    /// For how long before that the state is looked for that the first one is a change from
+    #[arg(long, default_value = "7d", value_name = "DURATION")]
+    pub(super) back: String,
     #[command(flatten)]
     pub(super) window: WindowArgs,
     #[command(flatten)]
@@ -462,7 +468,7 @@ pub(super) struct AppsArgs {
     /// What is used: cpu or ram
     #[arg(long, default_value = "cpu")]
     pub(super) resource: String,
-    /// So many are shown
+    /// So many are shown, those that used most in all
     #[arg(long, default_value_t = 10)]
     pub(super) top: usize,
     #[command(flatten)]
@@ -509,6 +515,18 @@ impl OutputArgs {
     }
 }
 
+impl ReportArgs {
+    /// The form that was asked for, or that the file's name ends in.
+    pub(super) fn format(&self) -> ReportFormat {
+        let ending = self.output.as_ref().and_then(|path| path.extension()?.to_str()).map(str::to_ascii_lowercase);
+        self.format.unwrap_or(match ending.as_deref() {
+            Some("md") => ReportFormat::Markdown,
+            Some("json") => ReportFormat::Json,
+            _ => ReportFormat::Html,
+        })
+    }
+}
+
 impl Format {
     fn of_ending(ending: &str) -> Option<Self> {
         match ending.to_ascii_lowercase().as_str() {
@@ -525,6 +543,9 @@ impl Format {
     after_help = "The page is complete in itself: no script, and nothing that is loaded from elsewhere. Beyond which values a device is\nin trouble can be set in the config file:\n\n  [report.limits]\n  loss = 1.5      # % on average; also rtt (us), cpu, ram, disk, battery, battery_cycles, disconnects (a day)\n\nExamples:\n  dex-archive report --since 7d -o report.html\n  dex-archive report --device alice-mbp000 --since 2d -o alice.html\n  dex-archive report --since 2026-11-16 --until 2026-11-23 --tz Europe/Berlin --format markdown"
 )]
 pub(super) struct ReportArgs {
+    /// The account that the report is about, by its id or its name in the config file; all together without it
+    #[arg(long, value_name = "ACCOUNT")]
+    pub(super) account: Option<String>,
     /// A device, as for `query trend`; may be repeated; the fleet without it
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Vec<String>,
@@ -543,9 +564,9 @@ pub(super) struct ReportArgs {
     /// So many devices of each kind of trouble are shown at least
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(super) worst: usize,
-    /// A page, Markdown, or JSON
-    #[arg(long, value_enum, default_value_t = ReportFormat::Html)]
-    pub(super) format: ReportFormat,
+    /// A page, Markdown, or JSON; without it, what the file's name ends in (.md, .json), or a page
+    #[arg(long, value_enum)]
+    format: Option<ReportFormat>,
     /// Write it to a file; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
@@ -778,7 +799,9 @@ impl Args {
             (false, 1) => LevelFilter::INFO,
             (false, _) => LevelFilter::DEBUG,
         };
-        let log = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).with_target(false);
+        // A line that cannot be written is nothing to die of.
+        let log = tracing_subscriber::fmt().with_writer(io::stderr).log_internal_errors(false);
+        let log = log.with_max_level(level).with_target(false);
         match self.log_format {
             LogFormat::Text => log.with_ansi(super::print::is_colourful()).init(),
             LogFormat::Json => log.json().init(),

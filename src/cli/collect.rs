@@ -1,5 +1,6 @@
 //! `collect`.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use crate::config::{self, ConfigError};
 use crate::disk::{Access, Disk};
 use crate::ingest::{Ingest, PublishRule, Published};
 use crate::privacy::Policy;
-use crate::snapshot::{AccountId, DeviceId};
+use crate::query::{Days, Window, devices_seen};
+use crate::snapshot::{AccountId, DeviceId, PAGE_ROWS};
 
 use super::args::{Args, CollectArgs, SourceArg};
 use super::backfill::{self, Healer};
@@ -25,6 +27,9 @@ use super::{Exit, print, random, supervise};
 
 /// The interval that a single sweep has to fit, where nothing is said.
 const INTERVAL: Duration = Duration::from_mins(5);
+
+/// For so long back the devices are counted of which a plan is made.
+const KNOWN: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
 /// Added to the interval: states may take some minutes to reach the API.
 const LATE_MINUTES: u64 = 5;
@@ -48,9 +53,20 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         return Err(ConfigError::HealShard.into());
     }
     if command.dry_run {
+        let known = known_devices(&place, &clock);
         for (name, client) in &accounts {
             let of = if accounts.len() > 1 { format!(" ({name})") } else { String::new() };
-            print::data(format!("plan{of}: {}\n", Plan::new(&options, client.budget)))?;
+            let plan = Plan::new(&options, client.budget);
+            let is_its = |(account, _): &&(String, String)| account == client.account_id.as_str();
+            // Which of them are a shard's, only a sweep finds out.
+            let devices = if shards == Shards::All { known.iter().filter(is_its).count() as u64 } else { 0 };
+            print::data(match devices {
+                1.. if plan.list => {
+                    let plan = plan.discovered(devices, devices / PAGE_ROWS as u64 + 1);
+                    format!("plan{of}, by the devices of the last 7 days: {plan}\n")
+                }
+                _ => format!("plan{of}: {plan}\n"),
+            })?;
         }
         return Ok(Exit::Done);
     }
@@ -89,6 +105,14 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let quiet = args.quiet;
         sweeps(Sweeps { collectors, accounts, command, every, metrics, clock: clock.clone(), quiet }, &stop, exit).await
     })
+}
+
+/// The accounts and devices that have a state of the last 7 days in an archive, as far as it can be read.
+fn known_devices(place: &Place, clock: &Clock) -> BTreeSet<(String, String)> {
+    let now = clock.now();
+    let window = Window { since: now - KNOWN, until: now };
+    let known = Archive::open(place).ok().map(|archive| devices_seen(&Days::new(&archive, true), window));
+    known.and_then(Result::ok).unwrap_or_default()
 }
 
 /// Does asynchronous work until it is done, or signals end it.
@@ -179,9 +203,7 @@ pub(super) fn exit_for(failed: bool, has_findings: bool) -> Exit {
 pub(super) fn tell(damaged: &[String], held: &[String]) {
     damaged.iter().for_each(|sentence| print::note(&format!("warning: {sentence}")));
     held.iter().for_each(|sentence| {
-        print::note(&format!(
-            "error: {sentence}; what it keeps from being published stays in the journal, and is tried again"
-        ));
+        print::note(&format!("error: {sentence}; what it keeps from being published is tried again"));
     });
 }
 

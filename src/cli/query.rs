@@ -11,8 +11,8 @@ use crate::clock::{Clock, Timestamp, Zone};
 use crate::config::{self, ConfigError};
 use crate::privacy::{Action, Policy};
 use crate::query::{
-    Answer, AppsOptions, Days, GapsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps, changes, gaps,
-    latest, metrics, resolve_devices, trend,
+    Answer, AppsOptions, ChangesOptions, Days, GapsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps,
+    changes, gaps, latest, metrics, resolve_devices, trend,
 };
 use crate::snapshot::DeviceId;
 
@@ -33,8 +33,9 @@ const WIDTH: usize = 100;
 pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
     let (archive, file) = args.open_archive()?;
     let output = command.question.output();
+    let account = command.account.as_deref().map(|account| file.one_account(Some(account))).transpose()?;
     let asker = Asker {
-        days: Days::new(&archive, output.skip_damaged),
+        days: Days::new(&archive, output.skip_damaged).of_account(account),
         policy: file.policy()?,
         zone: output.tz,
         now: Clock::system().now(),
@@ -84,7 +85,7 @@ impl Asker<'_> {
             None => Who::Fleet { by: question.by.clone() },
         };
         let every = config::parse_duration(&question.every)?;
-        let aggs = question.agg.clone();
+        let aggs = distinct(&question.agg);
         Ok(trend(&self.days, &TrendOptions { who, metrics, window, every, zone: self.zone, aggs })?)
     }
 
@@ -95,12 +96,13 @@ impl Asker<'_> {
         let since = until.checked_sub_signed(span(&question.back)?);
         let since = since.ok_or_else(|| ConfigError::Duration(question.back.clone()))?;
         let window = Window { since, until };
-        Ok(latest(&self.days, &self.states(&question.device, question.column.clone(), window)?)?)
+        Ok(latest(&self.days, &self.states(&question.device, &question.column, window)?)?)
     }
 
     fn changes(&self, question: &ChangesArgs) -> anyhow::Result<Answer> {
         let window = self.window(&question.window)?;
-        Ok(changes(&self.days, &self.states(&question.device, question.column.clone(), window)?)?)
+        let states = self.states(&question.device, &question.column, window)?;
+        Ok(changes(&self.days, &ChangesOptions { states, back: span(&question.back)? })?)
     }
 
     fn apps(&self, question: &AppsArgs) -> anyhow::Result<Answer> {
@@ -124,8 +126,8 @@ impl Asker<'_> {
         Ok(gaps(&self.days, &options)?)
     }
 
-    fn states(&self, devices: &[String], columns: Vec<String>, window: Window) -> Result<StateOptions, QueryError> {
-        Ok(StateOptions { devices: self.devices(devices, window)?, columns, window })
+    fn states(&self, devices: &[String], columns: &[String], window: Window) -> Result<StateOptions, QueryError> {
+        Ok(StateOptions { devices: self.devices(devices, window)?, columns: distinct(columns), window })
     }
 
     fn window(&self, args: &WindowArgs) -> Result<Window, ConfigError> {
@@ -162,6 +164,17 @@ impl Asker<'_> {
     }
 }
 
+/// What was typed, each once.
+fn distinct<T: Clone + PartialEq>(typed: &[T]) -> Vec<T> {
+    let mut distinct = Vec::new();
+    for one in typed {
+        if !distinct.contains(one) {
+            distinct.push(one.clone());
+        }
+    }
+    distinct
+}
+
 fn span(text: &str) -> Result<chrono::TimeDelta, ConfigError> {
     let span: Duration = config::parse_duration(text)?;
     chrono::TimeDelta::from_std(span).map_err(|_out_of_range| ConfigError::Duration(text.to_owned()))
@@ -185,6 +198,28 @@ mod tests {
 
     use super::super::args::Command;
     use super::*;
+
+    #[test]
+    fn what_is_typed_twice_counts_once() {
+        assert_eq!(distinct(&["b", "a", "b", "b", "c"]), ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn a_report_takes_the_form_that_is_asked_for_or_that_the_name_of_its_file_ends_in() {
+        use super::super::args::ReportFormat;
+        let format = |more: &[&str]| {
+            let args = Args::parse_from(["dex-archive", "report"].iter().chain(more));
+            let Command::Report(report) = &args.command else { panic!("a report") };
+            report.format()
+        };
+        for (name, expected) in
+            [("r.md", ReportFormat::Markdown), ("r.JSON", ReportFormat::Json), ("r.htm", ReportFormat::Html)]
+        {
+            assert_eq!(format(&["-o", name]), expected, "{name}");
+        }
+        assert_eq!(format(&["-o", "r.md", "--format", "html"]), ReportFormat::Html);
+        assert_eq!(format(&[]), ReportFormat::Html);
+    }
 
     #[test]
     fn an_answer_takes_the_form_that_is_asked_for_or_that_the_name_of_its_file_ends_in() {

@@ -17,7 +17,9 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
     let (plan, zone) = (file.report.plan()?, command.tz);
     let clock = Clock::system().now();
     let now = command.now.as_deref().map_or(Ok(clock), |text| config::parse_time(text, zone, clock))?;
-    let asker = Asker { days: Days::new(&archive, command.skip_damaged), policy: file.policy()?, zone, now };
+    let account = command.account.as_deref().map(|account| file.one_account(Some(account))).transpose()?;
+    let days = Days::new(&archive, command.skip_damaged).of_account(account);
+    let asker = Asker { days: days, policy: file.policy()?, zone, now };
     let time = |text: &str| config::parse_time(text, zone, now);
     let window = Window { since: time(&command.since)?, until: time(&command.until)? };
     let options = ReportOptions {
@@ -30,7 +32,7 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
         worst: command.worst,
     };
     let report = Report::new(&asker.days, &plan, &options)?;
-    let text = match command.format {
+    let text = match command.format() {
         ReportFormat::Html => to_html(&report, zone),
         ReportFormat::Markdown => to_markdown(&report, zone),
         ReportFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
@@ -44,7 +46,7 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
                 print::note(&format!("{}: {sections} sections, {devices} devices, {size}", path.display()));
             }
         }
-        None if command.format == ReportFormat::Html && print::is_terminal() => {
+        None if command.format() == ReportFormat::Html && print::is_terminal() => {
             anyhow::bail!("a page is nothing for a terminal: name a file with -o, or ask for --format markdown")
         }
         _ => print::data(&text)?,

@@ -29,6 +29,7 @@ pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
         let repaired = repair(ingest.archive(), ingest.locks(), &report)?;
         repaired.sentences.iter().for_each(|sentence| print::note(sentence));
         if repaired.loses_rows {
+            print::note("rows of the last 7 days can still be fetched: `dex-archive backfill --again`");
             exit = collect::worse(exit, Exit::Partly);
         }
     }

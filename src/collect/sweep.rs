@@ -92,6 +92,7 @@ struct ListState {
     pages: u32,
     failed_in_a_row: u32,
     read: u32,
+    is_given_up: bool,
 }
 
 /// What a page of the list says of the next one.
@@ -208,7 +209,8 @@ impl<'a> Collector<'a> {
         let publishing = Instant::now();
         let outcome = self.publish(chance).await;
         self.publish = publishing.elapsed();
-        self.unwritten = outcome.as_ref().map_or(self.unwritten, |outcome| outcome.published.unwritten);
+        // Where the journal failed, there may be some: the next sweep begins with another publish, which finds out.
+        self.unwritten = outcome.as_ref().map_or(self.unwritten.max(1), |outcome| outcome.published.unwritten);
         outcome
     }
 
@@ -248,7 +250,7 @@ impl<'a> Collector<'a> {
     /// # Errors
     /// What it ended of, where that was the journal.
     pub fn finish(self) -> Result<(), CollectError> {
-        Ok(self.writer.join()?)
+        Ok(self.writer.join().map_err(|WriterGone| CollectError::Ended)??)
     }
 
     pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<writer::Outcome, CollectError> {
@@ -287,7 +289,7 @@ impl<'a> Collector<'a> {
         }
         if plan.live == Live::Always {
             self.progress.start("devices", Some(devices.len() as u64));
-            if self.carried.page.is_none() {
+            if self.carried.page.is_none() && !sweep.list.is_given_up {
                 // The list was read to its end: who is not on it is gone.
                 carried.devices.retain(|device| sweep.seen.contains(device));
             }
@@ -328,7 +330,10 @@ impl<'a> Collector<'a> {
                 Next::Read => (),
                 Next::End if begin > 1 && page > begin => page = 1,
                 Next::End => return Ok(()),
-                Next::GiveUp(_) if sweep.list.read > 0 => return Ok(()),
+                Next::GiveUp(_) if sweep.list.read > 0 => {
+                    sweep.list.is_given_up = true;
+                    return Ok(());
+                }
                 Next::GiveUp(reason) => return Err(Halt::Failed(CollectError::Discovery(reason))),
             }
         }

@@ -98,11 +98,11 @@ impl Writer {
         }
     }
 
-    /// Waits for the thread's end, where this is the last handle on it.
-    pub(super) fn join(self) -> Result<(), IngestError> {
+    /// Waits for the thread's end, where this is the last handle on it, and says what it ended of.
+    pub(super) fn join(self) -> Result<Result<(), IngestError>, WriterGone> {
         drop(self.commands);
-        let Some(thread) = Arc::into_inner(self.thread) else { return Ok(()) };
-        thread.join().expect("the writer's thread returns its errors and does not panic")
+        let Some(thread) = Arc::into_inner(self.thread) else { return Ok(Ok(())) };
+        thread.join().map_err(|_panic| WriterGone)
     }
 }
 

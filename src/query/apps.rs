@@ -38,7 +38,8 @@ pub fn apps(days: &Days, options: &AppsOptions) -> Result<Answer, QueryError> {
     let schema = Schema::device_state();
     let lists = || schema.columns.iter().enumerate().filter(|(_, column)| column.role == Role::Apps);
     let list = lists().find(|(_, column)| column.name.starts_with(&options.resource));
-    let (list, entry) = list.ok_or_else(|| QueryError::Column { name: options.resource.clone() })?;
+    let known = || lists().filter_map(|(_, column)| column.name.split('_').next().map(str::to_owned)).collect();
+    let (list, entry) = list.ok_or_else(|| QueryError::Resource { name: options.resource.clone(), known: known() })?;
     let (device, time) = (column(&schema, "device_id"), column(&schema, "timestamp"));
     let any_of = options.devices.clone().map(|ids| (device, ids));
     let scan = Scan { columns: [device, time, list].into(), any_of, ..Scan::default() };

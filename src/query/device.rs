@@ -29,17 +29,19 @@ type Devices = BTreeMap<String, BTreeSet<String>>;
 /// Where no device is called so, or several have the name or the beginning of the id.
 pub fn resolve_devices(days: &Days, text: &str, window: Window) -> Result<Vec<String>, QueryError> {
     window.check()?;
-    if let Ok(id) = DeviceId::parse(text) {
-        return Ok(vec![id.as_str().to_owned()]);
+    let whole_id = DeviceId::parse(text).ok().map(|id| id.as_str().to_owned());
+    // One with capitals may stand in states as it was typed: then it has to be looked for.
+    if let Some(id) = whole_id.as_ref().filter(|id| *id == text) {
+        return Ok(vec![id.clone()]);
     }
     let wanted = text.to_lowercase();
     let devices = called(days, window, &|id, word| is_meant(&wanted, id, word))?;
     let by_word: Vec<String> =
         devices.iter().filter(|(_, words)| !words.is_empty()).map(|(id, _)| id.clone()).collect();
-    let several = is_pattern(text) || text.contains('@');
+    let several = is_pattern(text) || text.contains('@') || whole_id.is_some();
     let found = if by_word.is_empty() { devices.into_keys().collect() } else { by_word };
     match found.len() {
-        0 => Err(QueryError::NoDevice { device: text.to_owned(), window }),
+        0 => whole_id.map(|id| vec![id]).ok_or_else(|| QueryError::NoDevice { device: text.to_owned(), window }),
         1 => Ok(found),
         _ if several => Ok(found),
         _ => Err(QueryError::Ambiguous { name: text.to_owned(), ids: found.into_iter().take(CANDIDATES).collect() }),

@@ -205,7 +205,8 @@ impl Seen {
         let buckets = Buckets::new(options.window, options.every, options.zone)?;
         // Of an interval that is not over nobody can say that it has no state.
         let (buckets, until) = buckets.ended_by(options.now).ok_or(QueryError::NothingExpected(options.window))?;
-        let window = Window { until: options.window.until.min(until), ..options.window };
+        // Of one that the window only touches all is read: a state in the rest of it is one too.
+        let window = Window { since: buckets.start(0).unwrap_or(options.window.since), until };
         let options = &GapsOptions { window, ..options.clone() };
         let mut seen = Found::default();
         let (states, polls) = (Schema::device_state(), Schema::poll());

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use arrow_array::{Array, RecordBatch};
+use chrono::TimeDelta;
 
 use crate::archive::Scan;
 use crate::clock;
 use crate::schema::{Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
-use super::newest::Newest;
+use super::newest::{self, Newest};
 use super::scan::Days;
 use super::window::Window;
 use super::{QueryError, cell, column, is_asked, texts, times};
@@ -25,12 +26,26 @@ pub struct StateOptions {
     pub window: Window,
 }
 
+/// What is asked of changes.
+#[derive(Debug, Clone)]
+pub struct ChangesOptions {
+    /// Of whom, of which columns, and over which time.
+    pub states: StateOptions,
+    /// For how long before that the state is looked for that the first one is a change from.
+    pub back: TimeDelta,
+}
+
+/// What a state is known by.
+const KNOWN_BY: [&str; 2] = ["device_id", "timestamp"];
+
 /// The newest state of each device in a window.
 ///
 /// # Errors
 /// Where the window has no length, there is no such column, or the archive cannot be read.
 pub fn latest(days: &Days, options: &StateOptions) -> Result<Answer, QueryError> {
-    let reading = Reading::new(options)?;
+    let mut reading = Reading::new(options)?;
+    // Those are there anyway.
+    reading.wanted.retain(|&at| !KNOWN_BY.contains(&reading.schema.columns[at].name.as_str()));
     let devices = options.devices.as_deref();
     let newest =
         Newest { schema: &reading.schema, window: options.window, devices, columns: &reading.wanted, needed: None };
@@ -38,18 +53,22 @@ pub fn latest(days: &Days, options: &StateOptions) -> Result<Answer, QueryError>
     let rows = newest.into_iter().map(|(id, (micros, cells))| {
         [Cell::Text(id), Cell::from(clock::from_micros(micros))].into_iter().chain(cells).collect()
     });
-    let keys = ["device_id", "timestamp"].map(AnswerColumn::key);
+    let keys = KNOWN_BY.map(AnswerColumn::key);
     let columns = keys.into_iter().chain(reading.answer_columns()).collect();
-    let title = format!("newest states before {}", clock::format_timestamp(options.window.until));
-    Ok(Answer { title, columns, rows: rows.collect() })
+    Ok(Answer { title: "newest states".to_owned(), columns, rows: rows.collect() })
 }
 
-/// When the values of columns changed: from what to what, and after how long. A state without a value
-/// changes nothing.
+/// When the values of columns changed: from what to what, and after how long, or at least how long where nothing older
+/// was looked at. A state without a value changes nothing.
 ///
 /// # Errors
 /// Where the window has no length, there is no such column, or the archive cannot be read.
-pub fn changes(days: &Days, options: &StateOptions) -> Result<Answer, QueryError> {
+pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryError> {
+    let ChangesOptions { states: asked, back } = options;
+    asked.window.check()?;
+    let since = asked.window.since;
+    let window = Window { since: since.checked_sub_signed(*back).unwrap_or(since), ..asked.window };
+    let options = &StateOptions { window, ..asked.clone() };
     let reading = Reading::new(options)?;
     let mut all = Histories::new();
     let add = |found: &mut Histories, batch: &RecordBatch| {
@@ -65,12 +84,16 @@ pub fn changes(days: &Days, options: &StateOptions) -> Result<Answer, QueryError
             all.entry(key).or_default().follow(later);
         }
     })?;
+    let names = newest::names(days, &reading.schema, options.devices.as_deref(), window)?;
     let mut rows: Vec<(i64, Vec<Cell>)> = Vec::new();
     for ((id, column), history) in all {
-        rows.extend(history.rows(&id, &options.columns[column]));
+        let keys =
+            [Cell::Text(id.clone()), names.get(&id).cloned().into(), Cell::from(options.columns[column].clone())];
+        rows.extend(history.rows(&keys));
     }
+    rows.retain(|(at, _)| *at >= since.timestamp_micros());
     rows.sort_by_key(|(at, _)| *at);
-    let keys = ["at", "device_id", "column"].map(AnswerColumn::key);
+    let keys = ["at", "device_id", "device_name", "column"].map(AnswerColumn::key);
     let values =
         [("from", ""), ("to", ""), ("after_s", "s")].map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
     let columns = keys.into_iter().chain(values).collect();
@@ -101,12 +124,12 @@ impl History {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-    fn rows(self, id: &str, column: &str) -> Vec<(i64, Vec<Cell>)> {
+    fn rows(self, keys: &[Cell]) -> Vec<(i64, Vec<Cell>)> {
         let pairs = self.0.windows(2).map(|pair| {
             let ((began, _, from), (at, _, to)) = (&pair[0], &pair[1]);
             let after = Cell::Number((at - began) as f64 / 1e6);
-            let keys = [Cell::from(clock::from_micros(*at)), Cell::Text(id.to_owned()), Cell::Text(column.to_owned())];
-            (*at, keys.into_iter().chain([from.clone(), to.clone(), after]).collect())
+            let keys = [Cell::from(clock::from_micros(*at))].into_iter().chain(keys.iter().cloned());
+            (*at, keys.chain([from.clone(), to.clone(), after]).collect())
         });
         pairs.collect()
     }

@@ -28,6 +28,23 @@ pub(super) struct Newest<'a> {
 /// By device, when its newest state is of, and the values.
 pub(super) type Found = BTreeMap<String, (i64, Vec<Cell>)>;
 
+/// By device, its newest name.
+pub(super) type Names = BTreeMap<String, String>;
+
+/// The newest names of devices in a window, of all where none is named. Read by themselves: a name seldom changes, and the
+/// newest day has most of them.
+pub(super) fn names(
+    days: &Days,
+    schema: &Schema,
+    devices: Option<&[String]>,
+    window: Window,
+) -> Result<Names, QueryError> {
+    let name = column(schema, "device_name");
+    let newest = Newest { schema, window, devices, columns: &[name], needed: Some(name) };
+    let found = newest.find(days)?.into_iter();
+    Ok(found.filter_map(|(id, (_, cells))| Some((id, cells.first()?.text()?))).collect())
+}
+
 impl Newest<'_> {
     pub(super) fn find(&self, days: &Days) -> Result<Found, QueryError> {
         let (device, time) = (column(self.schema, "device_id"), column(self.schema, "timestamp"));
@@ -36,7 +53,7 @@ impl Newest<'_> {
         let mut found = Found::new();
         for paths in days.by_day(self.schema, self.window)?.iter().rev() {
             let mut of_day = Found::new();
-            let read = |part: &Part, piece: &Piece| self.piece(part, piece, &ids, &found);
+            let read = |part: &Part, piece: &Piece| self.piece(days, part, piece, &ids, &found);
             days.each_piece(paths, self.schema, &ids, read, |more| of_day.extend(more))?;
             found.extend(of_day);
             if self.devices.is_some_and(|ids| ids.iter().all(|id| found.contains_key(id))) {
@@ -47,14 +64,14 @@ impl Newest<'_> {
     }
 
     /// The newest states in a piece of a part, of devices of which none is known yet.
-    fn piece(&self, part: &Part, piece: &Piece, ids: &Scan, known: &Found) -> Result<Found, ArchiveError> {
+    fn piece(&self, days: &Days, part: &Part, piece: &Piece, ids: &Scan, known: &Found) -> Result<Found, ArchiveError> {
         let mut scan = Scan {
             columns: ids.columns.iter().chain(self.columns).chain(&self.needed).copied().collect(),
             ..ids.clone()
         };
         if !known.is_empty() {
             let mut unknown = Vec::new();
-            for batch in part.piece(piece, Some(ids))? {
+            for batch in days.rows(self.schema, part, piece, ids)? {
                 self.each_last(&batch?, |id, _, _| {
                     if !known.contains_key(id) {
                         unknown.push(id.to_owned());
@@ -67,7 +84,7 @@ impl Newest<'_> {
             scan.any_of = Some((column(self.schema, "device_id"), unknown));
         }
         let mut found = Found::new();
-        for batch in part.piece(piece, Some(&scan))? {
+        for batch in days.rows(self.schema, part, piece, &scan)? {
             let batch = batch?;
             let of = |at: usize| batch.column_by_name(&self.schema.columns[at].name).expect("the scan has it");
             self.each_last(&batch, |id, micros, row| {

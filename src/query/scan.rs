@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 
-use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_select::filter::filter_record_batch;
 use chrono::NaiveDate;
 
 use crate::archive::{Archive, ArchiveError, Part, Partition, Piece, Scan};
 use crate::schema::Schema;
+use crate::snapshot::AccountId;
 
-use super::Window;
 use super::side_by_side::side_by_side;
+use super::{Window, column};
 
 /// Threads that read at once at most.
 const MOST_THREADS: usize = 8;
@@ -30,6 +33,8 @@ const MOST_AGAIN: u32 = 10;
 pub struct Days<'a> {
     archive: &'a Archive,
     skip_damaged: bool,
+    /// Whose rows count; none for all.
+    account: Option<AccountId>,
     /// How many read at once.
     threads: usize,
     skipped: Mutex<Vec<PathBuf>>,
@@ -48,7 +53,13 @@ impl<'a> Days<'a> {
     #[must_use]
     pub fn new(archive: &'a Archive, skip_damaged: bool) -> Self {
         let threads = if archive.is_on_disk() { threads() } else { MOST_WAITING };
-        Self { archive, skip_damaged, threads, skipped: Mutex::default(), listed: Mutex::default() }
+        Self { archive, skip_damaged, account: None, threads, skipped: Mutex::default(), listed: Mutex::default() }
+    }
+
+    /// The same, as if there were no rows but an account's.
+    #[must_use]
+    pub fn of_account(self, account: Option<AccountId>) -> Self {
+        Self { account, ..self }
     }
 
     /// The damaged parts of which rows were passed over.
@@ -72,12 +83,37 @@ impl<'a> Days<'a> {
         let scan = Scan { within: Some((time, window.micros())), ..scan.clone() };
         let read = |part: &Part, piece: &Piece| -> Result<T, ArchiveError> {
             let mut found = start();
-            for batch in part.piece(piece, Some(&scan))? {
+            for batch in self.rows(schema, part, piece, &scan)? {
                 add(&mut found, &batch?);
             }
             Ok(found)
         };
         self.each_piece(&self.by_day(schema, window)?.concat(), schema, &scan, read, &mut merge)
+    }
+
+    /// The rows of a piece of a part that can be what a scan asks for.
+    pub(super) fn rows(
+        &self,
+        schema: &Schema,
+        part: &Part,
+        piece: &Piece,
+        scan: &Scan,
+    ) -> Result<Box<dyn Iterator<Item = Result<RecordBatch, ArchiveError>>>, ArchiveError> {
+        let Some(account) = self.account.clone() else { return Ok(Box::new(part.piece(piece, Some(scan))?)) };
+        let mut scan = scan.clone();
+        let column = column(schema, "account_id");
+        let is_wanted = !scan.columns.insert(column);
+        let place = scan.columns.range(..column).count();
+        Ok(Box::new(part.piece(piece, Some(&scan))?.map(move |batch| {
+            let batch = batch?;
+            let is_its = batch.column(place).as_string::<i32>().iter().map(|id| id == Some(account.as_str()));
+            let is_its = BooleanArray::from_iter(is_its.map(Some));
+            let mut rows = filter_record_batch(&batch, &is_its).expect("there is a yes or no for each row");
+            if !is_wanted {
+                rows.remove_column(place);
+            }
+            Ok(rows)
+        })))
     }
 
     /// Reads those pieces of parts that can hold what a scan asks for, and hands over what was read, in the order of
@@ -216,7 +252,7 @@ mod tests {
     use crate::archive::{Incoming, Staged, partitions_of};
     use crate::clock;
     use crate::disk::Disk;
-    use crate::query::{Agg, TrendOptions, Who, metrics, trend};
+    use crate::query::{Agg, QueryError, TrendOptions, Who, metrics, trend};
 
     const ROWS: i32 = 40_000;
 
@@ -270,6 +306,22 @@ mod tests {
         for threads in [2, 3, 5, 64] {
             assert_eq!(format!("{:?}", answer(threads).rows), format!("{:?}", alone.rows), "{threads} threads");
         }
+    }
+
+    #[test]
+    fn what_nobody_could_read_is_refused_before_it_is_made() {
+        let (_dir, archive, _) = archive();
+        let ask = |by: Option<&str>, every: u64, agg| {
+            let who = Who::Fleet { by: by.map(str::to_owned) };
+            let metrics = metrics(&["cpu_pct".to_owned()]).expect("a metric");
+            let every = std::time::Duration::from_secs(every);
+            let options =
+                TrendOptions { who, metrics, window: window(), every, zone: clock::Zone::UTC, aggs: vec![agg] };
+            trend(&Days::new(&archive, false), &options)
+        };
+        assert_eq!(ask(Some("device_id"), 86_400, Agg::Mean).expect("an answer").rows.len(), 400);
+        assert!(matches!(ask(Some("device_id"), 1, Agg::Mean), Err(QueryError::Rows { series: 400, buckets: 86_400 })));
+        assert!(matches!(ask(None, 3_600, Agg::Rate), Err(QueryError::NoRate)));
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test bends a part")]

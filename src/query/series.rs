@@ -58,6 +58,11 @@ impl AllSeries {
         })
     }
 
+    /// How many series there are.
+    pub(super) fn count(&self) -> usize {
+        self.series.len()
+    }
+
     pub(super) fn bucket(&mut self, slot: usize) -> &mut Bucket {
         &mut self.buckets[slot]
     }
@@ -111,7 +116,7 @@ impl Bucket {
         for ((metric, tally), shares) in metrics.iter().zip(&mut self.metrics).zip(shares) {
             match metric {
                 Wanted::Shares(_) => cells.extend(tally.share_cells(shares)),
-                Wanted::Numbers { .. } => cells.extend(aggs.iter().map(|agg| tally.numbers.get(*agg).into())),
+                Wanted::Numbers { .. } => cells.extend(aggs.iter().map(|agg| tally.numbers.cell(*agg))),
             }
         }
         cells

@@ -1,5 +1,6 @@
 //! What is computed of the values in a bucket.
 
+use super::answer::Cell;
 use super::sum::Sum;
 
 /// What is computed.
@@ -40,7 +41,8 @@ pub(super) struct Tally {
     max: f64,
     first: Option<(i64, f64)>,
     last: Option<(i64, f64)>,
-    /// Length of the windows that the values count in, in seconds.
+    /// Of the values whose windows have a length: these, and the lengths in seconds.
+    timed: Sum,
     seconds: Sum,
     /// All of them, where they are needed.
     values: Vec<f64>,
@@ -107,7 +109,10 @@ impl Tally {
         };
         self.count += 1;
         self.sum.add(value);
-        self.seconds.add(seconds);
+        if seconds > 0.0 {
+            self.timed.add(value);
+            self.seconds.add(seconds);
+        }
         if self.first.is_none_or(|(at, _)| micros < at) {
             self.first = Some((micros, value));
         }
@@ -131,10 +136,19 @@ impl Tally {
         (self.min, self.max) = (self.min.min(other.min), self.max.max(other.max));
         self.count += other.count;
         self.sum.merge(other.sum);
+        self.timed.merge(other.timed);
         self.seconds.merge(other.seconds);
         self.first = self.first.into_iter().chain(other.first).min_by_key(|(at, _)| *at);
         self.last = self.last.into_iter().chain(other.last).max_by_key(|(at, _)| *at);
         self.values.extend(other.values);
+    }
+
+    /// As it is shown: a count is a whole number.
+    pub(super) fn cell(&mut self, agg: Agg) -> Cell {
+        match agg {
+            Agg::Count if self.count > 0 => Cell::Count(i64::try_from(self.count).unwrap_or(i64::MAX)),
+            _ => self.get(agg).into(),
+        }
     }
 
     /// None where no state has a value: a gap is no zero, but for a count.
@@ -152,7 +166,7 @@ impl Tally {
             Agg::First => self.first.map(|(_, value)| value),
             Agg::Last => self.last.map(|(_, value)| value),
             Agg::Rate => {
-                Some(self.seconds.get()).filter(|&seconds| seconds > 0.0).map(|seconds| self.sum.get() / seconds)
+                Some(self.seconds.get()).filter(|&seconds| seconds > 0.0).map(|seconds| self.timed.get() / seconds)
             }
             Agg::P50 | Agg::P90 | Agg::P95 | Agg::P99 => agg.quantile().map(|share| self.quantile(share)),
         }
@@ -182,6 +196,14 @@ mod tests {
         let mut tally = Tally::default();
         values.iter().for_each(|(at, value)| tally.add(*at, *value, 30.0, true));
         tally
+    }
+
+    #[test]
+    fn a_rate_is_of_values_whose_windows_are_known() {
+        let mut tally = tally(&[(1, 60.0)]);
+        tally.add(2, 1_000.0, 0.0, false);
+        assert_eq!(tally.get(Agg::Rate), Some(2.0));
+        assert_eq!(tally.get(Agg::Sum), Some(1_060.0));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Metrics over time: of devices, or of the fleet as one or by groups.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow_array::cast::AsArray;
@@ -15,7 +14,7 @@ use crate::schema::{Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::metric::{Metric, MetricKind};
-use super::newest::Newest;
+use super::newest::{self, Names};
 use super::scan::Days;
 use super::series::{AllSeries, Series};
 use super::tally::Agg;
@@ -25,6 +24,9 @@ use super::{QueryError, column};
 
 /// Stands for a group whose states have no value.
 const NO_VALUE: &str = "(none)";
+
+/// The most rows of a trend: half a gigabyte.
+pub(super) const MOST_ROWS: usize = 2_000_000;
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -62,6 +64,9 @@ pub enum Who {
 /// the archive cannot be read.
 pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> {
     let schema = Schema::device_state();
+    if options.aggs == [Agg::Rate] && options.metrics.iter().all(|metric| metric.window().is_none()) {
+        return Err(QueryError::NoRate);
+    }
     let buckets = Buckets::new(options.window, options.every, options.zone)?;
     let reading = Reading::new(&schema, options, &buckets)?;
     let mut all = AllSeries::default();
@@ -70,22 +75,15 @@ pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> 
     if all.is_empty() {
         return Err(QueryError::NoState { who: options.who.clone(), window: options.window });
     }
+    let rows = all.count().saturating_mul(buckets.count());
+    if rows > MOST_ROWS {
+        return Err(QueryError::Rows { series: all.count(), buckets: buckets.count() });
+    }
     let names = match &options.who {
-        Who::Devices(ids) => names(days, &schema, ids, options.window)?,
+        Who::Devices(ids) => newest::names(days, &schema, Some(ids), options.window)?,
         Who::Fleet { .. } => Names::new(),
     };
     Ok(reading.answer(all, &names))
-}
-
-/// By device, its newest name.
-type Names = BTreeMap<String, String>;
-
-/// Read by themselves: a name seldom changes, and the newest day has most of them.
-fn names(days: &Days, schema: &Schema, ids: &[String], window: Window) -> Result<Names, QueryError> {
-    let name = column(schema, "device_name");
-    let newest = Newest { schema, window, devices: Some(ids), columns: &[name], needed: Some(name) };
-    let found = newest.find(days)?.into_iter();
-    Ok(found.filter_map(|(id, (_, cells))| Some((id, cells.first()?.text()?))).collect())
 }
 
 /// Where the wanted columns stand in the batches of a scan.

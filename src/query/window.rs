@@ -92,7 +92,10 @@ impl Buckets {
                 break;
             }
         }
-        // The calendar ends before a bucket of that length does.
+        // The calendar begins after a bucket of that length does, or ends before it.
+        if edges.first().is_none_or(|&edge| edge > since) {
+            edges.insert(0, since);
+        }
         if edges.last().is_none_or(|&edge| edge < until) {
             edges.push(until);
         }
@@ -175,6 +178,8 @@ mod tests {
         assert!(apia.last().is_some_and(|last| last.as_str() >= "01T00:00" && last.as_str() < "03"), "{apia:?}");
         let ages = buckets("2026-10-01T00:00:00Z", "2026-10-02T00:00:00Z", 100_000_000 * 1_440, "Europe/Berlin");
         assert_eq!(ages.len(), 2);
+        let ages = buckets("1960-01-01T00:00:00Z", "2026-10-02T00:00:00Z", 99_999_999 * 1_440, "Europe/Berlin");
+        assert_eq!(ages.first().map(String::as_str), Some("01T00:00"), "{ages:?}");
         // In Santiago the clocks go forward at midnight.
         let late = buckets("2026-09-06T00:00:00Z", "2026-09-06T12:00:00Z", 1_440, "America/Santiago");
         assert_eq!(late, ["05T04:00", "06T04:00", "07T03:00"]);

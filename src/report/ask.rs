@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::TimeDelta;
+
 use crate::clock::Zone;
 use crate::query::{
-    Agg, Answer, Cell, GapsOptions, QueryError, StateOptions, TrendOptions, Who, changes, gaps, latest, metrics, trend,
+    Agg, Answer, Cell, ChangesOptions, GapsOptions, QueryError, StateOptions, TrendOptions, Who, changes, gaps, latest,
+    metrics, trend,
 };
 use crate::schema::Unit;
 
@@ -14,6 +17,9 @@ use super::plan::{Bound, Limit};
 
 /// Longer than any window, so that all of it is one bucket.
 const ONE_BUCKET: Duration = Duration::from_hours(1_000 * 365 * 24);
+
+/// For so long before the window a state is looked for that its first one is a change from.
+const KNOWN_BEFORE: TimeDelta = TimeDelta::days(1);
 
 /// The unit of percentages that are 0 to 1.
 const FRACTION: &str = "of 1";
@@ -35,8 +41,8 @@ impl Asking<'_> {
     pub(super) fn changed(&self) -> Result<Answer, QueryError> {
         let columns = self.plan.change.iter().map(|shown| &shown.column);
         let columns = columns.chain([&self.plan.disconnects.column]).cloned().collect();
-        let options = StateOptions { devices: self.options.devices.clone(), columns, window: self.options.window };
-        changes(self.days, &options)
+        let states = StateOptions { devices: self.options.devices.clone(), columns, window: self.options.window };
+        changes(self.days, &ChangesOptions { states, back: KNOWN_BEFORE })
     }
 
     /// A limit, on the scale that percentages have in this archive.

@@ -91,8 +91,8 @@ impl Asking<'_> {
         let title = |column: &str| shown().find(|shown| shown.column == column).map(|shown| shown.title.clone());
         let of_device = |row: &&Vec<Cell>| row[1].text().as_deref() == Some(id);
         let rows = changed.rows.iter().rev().filter(of_device).map(|row| {
-            let what = row[2].text().and_then(|column| title(&column).or(Some(column)));
-            TableRow { cells: vec![row[0].clone(), what.into(), row[3].clone(), row[4].clone()], ..TableRow::default() }
+            let what = row[3].text().and_then(|column| title(&column).or(Some(column)));
+            TableRow { cells: vec![row[0].clone(), what.into(), row[4].clone(), row[5].clone()], ..TableRow::default() }
         });
         Table::new("Changes, newest first", &["At", "What", "From", "To"], rows.collect(), MOST_CHANGES)
     }

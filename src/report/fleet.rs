@@ -236,7 +236,7 @@ fn changes_of_the_fleet(changed: &Answer, wanted: &[Shown]) -> Section {
     let of_column = |wanted: &Shown| {
         let mut kinds: BTreeMap<(String, String), (f64, BTreeSet<String>)> = BTreeMap::new();
         for row in &changed.rows {
-            if let [_, Cell::Text(id), Cell::Text(column), from, to, ..] = row.as_slice()
+            if let [_, Cell::Text(id), _, Cell::Text(column), from, to, ..] = row.as_slice()
                 && *column == wanted.column
             {
                 let kind = (from.text().unwrap_or_default(), to.text().unwrap_or_default());

@@ -143,12 +143,29 @@ fn a_person_is_forgotten_everywhere() {
 }
 
 #[test]
+fn a_line_of_the_log_that_cannot_be_written_ends_nothing() {
+    let (_dir, root) = two_days();
+    let cut = fs::read(part(&root, 2)).expect("a part");
+    put(&part(&root, 2), &cut[..cut.len() / 2]);
+    let window = ["--since", "2026-10-01", "--until", "2026-10-03", "--every", "2d"];
+    for form in ["text", "json"] {
+        let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+        let mut command = program();
+        command.arg("--archive").arg(&root).args(["query", "trend", "--fleet", "--skip-damaged", "--log-format", form]);
+        let output = command.args(window).stderr(full).output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(3), "{form}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("the fleet"), "{form}: the answer is there");
+    }
+}
+
+#[test]
 fn what_cannot_be_searched_or_is_not_ours_is_named_and_left() {
     let (_dir, root) = two_days();
     fs::copy(part(&root, 1), day(&root, 1).join("copy.parquet")).expect("room on the disk");
     let cut = fs::read(part(&root, 2)).expect("a part");
     put(&part(&root, 2), &cut[..cut.len() / 2]);
-    assert_eq!(verify(&root, &["--repair"]).0, Some(3), "rows could not be carried over");
+    let (code, said) = ask(&root, &["verify", "--repair"]);
+    assert!(code == Some(3) && said.contains("backfill --again"), "rows could not be carried over: {said}");
     fs::copy(part(&root, 1), day(&root, 1).join("again.parquet")).expect("room on the disk");
     let (code, said) = ask(&root, &["forget", "--email", ALICE]);
     assert_eq!(code, Some(3), "{said}");

@@ -204,13 +204,18 @@ fn a_full_disk_stops_no_collecting_until_the_journal_is_full_too() {
     let refuse = Arc::new(Refuse::default());
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let sweeps = runtime.block_on(sweep_on_a_full_disk(&api, &root, &refuse));
-    let [first, full, journal_full, after] = &sweeps[..] else { panic!("four sweeps") };
+    let [first, full, journal_full, still_full, after] = &sweeps[..] else { panic!("five sweeps") };
     assert!(first.1.is_none() && first.0.held.is_empty(), "{first:?}");
     assert!(full.1.is_none() && full.0.requests_sent >= 300, "it goes on asking: {full:?}");
     assert!(full.0.held[0].contains("No space left on device"), "{full:?}");
     let said = journal_full.1.as_ref().expect("it ends");
     assert!(said.contains("/journal/") && said.contains("No space left on device"), "{said}");
     assert!(journal_full.0.requests_sent < 200, "it stops asking: {journal_full:?}");
+    assert_eq!(
+        still_full.0.requests_sent, 0,
+        "nothing more is asked while answers are in memory alone: {still_full:?}"
+    );
+    assert!(still_full.0.held.iter().any(|why| why.contains("No space left on device")), "{still_full:?}");
     assert!(after.1.is_none() && after.0.held.is_empty(), "{after:?}");
     let (archived, delivered) = (archived(&root), delivered(&api));
     assert!(archived.values().all(|rows| rows.len() == 1), "no state is there twice");
@@ -220,7 +225,7 @@ fn a_full_disk_stops_no_collecting_until_the_journal_is_full_too() {
 }
 
 /// Sweeps: one on a good disk, one while nothing but the journal can be written, one while the journal
-/// cannot, and one afterwards.
+/// cannot, another such, and one afterwards.
 #[expect(clippy::disallowed_methods, reason = "a test waits")]
 async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> Vec<(CollectStats, Option<String>)> {
     let clock = Clock::system();
@@ -240,7 +245,7 @@ async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> V
     let mut collector = Collector::new(client, ingest, clock, options, &progress, stop);
     let mut sweeps = Vec::new();
     let journal = |journal| Some(What::Journal { journal, error: 28 });
-    for (number, what) in (0..).zip([None, journal(false), journal(true), None]) {
+    for (number, what) in (0..).zip([None, journal(false), journal(true), journal(true), None]) {
         tokio::task::yield_now().await;
         refuse.set(what);
         let (stats, failed) = collector.sweep(number).await;

@@ -147,16 +147,45 @@ def test_changes(root):
                    lag(timestamp) OVER (PARTITION BY device_id ORDER BY timestamp) AS began
             FROM (SELECT device_id, timestamp, {name} AS value,
                          lag({name}) OVER (PARTITION BY device_id ORDER BY timestamp) AS previous
-                  FROM {{files}} WHERE {{window}} AND {name} IS NOT NULL)
+                  FROM {{files}} WHERE timestamp < TIMESTAMPTZ '{UNTIL}' AND {name} IS NOT NULL)
             WHERE previous IS DISTINCT FROM value"""
         for name in ("version", "status")
     )
     expected = sql(root, f"""SELECT strftime(moment, '%Y-%m-%dT%H:%M:%S.%fZ') AS at, device_id, "column", "from", "to",
                                     epoch_us(moment - began) / 1e6 AS after_s
-                             FROM ({per_column}) WHERE "from" IS NOT NULL""")
+                             FROM ({per_column}) WHERE "from" IS NOT NULL AND moment >= TIMESTAMPTZ '{SINCE}'""")
     assert_same(answer, expected, ["at", "device_id", "column"])
+    (name,) = {row["device_name"] for row in answer if row["device_id"].startswith("cb49c27f")}
+    assert name == "new-name"
     renamed = [row for row in answer if row["device_id"].startswith("cb49c27f")]
     assert [(row["from"], row["to"]) for row in renamed] == [("1", "2")], "a state without a value changes nothing"
+
+
+def test_changes_day_by_day_are_those_of_all_days(root):
+    days = [("2026-10-01", "2026-10-02"), ("2026-10-02", "2026-10-03"), ("2026-10-03", "2026-10-04")]
+    ask = lambda since, until: query(root, "changes", "--column", "version,status,colo", "--since", since, "--until", until)
+    key = lambda row: (row["at"], row["device_id"], row["column"])
+    assert sorted((row for day in days for row in ask(*day)), key=key) == sorted(ask("2026-10-01", "2026-10-04"), key=key)
+
+
+@pytest.mark.parametrize("account", ACCOUNTS)
+def test_an_account_by_itself(root, account, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(f'[[account]]\nname = "this"\nid = "{account}"\n')
+    window = ("--since", SINCE, "--until", UNTIL)
+    answer = query(root, "trend", "--fleet", "--metric", "cpu_pct", "--agg", "count,mean", "--every", "3d", "--account", account, *window)
+    expected = sql(root, f"SELECT {START.format(every='3 days')}, count(*) AS states, count(cpu_pct) AS cpu_pct_count, avg(cpu_pct) AS cpu_pct_mean"
+                   f" FROM {{files}} WHERE {{window}} AND account_id = '{account}' GROUP BY 1")
+    assert_same([row for row in answer if row["states"]], expected, ["start"])
+    assert all(isinstance(row["cpu_pct_count"], int) for row in answer if row["states"])
+    latest = query(root, "latest", "--at", UNTIL, "--account", "this", "--config", str(config))
+    of_account = sql(root, f"SELECT DISTINCT device_id FROM {{files}} WHERE timestamp <= TIMESTAMPTZ '{UNTIL}' AND account_id = '{account}'")
+    assert {row["device_id"] for row in latest} == {row["device_id"] for row in of_account}
+    gaps = query(root, "gaps", "--account", account, *window)
+    assert len(gaps) == len(of_account) and not any("account_id" in row for row in gaps)
+    assert query(root, "apps", "--account", account, *window) != query(root, "apps", *window)
+    page = json.loads(run("--archive", root, "report", *window, "--account", account, "--format", "json"))
+    assert f'"{len(of_account)}"' in json.dumps(page) or str(len(of_account)) in json.dumps(page)
 
 
 @pytest.mark.parametrize("resource,list", [("cpu", "cpu_pct_by_app"), ("ram", "ram_used_pct_by_app")])
@@ -176,6 +205,19 @@ def test_a_device_is_named_in_many_ways(root):
         rows = [row for row in query(root, "trend", "--device", name, *window) if row["states"]]
         assert {row["device_name"] for row in rows} == {"new-name"}, name
         assert rows[0]["handshake_latency_ms_mean"] == rows[0]["handshake_latency_ms_min"] == 41, "-1 stands for none"
+
+
+def test_an_id_is_found_however_it_is_written(tmp_path):
+    root, file = str(tmp_path / "archive"), tmp_path / "states.ndjson"
+    ids = ["CB49C27F-7F97-49C5-B6F3-F7C01EAD0FD7", "db49c27f-7f97-49c5-b6f3-f7c01ead0fd7"]
+    states = [{"deviceId": device, "timestamp": "2026-10-01T00:00:00Z", "cpuPct": 7} for device in ids]
+    file.write_text("".join(json.dumps(state) + "\n" for state in states))
+    run("--archive", root, "import", "--account", ACCOUNTS[0], str(file))
+    for device, typed in ((ids[0], ids[0]), (ids[1], ids[1]), (ids[1], ids[1].upper())):
+        (row,) = query(root, "latest", "--device", typed, "--at", "2026-10-01T01:00:00Z")
+        assert row["device_id"] == device, typed
+        (gaps,) = query(root, "gaps", "--device", typed, "--since", "2026-10-01", "--until", "2026-10-02")
+        assert (gaps["device_id"], gaps["present"]) == (device, 1), typed
 
 
 def test_forms(root):
@@ -326,9 +368,11 @@ def test_gaps_of_an_import_were_not_asked_for(root):
     answer = query(root, "gaps", "--since", SINCE, "--until", UNTIL)
     assert {row["account_id"] for row in answer} == set(ACCOUNTS), "devices of several accounts are told apart"
     assert all(row["failed"] == row["absent"] == row["silent"] == 0 and row["days_left"] is None for row in answer)
+    # Of an interval that the window only touches all counts.
     expected = sql(root, "SELECT account_id, device_id, count(DISTINCT time_bucket(INTERVAL '1 hour', timestamp)) AS present"
-                   " FROM {files} WHERE {window} GROUP BY ALL")
+                   " FROM {files} WHERE timestamp >= '2026-10-01T03:00:00Z' AND timestamp < '2026-10-03T21:00:00Z' GROUP BY ALL")
     assert_same(answer, expected, ["account_id", "device_id"])
+    assert query(root, "gaps", "--since", "2026-10-01T03:59:00Z", "--until", "2026-10-03T20:01:00Z") == answer
 
 
 def test_drift_is_what_stands_in_unmapped(tmp_path):

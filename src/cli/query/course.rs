@@ -100,7 +100,12 @@ impl Course {
         let Some((least, greatest)) = self.range() else { return format!("{head}  (no value)\n") };
         // Zero is in the picture where it is near, so that a small change does not look like a large one.
         let low = if least >= 0.0 && least < greatest * 0.75 { 0.0 } else { least };
-        let high = if greatest > low { greatest } else { low + low.abs().max(1.0) };
+        // So it is where there is but one value.
+        let (low, high) = match (least.min(0.0), greatest.max(0.0)) {
+            _ if greatest > low => (low, greatest),
+            (0.0, 0.0) => (0.0, 1.0),
+            with_zero => with_zero,
+        };
         let columns = width - LABEL - 2;
         let lines = self.braille((low, high), columns);
         let labels = |line: usize| match line {
@@ -140,8 +145,11 @@ impl Course {
     /// Under a chart: when its first, its middle and its last bucket begin.
     fn times(&self, zone: Zone, columns: usize) -> String {
         let word = |at: &Timestamp| zone.local(*at).format("%m-%d %H:%M").to_string();
-        let at = |place: usize| self.starts.get(place).map(word).unwrap_or_default();
-        let (first, middle, last) = (at(0), at(self.starts.len() / 2), at(self.starts.len().saturating_sub(1)));
+        // Each once, where there are few.
+        let (half, end) = (self.starts.len() / 2, self.starts.len().saturating_sub(1));
+        let at = |place: Option<usize>| place.and_then(|place| self.starts.get(place)).map(word).unwrap_or_default();
+        let (first, middle) = (at(Some(0)), at(Some(half).filter(|half| (1..end).contains(half))));
+        let last = at(Some(end).filter(|end| *end > 0));
         let zone = zone.to_string();
         if columns < first.len() * 3 + zone.len() + 4 {
             return format!("{first:<width$}{last}", width = columns.saturating_sub(last.len()));
@@ -249,5 +257,19 @@ mod tests {
                        10-01 00:00              10-02 00:00              10-02 23:00  UTC
         "]]
         .assert_eq(&chart);
+    }
+
+    #[test]
+    fn a_chart_of_one_value_has_zero_in_it_and_each_time_once() {
+        let chart = |values: &[Option<f64>]| course(values).chart(Zone::UTC, 72);
+        let (all, none) = (chart(&[Some(1.0); 3]), chart(&[Some(0.0)]));
+        assert!(all.contains(" 1.00 ┤") && all.contains(" 0.5000 ┤") && all.contains(" 0 ┤"), "{all}");
+        assert!(none.contains(" 1.00 ┤") && none.contains(" 0 ┤"), "{none}");
+        let below = chart(&[Some(-60.0)]);
+        assert!(below.contains(" 0 ┤") && below.contains(" -60.00 ┤"), "{below}");
+        for (count, times) in [(1, 1), (2, 2), (3, 3)] {
+            let chart = chart(&vec![Some(1.0); count]);
+            assert_eq!(chart.matches("10-01 ").count(), times, "{chart}");
+        }
     }
 }

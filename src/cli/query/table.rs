@@ -56,7 +56,8 @@ fn cells(answer: &Answer, zone: Zone, look: Look) -> Table {
     let highest = bar_of.map(|at| answer.rows.iter().filter_map(|row| row[at].number()).fold(0.0, f64::max));
     // Texts have no length to show.
     let highest = highest.filter(|&highest| highest > 0.0);
-    let title = |at: &usize| look.title(&answer.columns[*at], zone);
+    let is_time = |at: usize| answer.rows.iter().any(|row| matches!(row[at], Cell::Time(_)));
+    let title = |at: &usize| look.title(&answer.columns[*at], is_time(*at).then_some(zone));
     table.load_style(look.style()).set_header(shown.iter().map(title).chain(highest.map(|_| String::new())));
     for row in &answer.rows {
         let bar = bar_of.zip(highest);
@@ -96,11 +97,9 @@ impl Look {
     }
 
     /// In Markdown, a header is one line.
-    fn title(self, column: &AnswerColumn, zone: Zone) -> String {
-        let name = match column.role {
-            ColumnRole::Start => format!("start ({zone})"),
-            _ => self.text(&column.name),
-        };
+    fn title(self, column: &AnswerColumn, zone: Option<Zone>) -> String {
+        let name = self.text(&column.name);
+        let name = zone.map_or(name.clone(), |zone| format!("{name} ({zone})"));
         match (column.unit.as_str(), self) {
             ("", _) => name,
             (unit, Self::Terminal) => format!("{name}\n{}", self.text(unit)),
