@@ -19,7 +19,7 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
     let now = command.now.as_deref().map_or(Ok(clock), |text| config::parse_time(text, zone, clock))?;
     let account = command.account.as_deref().map(|account| file.one_account(Some(account))).transpose()?;
     let days = Days::new(&archive, command.skip_damaged).of_account(account);
-    let asker = Asker { days: days, policy: file.policy()?, zone, now };
+    let asker = Asker { days, policy: file.policy()?, zone, now };
     let time = |text: &str| config::parse_time(text, zone, now);
     let window = Window { since: time(&command.since)?, until: time(&command.until)? };
     let options = ReportOptions {

@@ -107,7 +107,7 @@ impl<'a> Days<'a> {
         Ok(Box::new(part.piece(piece, Some(&scan))?.map(move |batch| {
             let batch = batch?;
             let is_its = batch.column(place).as_string::<i32>().iter().map(|id| id == Some(account.as_str()));
-            let is_its = BooleanArray::from_iter(is_its.map(Some));
+            let is_its = is_its.map(Some).collect::<BooleanArray>();
             let mut rows = filter_record_batch(&batch, &is_its).expect("there is a yes or no for each row");
             if !is_wanted {
                 rows.remove_column(place);
