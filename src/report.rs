@@ -69,6 +69,11 @@ impl Report {
             None => asking.fleet(&mut report)?,
             Some(ids) => asking.devices(ids, &mut report)?,
         }
+        let skipped = days.skipped().len();
+        if skipped > 0 {
+            let fact = Fact::new("Damaged files, not counted", skipped.to_string());
+            report.facts.push(Fact { is_poor: true, ..fact });
+        }
         Ok(report)
     }
 }

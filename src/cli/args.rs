@@ -387,7 +387,8 @@ pub(super) struct OutputArgs {
     after_help = "Examples:\n  dex-archive query trend --device alice-mbp000 --metric cpu_pct,rtt --since 7d --every 1h --agg mean,p95\n  dex-archive query trend --fleet --by version --metric status --since 30d --every 1d\n  dex-archive query trend --device 'alice-*' --metric 'tunnel_stats_bytes_*' --agg sum,rate\n  dex-archive query trend --fleet --by platform --since 7d --every 1d --tz Europe/Berlin --plot"
 )]
 pub(super) struct TrendArgs {
-    /// A device: its id or the beginning of it, its name, a pattern of names, or its user's e-mail; may be repeated
+    /// A device: its id or the beginning of it (four letters at least), its name, a pattern of names or addresses, or its
+    /// user's e-mail; may be repeated
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Vec<String>,
     /// All devices together
@@ -630,7 +631,7 @@ pub(super) enum SchemaFormat {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Exit codes: 0 nothing but notes; 3 errors or warnings are left.\n\nExamples:\n  dex-archive verify                 checksums, layout, order of the rows, journal\n  dex-archive verify --deep          reads every column too\n  dex-archive verify --repair        mends what can safely be mended; nothing is deleted"
+    after_help = "Exit codes: 0 nothing but notes; 3 errors or warnings are left, or a repair could not carry over all rows.\n\nExamples:\n  dex-archive verify                 checksums, layout, order of the rows, journal\n  dex-archive verify --deep          reads every column too\n  dex-archive verify --repair        mends what can safely be mended; nothing is deleted"
 )]
 pub(super) struct VerifyArgs {
     /// Read every column of every part
@@ -739,7 +740,9 @@ pub(super) struct SimulateArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  dex-archive demo --devices 50 --hours 24")]
+#[command(
+    after_help = "It is made in ./dex-archive-demo, or in the new folder that --archive names; DEX_ARCHIVE_DIR is not used.\n\nExample:\n  dex-archive demo --devices 50 --hours 24"
+)]
 pub(super) struct DemoArgs {
     /// Devices in the simulated fleet
     #[arg(long, default_value_t = 200)]

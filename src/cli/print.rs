@@ -5,10 +5,11 @@ use std::path::Path;
 
 pub(super) use crate::disk::bytes;
 
-/// Writes data to stdout.
+/// Writes data to stdout. On a terminal, control characters in it are shown and not obeyed.
 pub(super) fn data(data: impl AsRef<[u8]>) -> io::Result<()> {
+    let text = std::str::from_utf8(data.as_ref()).ok().filter(|_| is_terminal()).map(safe);
     let mut out = io::stdout().lock();
-    out.write_all(data.as_ref())?;
+    out.write_all(text.as_deref().map_or(data.as_ref(), str::as_bytes))?;
     out.flush()
 }
 

@@ -50,10 +50,10 @@ impl Metric {
 pub fn metrics(names: &[String]) -> Result<Vec<Metric>, QueryError> {
     let schema = Schema::device_state();
     let mut metrics: Vec<Metric> = Vec::new();
-    for name in names {
+    for name in names.iter().map(|name| name.trim()) {
         let found = select(&schema, name);
         if found.is_empty() {
-            return Err(QueryError::Metric { name: name.clone(), near: near(&schema, name) });
+            return Err(QueryError::Metric { name: name.to_owned(), near: near(&schema, name) });
         }
         for metric in found.into_iter().map(|at| metric(&schema, at)) {
             if !metrics.contains(&metric) {

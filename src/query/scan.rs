@@ -222,9 +222,14 @@ impl<'a> Days<'a> {
     fn unless_damaged<T>(&self, read: Result<T, ArchiveError>) -> Result<Option<T>, ArchiveError> {
         match read {
             Err(error @ ArchiveError::Damaged { .. }) if self.skip_damaged => {
-                tracing::warn!("{error}; rows of it are not in this answer");
-                if let ArchiveError::Damaged { path, .. } = error {
-                    self.skipped.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+                let sentence = format!("{error}; rows of it are not in this answer");
+                let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+                // A report asks for the same part many times.
+                if let ArchiveError::Damaged { path, .. } = error
+                    && !skipped.contains(&path)
+                {
+                    tracing::warn!("{sentence}");
+                    skipped.push(path);
                 }
                 Ok(None)
             }

@@ -50,6 +50,8 @@ pub fn to_html(report: &Report, zone: Zone) -> String {
         }
     }
     .into_string()
+    // HTML has no form for control characters, which names may hold.
+    .replace(|letter: char| letter.is_control() && letter != '\n', "\u{fffd}")
 }
 
 fn contents(report: &Report) -> Markup {

@@ -8,6 +8,7 @@ import datetime
 import glob
 import json
 import os
+import pty
 import shutil
 import subprocess
 import time
@@ -284,6 +285,41 @@ def test_a_damaged_part_is_named_and_may_be_passed_over(root, tmp_path):
         row if row["start"][:10] != "2026-10-02" else row | {"states": 0, "cpu_pct_mean": None, "rtt_rtt_us_downstream_mean": None}
         for row in whole
     ]
+    page = str(tmp_path / "page.html")
+    report = (PROGRAM, "--archive", bent, "report", "--since", SINCE, "--until", UNTIL, "--skip-damaged", "-o", page)
+    passed = subprocess.run(report, capture_output=True, text=True)
+    assert passed.returncode == 3 and passed.stderr.count(part) == 1, "it is named once, however often it was asked for"
+    with open(page) as file:
+        assert "Damaged files, not counted" in file.read()
+
+
+def on_a_terminal(*args):
+    """What a terminal is sent."""
+    ours, its = pty.openpty()
+    ended = subprocess.Popen([PROGRAM, *args], stdout=its, stdin=its, stderr=subprocess.DEVNULL)
+    os.close(its)
+    said = b""
+    try:
+        while piece := os.read(ours, 4096):
+            said += piece
+    except OSError:  # Linux says so that nobody has the other end any more.
+        pass
+    os.close(ours)
+    return ended.wait(), said.decode()
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json", "ndjson", "markdown"])
+def test_foreign_text_commands_no_terminal(tmp_path, form):
+    root, file = str(tmp_path / "archive"), tmp_path / "states.ndjson"
+    name = "a\u001b]0;title\u0007b\u009bc"
+    state = {"deviceId": "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7", "timestamp": "2026-10-01T00:00:00Z", "deviceName": name}
+    file.write_text(json.dumps(state) + "\n")
+    run("--archive", root, "import", "--account", ACCOUNTS[0], str(file))
+    args = ("--archive", root, "query", "latest", "--at", "2026-10-01T01:00:00Z", "--format", form)
+    code, said = on_a_terminal(*args)
+    assert code == 0 and "title" in said and not set(said) & set("\u001b\u0007\u009b"), repr(said)
+    if form == "csv":
+        assert name in run(*args), "what goes elsewhere is exact"
 
 
 @pytest.fixture(scope="module")

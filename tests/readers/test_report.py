@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -34,6 +35,7 @@ def root(tmp_path_factory):
         "deviceName": NAME,
         "networkSsid": SSID,
         "version": "<b>1</b>",
+        "platform": "win\u001b[31m\u0085\u0007",
         "colo": "`|*[x](javascript:alert(1))",
         "estimatedLossPct": 99.0,
         "cpuPct": 99.0,
@@ -98,6 +100,9 @@ def test_foreign_text_is_text(browser, page_file):
     facts = page.locator("section", has=page.get_by_role("heading", name=NAME, exact=True)).locator("dd")
     assert SSID in facts.all_inner_texts()
     assert "<b>1</b>" in facts.all_inner_texts()
+    with open(page_file) as file:
+        text = file.read()
+    assert "win\ufffd[31m\ufffd\ufffd" in text and not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
     # What turns the direction of its own text turns that of nothing else.
     assert facts.filter(has_text="Caf").locator("bdi").count() == 1
     # Every link leads to a section of the page.
