@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use crate::archive::{Archive, ArchiveError, Incoming, Partition, ShardLock, Shards, Staged, Supply, shard_of};
+use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, Supply, shard_of};
 use crate::clock::Timestamp;
 use crate::flatten::Plan;
 use crate::journal::{self, JournalError, Segment, Writer};
@@ -253,20 +253,16 @@ impl Ingest {
         Ok(segments.collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    /// Rows in the largest of these shards' parts of today and yesterday. (A device whose clock is wrong may have states
-    /// of days to come.)
+    /// Rows in the largest of these shards' parts of the newest day, today at the latest: a device whose clock is wrong
+    /// may have states of days to come.
     fn day_rows(&self, now: Timestamp) -> Result<u64, IngestError> {
-        let (schema, today) = (self.plans.states.schema(), now.date_naive());
-        let is_recent = |day: &Partition| [Some(today), today.pred_opt()].contains(&Some(day.date));
-        let mut rows = 0;
-        for day in self.archive.partitions(schema)?.into_iter().filter(is_recent) {
-            for (name, path) in self.archive.parts(&day)? {
-                if self.locks.iter().any(|lock| lock.shard == name.shard) {
-                    rows = rows.max(self.archive.look(&path, schema).map_or(0, |part| part.rows()));
-                }
-            }
-        }
-        Ok(rows)
+        let schema = self.plans.states.schema();
+        let mut days = self.archive.partitions(schema)?.into_iter();
+        let Some(day) = days.rfind(|day| day.date <= now.date_naive()) else { return Ok(0) };
+        let parts = self.archive.parts(&day)?.into_iter();
+        let ours = parts.filter(|(name, _)| self.locks.iter().any(|lock| lock.shard == name.shard));
+        let rows = ours.map(|(_, path)| self.archive.look(&path, schema).map_or(0, |part| part.rows()));
+        Ok(rows.max().unwrap_or(0))
     }
 
     /// What may be written.
@@ -671,17 +667,18 @@ mod tests {
     }
 
     #[test]
-    fn a_publish_costs_what_the_days_at_hand_do_and_not_days_to_come() {
+    fn a_publish_costs_what_the_newest_day_does_and_not_one_to_come() {
         let bodies = [
-            r#"{"deviceId":"a","timestamp":"2026-10-02T11:00:00Z"}"#,
-            r#"{"deviceId":"a","timestamp":"2026-10-01T10:00:00Z"}"#,
             r#"{"deviceId":"a","timestamp":"2026-10-01T11:00:00Z"}"#,
+            r#"{"deviceId":"a","timestamp":"2026-10-02T10:00:00Z"}"#,
+            r#"{"deviceId":"a","timestamp":"2026-10-02T11:00:00Z"}"#,
             r#"{"deviceId":"a","timestamp":"2027-11-05T11:00:00Z"}"#,
         ];
         let (_dir, ingest, _) = published(&bodies);
         assert_eq!(ingest.day_rows(time(NOW)).expect("rows"), 2);
-        assert_eq!(ingest.day_rows(time("2026-10-03T12:00:00Z")).expect("rows"), 1);
-        assert_eq!(ingest.day_rows(time("2026-10-20T12:00:00Z")).expect("rows"), 0);
+        assert_eq!(ingest.day_rows(time("2026-10-01T12:00:00Z")).expect("rows"), 1);
+        assert_eq!(ingest.day_rows(time("2026-10-20T12:00:00Z")).expect("rows"), 2);
+        assert_eq!(ingest.day_rows(time("2026-09-20T12:00:00Z")).expect("rows"), 0);
     }
 
     #[test]

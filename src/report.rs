@@ -69,6 +69,7 @@ impl Report {
             None => asking.fleet(&mut report)?,
             Some(ids) => asking.devices(ids, &mut report)?,
         }
+        report.facts.extend(days.account().map(|account| Fact::new("Account", account.as_str())));
         let skipped = days.skipped().len();
         if skipped > 0 {
             let fact = Fact::new("Damaged files, not counted", skipped.to_string());

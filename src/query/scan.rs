@@ -62,6 +62,12 @@ impl<'a> Days<'a> {
         Self { account, ..self }
     }
 
+    /// Whose rows count; none for all.
+    #[must_use]
+    pub fn account(&self) -> Option<&AccountId> {
+        self.account.as_ref()
+    }
+
     /// The damaged parts of which rows were passed over.
     #[must_use]
     pub fn skipped(&self) -> Vec<PathBuf> {

@@ -3,7 +3,7 @@
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
-use chrono::{Days, NaiveDate, TimeDelta};
+use chrono::{Days, NaiveDate, NaiveTime, TimeDelta};
 
 use crate::clock::{self, Timestamp, Zone};
 
@@ -12,7 +12,8 @@ use super::QueryError;
 /// The most buckets that a trend has.
 pub(super) const MOST_BUCKETS: u64 = 100_000;
 
-const DAY: i64 = 86_400_000_000;
+const HOUR: i64 = 3_600_000_000;
+const DAY: i64 = 24 * HOUR;
 
 /// A stretch of time: from `since` on, up to and without `until`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +60,8 @@ pub(super) struct Buckets {
 
 impl Buckets {
     /// Buckets begin at whole multiples of their length since the Unix epoch; in a time zone, at its midnight and
-    /// whole multiples of their length after it, or at every so many midnights. The last before a change of the
-    /// clock may be longer or shorter.
+    /// whole multiples of their length after it, or at every so many midnights. Those of more than an hour begin when
+    /// its clock shows the same hours on each day: where it is changed, one is longer or shorter.
     pub(super) fn new(window: Window, every: Duration, zone: Zone) -> Result<Self, QueryError> {
         window.check()?;
         let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
@@ -74,6 +75,11 @@ impl Buckets {
             Box::new((first..).map_while(move |at| at.checked_mul(every)))
         } else if every % DAY == 0 {
             Box::new(midnights(window.since, every / DAY, zone))
+        } else if DAY % every == 0 && every > HOUR {
+            let times = dates(window.since, 1, zone).flat_map(move |date| {
+                (0..DAY / every).map(move |at| date.and_time(NaiveTime::MIN) + TimeDelta::microseconds(at * every))
+            });
+            Box::new(times.map_while(move |time| Some(zone.moment(time)?.timestamp_micros())))
         } else if DAY % every == 0 {
             let days = midnights(window.since, 1, zone);
             Box::new(days.clone().zip(days.skip(1)).flat_map(move |(day, next)| {
@@ -84,6 +90,10 @@ impl Buckets {
         };
         let mut edges: Vec<i64> = Vec::new();
         for start in starts {
+            // A day that a time zone leaves out begins when the next one does.
+            if edges.last().is_some_and(|&last| start <= last) {
+                continue;
+            }
             if start <= since {
                 edges.clear();
             }
@@ -134,13 +144,18 @@ impl Buckets {
 
 /// Every so many midnights of a time zone, from the last before a moment on.
 fn midnights(since: Timestamp, days: i64, zone: Zone) -> impl Iterator<Item = i64> + Clone {
+    dates(since, days, zone).map_while(move |date| Some(clock::midnight(date, zone)?.timestamp_micros()))
+}
+
+/// Every so many days of a time zone, from that of a moment on or one before.
+fn dates(since: Timestamp, days: i64, zone: Zone) -> impl Iterator<Item = NaiveDate> + Clone {
     let day = zone.local(since).date_naive();
     let number = day.signed_duration_since(NaiveDate::default()).num_days().div_euclid(days) * days;
     let date = move |number: i64| match u64::try_from(number) {
         Ok(number) => NaiveDate::default().checked_add_days(Days::new(number)),
         Err(_before_the_epoch) => NaiveDate::default().checked_sub_days(Days::new(number.unsigned_abs())),
     };
-    (0..).map_while(move |at: i64| Some(clock::midnight(date(number + at * days)?, zone)?.timestamp_micros()))
+    (0..).map_while(move |at: i64| date(number + at * days))
 }
 
 #[cfg(test)]
@@ -169,7 +184,15 @@ mod tests {
         let days = buckets("2026-10-24T10:00:00Z", "2026-10-26T10:00:00Z", 1_440, "Europe/Berlin");
         assert_eq!(days, ["23T22:00", "24T22:00", "25T23:00", "26T23:00"]);
         let quarters = buckets("2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z", 360, "Europe/Berlin");
-        assert_eq!(quarters, ["24T22:00", "25T04:00", "25T10:00", "25T16:00", "25T22:00", "25T23:00"]);
+        assert_eq!(quarters, ["24T22:00", "25T05:00", "25T11:00", "25T17:00", "25T23:00"]);
+        // The hour that comes twice is two; in March one is left out.
+        let hours = buckets("2026-10-25T00:00:00Z", "2026-10-25T02:00:00Z", 60, "Europe/Berlin");
+        assert_eq!(hours, ["25T00:00", "25T01:00", "25T02:00"]);
+        let spring = buckets("2026-03-28T23:00:00Z", "2026-03-29T10:00:00Z", 120, "Europe/Berlin");
+        assert_eq!(spring, ["28T23:00", "29T01:00", "29T02:00", "29T04:00", "29T06:00", "29T08:00", "29T10:00"]);
+        // The day that Samoa left out has no bucket.
+        let apia = buckets("2011-12-30T00:00:00Z", "2011-12-30T22:00:00Z", 360, "Pacific/Apia");
+        assert_eq!(apia, ["29T22:00", "30T04:00", "30T10:00", "30T16:00", "30T22:00"]);
         let half_hour_off = buckets("2026-10-24T22:00:00Z", "2026-10-24T23:00:00Z", 60, "Asia/Kolkata");
         assert_eq!(half_hour_off, ["24T21:30", "24T22:30", "24T23:30"]);
         // On Samoa a day was left out.

@@ -186,7 +186,8 @@ def test_an_account_by_itself(root, account, tmp_path):
     assert len(gaps) == len(of_account) and not any("account_id" in row for row in gaps)
     assert query(root, "apps", "--account", account, *window) != query(root, "apps", *window)
     page = json.loads(run("--archive", root, "report", *window, "--account", account, "--format", "json"))
-    assert f'"{len(of_account)}"' in json.dumps(page) or str(len(of_account)) in json.dumps(page)
+    facts = {fact["name"]: fact["value"] for fact in page["facts"]}
+    assert facts["Account"] == account and facts["Devices seen"] == str(len(of_account)), facts
 
 
 @pytest.mark.parametrize("resource,list", [("cpu", "cpu_pct_by_app"), ("ram", "ram_used_pct_by_app")])
