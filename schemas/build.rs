@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
+/// Set where the program is to run with an older C library than this machine has.
+const PORTABLE: &str = "DEX_ARCHIVE_PORTABLE";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let (root, out) = (env::var("CARGO_MANIFEST_DIR")?, env::var("OUT_DIR")?);
     for name in ["device_state", "poll"] {
@@ -18,7 +21,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             toml::from_str::<serde_json::Value>(&text).map_err(|error| format!("{}: {error}", table.display()))?;
         fs::write(Path::new(&out).join(name).with_extension("json"), table.to_string())?;
     }
-    if env::var("TARGET")? == "x86_64-unknown-linux-gnu" && reads_packed_relocations() {
+    println!("cargo::rerun-if-env-changed={PORTABLE}");
+    let is_known = env::var("TARGET")? == "x86_64-unknown-linux-gnu" && env::var_os(PORTABLE).is_none();
+    if is_known && reads_packed_relocations() {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
     Ok(())

@@ -17,7 +17,7 @@ use crate::disk::{Access, Disk};
 use crate::ingest::{Ingest, PublishRule, Published};
 use crate::privacy::Policy;
 use crate::query::{Days, Window, devices_seen};
-use crate::snapshot::{AccountId, DeviceId, PAGE_ROWS};
+use crate::snapshot::{AccountId, DeviceId};
 
 use super::args::{Args, CollectArgs, SourceArg};
 use super::backfill::{self, Healer};
@@ -62,8 +62,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
             let devices = if shards == Shards::All { known.iter().filter(is_its).count() as u64 } else { 0 };
             print::data(match devices {
                 1.. if plan.list => {
-                    let plan = plan.discovered(devices, devices / PAGE_ROWS as u64 + 1);
-                    format!("plan{of}, by the devices of the last 7 days: {plan}\n")
+                    format!("plan{of}, by the devices of the last 7 days: {}\n", plan.for_devices(devices))
                 }
                 _ => format!("plan{of}: {plan}\n"),
             })?;
@@ -111,7 +110,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
 fn known_devices(place: &Place, clock: &Clock) -> BTreeSet<(String, String)> {
     let now = clock.now();
     let window = Window { since: now - KNOWN, until: now };
-    let known = Archive::open(place).ok().map(|archive| devices_seen(&Days::new(&archive, true), window));
+    let known = Archive::open(place).ok().map(|archive| devices_seen(&Days::new(&archive, false), window));
     known.and_then(Result::ok).unwrap_or_default()
 }
 

@@ -226,11 +226,12 @@ impl Collector<'_> {
         let days: BTreeSet<_> = plan.windows.iter().map(|window| window.from.date_naive()).collect();
         let publish = self.publish.saturating_mul(u32::try_from(days.len()).unwrap_or(u32::MAX).max(1));
         let end = End::new(self.stop.clone(), deadline, publish);
-        let sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
+        let mut sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
+        let has_room = self.has_room(&mut sweep.stats).await;
         let backfill = Backfill { sweep: RefCell::new(sweep), unpublished: Cell::new(0) };
         self.progress.start("windows", Some(plan.windows.len() as u64));
         let mut windows_done = 0;
-        let asked = if self.has_room().await {
+        let asked = if has_room {
             self.read_windows(plan, &backfill, random, &mut windows_done).await
         } else {
             Err(Halt::Journal)

@@ -58,6 +58,12 @@ impl Plan {
         Self { list, live, budget, interval: options.interval, devices }
     }
 
+    /// The plan for a list of so many devices.
+    #[must_use]
+    pub fn for_devices(&self, devices: u64) -> Self {
+        self.discovered(devices, pages(devices))
+    }
+
     /// The plan once the list has shown so many devices on so many pages.
     #[must_use]
     pub fn discovered(&self, devices: u64, pages: u64) -> Self {
@@ -73,7 +79,7 @@ impl Plan {
     /// Requests, as far as they are known: pages of the list, and single devices.
     fn requests(&self) -> Option<u64> {
         let devices = self.devices?;
-        let pages = if self.list { devices / PAGE_ROWS as u64 + 1 } else { 0 };
+        let pages = if self.list { pages(devices) } else { 0 };
         Some(pages + if self.live == Live::Never { 0 } else { devices })
     }
 
@@ -90,6 +96,11 @@ impl Plan {
             (true, Live::Never) => format!("the list alone; {budget}"),
         }
     }
+}
+
+/// The pages of a list of so many devices: the last is short, or empty.
+fn pages(devices: u64) -> u64 {
+    devices / PAGE_ROWS as u64 + 1
 }
 
 /// One line: devices, requests, time, source and why.

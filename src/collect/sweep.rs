@@ -193,7 +193,7 @@ impl<'a> Collector<'a> {
         let before = self.mark();
         let end = End::new(self.stop.clone(), self.options.deadline, self.publish);
         let mut sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
-        let asked = if self.has_room().await { self.ask(&mut sweep).await } else { Err(Halt::Journal) };
+        let asked = if self.has_room(&mut sweep.stats).await { self.ask(&mut sweep).await } else { Err(Halt::Journal) };
         self.progress.finish();
         let took = before.at.elapsed();
         Asked { sweep, came_to: asked, before, took }
@@ -258,9 +258,12 @@ impl<'a> Collector<'a> {
     }
 
     /// Whether there is any use in asking: what was received in an earlier sweep has been written.
-    pub(super) async fn has_room(&mut self) -> bool {
-        if self.unwritten > 0 {
-            self.unwritten = self.publish(None).await.map_or(self.unwritten, |outcome| outcome.published.unwritten);
+    pub(super) async fn has_room(&mut self, stats: &mut CollectStats) -> bool {
+        if self.unwritten > 0
+            && let Ok(outcome) = self.publish(None).await
+        {
+            self.unwritten = outcome.published.unwritten;
+            stats.take(outcome);
         }
         self.unwritten == 0
     }

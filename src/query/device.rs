@@ -23,7 +23,8 @@ const CANDIDATES: usize = 10;
 type Devices = BTreeMap<String, BTreeSet<String>>;
 
 /// The ids of the devices that `text` names: an id, or the beginning of one; a name as it stood in the window,
-/// or a pattern of names; or the e-mail address of whoever uses them. Upper and lower case are one.
+/// or a pattern of names; or the e-mail address of whoever uses them. Upper and lower case are one, but for a whole id
+/// in lower case, as the API writes them: that one is not looked for.
 ///
 /// # Errors
 /// Where no device is called so, or several have the name or the beginning of the id.

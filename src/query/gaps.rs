@@ -206,7 +206,8 @@ impl Seen {
         // Of an interval that is not over nobody can say that it has no state.
         let (buckets, until) = buckets.ended_by(options.now).ok_or(QueryError::NothingExpected(options.window))?;
         // Of one that the window only touches all is read: a state in the rest of it is one too.
-        let window = Window { since: buckets.start(0).unwrap_or(options.window.since), until };
+        let asked = options.window;
+        let window = Window { since: buckets.start(0).unwrap_or(asked.since), until };
         let options = &GapsOptions { window, ..options.clone() };
         let mut seen = Found::default();
         let (states, polls) = (Schema::device_state(), Schema::poll());
@@ -221,7 +222,7 @@ impl Seen {
             seen.devices.entry(device).or_default();
         }
         if seen.devices.is_empty() {
-            return Err(QueryError::NothingExpected(options.window));
+            return Err(QueryError::NothingExpected(asked));
         }
         let Found { devices, lists, names } = seen;
         let names = names.into_iter().map(|(device, (_, name))| (device, name)).collect();

@@ -64,7 +64,9 @@ pub enum Who {
 /// the archive cannot be read.
 pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> {
     let schema = Schema::device_state();
-    if options.aggs == [Agg::Rate] && options.metrics.iter().all(|metric| metric.window().is_none()) {
+    // Of texts there are shares, whatever is asked for.
+    let has_no_rate = |metric: &Metric| metric.kind == MetricKind::Number;
+    if options.aggs == [Agg::Rate] && options.metrics.iter().all(has_no_rate) {
         return Err(QueryError::NoRate);
     }
     let buckets = Buckets::new(options.window, options.every, options.zone)?;

@@ -24,6 +24,31 @@ const KNOWN_BEFORE: TimeDelta = TimeDelta::days(1);
 /// The unit of percentages that are 0 to 1.
 const FRACTION: &str = "of 1";
 
+/// A change of a device's state.
+pub(super) struct Change<'a> {
+    pub(super) at: &'a Cell,
+    pub(super) device: String,
+    pub(super) column: String,
+    pub(super) from: &'a Cell,
+    pub(super) to: &'a Cell,
+}
+
+/// The changes that an answer lists, oldest first.
+pub(super) fn changes_in(answer: &Answer) -> impl DoubleEndedIterator<Item = Change<'_>> {
+    let place = |name: &str| {
+        answer.columns.iter().position(|column| column.name == name).expect("an answer about changes has the column")
+    };
+    let [at, device, column, from, to] = ["at", "device_id", "column", "from", "to"].map(place);
+    let text = |cell: &Cell| cell.text().unwrap_or_default();
+    answer.rows.iter().map(move |row| Change {
+        at: &row[at],
+        device: text(&row[device]),
+        column: text(&row[column]),
+        from: &row[from],
+        to: &row[to],
+    })
+}
+
 impl Asking<'_> {
     /// The newest values of what devices are known by.
     pub(super) fn known(&self, devices: Option<Vec<String>>) -> Result<Known, QueryError> {

@@ -3,7 +3,7 @@
 use crate::query::{Agg, Answer, Cell, QueryError, Who};
 
 use super::Asking;
-use super::ask::Known;
+use super::ask::{Known, changes_in};
 use super::fleet::share_chart;
 use super::model::{Chart, Fact, Report, Section, Table, TableRow};
 
@@ -89,10 +89,10 @@ impl Asking<'_> {
     fn changes_of(&self, id: &str, changed: &Answer) -> Table {
         let shown = || self.plan.change.iter().chain(&self.plan.share);
         let title = |column: &str| shown().find(|shown| shown.column == column).map(|shown| shown.title.clone());
-        let of_device = |row: &&Vec<Cell>| row[1].text().as_deref() == Some(id);
-        let rows = changed.rows.iter().rev().filter(of_device).map(|row| {
-            let what = row[3].text().and_then(|column| title(&column).or(Some(column)));
-            TableRow { cells: vec![row[0].clone(), what.into(), row[4].clone(), row[5].clone()], ..TableRow::default() }
+        let rows = changes_in(changed).rev().filter(|change| change.device == id).map(|change| {
+            let what = title(&change.column).unwrap_or(change.column);
+            let cells = vec![change.at.clone(), what.into(), change.from.clone(), change.to.clone()];
+            TableRow { cells, ..TableRow::default() }
         });
         Table::new("Changes, newest first", &["At", "What", "From", "To"], rows.collect(), MOST_CHANGES)
     }

@@ -6,7 +6,7 @@ use crate::clock;
 use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, MOST_MISSED, QueryError, Who, apps};
 
 use super::Asking;
-use super::ask::Known;
+use super::ask::{Known, changes_in};
 use super::model::{Chart, Fact, Report, Section, Table, TableRow, count};
 use super::plan::{Bound, Shown};
 use super::trouble::{Ranking, chosen};
@@ -235,15 +235,11 @@ impl Naming<'_> {
 fn changes_of_the_fleet(changed: &Answer, wanted: &[Shown]) -> Section {
     let of_column = |wanted: &Shown| {
         let mut kinds: BTreeMap<(String, String), (f64, BTreeSet<String>)> = BTreeMap::new();
-        for row in &changed.rows {
-            if let [_, Cell::Text(id), _, Cell::Text(column), from, to, ..] = row.as_slice()
-                && *column == wanted.column
-            {
-                let kind = (from.text().unwrap_or_default(), to.text().unwrap_or_default());
-                let (times, devices) = kinds.entry(kind).or_default();
-                *times += 1.0;
-                devices.insert(id.clone());
-            }
+        for change in changes_in(changed).filter(|change| change.column == wanted.column) {
+            let kind = (change.from.text().unwrap_or_default(), change.to.text().unwrap_or_default());
+            let (times, devices) = kinds.entry(kind).or_default();
+            *times += 1.0;
+            devices.insert(change.device);
         }
         let mut kinds: Vec<_> = kinds.into_iter().collect();
         kinds.sort_by_key(|(_, (_, devices))| std::cmp::Reverse(devices.len()));

@@ -51,7 +51,7 @@ pub fn to_html(report: &Report, zone: Zone) -> String {
     }
     .into_string()
     // HTML has no form for control characters, which names may hold.
-    .replace(|letter: char| letter.is_control() && letter != '\n', "\u{fffd}")
+    .replace(|letter: char| letter.is_control() && !matches!(letter, '\n' | '\t'), "\u{fffd}")
 }
 
 fn contents(report: &Report) -> Markup {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::query::{Agg, Answer, Cell, QueryError};
 
 use super::Asking;
+use super::ask::{Change, changes_in};
 use super::fleet::{MOST_ROWS, Naming};
 use super::model::{Section, Table, TableRow};
 use super::plan::{Bound, Limit};
@@ -81,12 +82,11 @@ impl Asking<'_> {
         }
         let disconnects = &self.plan.disconnects;
         let mut left: Values = states.keys().map(|id| (id.clone(), 0.0)).collect();
-        for row in &changed.rows {
-            if let [_, Cell::Text(id), Cell::Text(column), Cell::Text(from), ..] = row.as_slice()
-                && (column, from) == (&disconnects.column, &disconnects.value)
-            {
-                *left.entry(id.clone()).or_default() += 1.0 / days.max(1.0 / 24.0);
-            }
+        let is_one = |change: &Change| {
+            change.column == disconnects.column && change.from.text().as_ref() == Some(&disconnects.value)
+        };
+        for change in changes_in(changed).filter(is_one) {
+            *left.entry(change.device).or_default() += 1.0 / days.max(1.0 / 24.0);
         }
         left.retain(|_, times| *times > 0.0);
         let bound = Bound::Above(disconnects.above);

@@ -40,7 +40,11 @@ def root(tmp_path_factory):
         "estimatedLossPct": 99.0,
         "cpuPct": 99.0,
     }
-    states = [state | {"timestamp": f"2026-10-0{day}T{hour:02}:00:00Z"} for day in (2, 5) for hour in range(24)]
+    # A device that now has a connection and now has none.
+    states = [
+        state | {"timestamp": f"2026-10-0{day}T{hour:02}:{minute:02}:00Z", "status": ("connected", "disconnected")[minute // 10 % 2]}
+        for day in (2, 5) for hour in range(24) for minute in range(0, 60, 10)
+    ]
     hostile.write_text("".join(json.dumps(state) + "\n" for state in states))
     run("--archive", root, "import", "--account", ACCOUNT, str(hostile))
     return root
@@ -100,9 +104,9 @@ def test_foreign_text_is_text(browser, page_file):
     facts = page.locator("section", has=page.get_by_role("heading", name=NAME, exact=True)).locator("dd")
     assert SSID in facts.all_inner_texts()
     assert "<b>1</b>" in facts.all_inner_texts()
-    with open(page_file) as file:
+    with open(page_file, newline="") as file:
         text = file.read()
-    assert "win\ufffd[31m\ufffd\ufffd" in text and not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+    assert "win\ufffd[31m\ufffd\ufffd" in text and not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
     # What turns the direction of its own text turns that of nothing else.
     assert facts.filter(has_text="Caf").locator("bdi").count() == 1
     # Every link leads to a section of the page.
@@ -161,6 +165,14 @@ def test_the_numbers_are_the_archives(root):
     expected = connection.execute(
         f"SELECT avg(estimated_loss_pct) m FROM {files} WHERE {window} GROUP BY device_id ORDER BY m DESC LIMIT 5").fetchall()
     assert [row["cells"][1] for row in worst["rows"]] == pytest.approx([value for value, in expected], rel=1e-9)
+    left = next(table for table in sections["Devices in trouble"]["tables"] if table["title"].startswith("Disconnects"))
+    expected = connection.execute(
+        f"""SELECT count(*) / 7 AS n
+            FROM (SELECT device_id, timestamp, status, lag(status) OVER (PARTITION BY device_id ORDER BY timestamp) AS before
+                  FROM {files} WHERE timestamp < TIMESTAMPTZ '{NOW}' AND status IS NOT NULL)
+            WHERE before = 'connected' AND status != before AND {window} GROUP BY device_id ORDER BY n DESC LIMIT 5""").fetchall()
+    assert [row["cells"][1] for row in left["rows"]] == pytest.approx([value for value, in expected], rel=1e-9)
+    assert left["rows"][0]["cells"][0] == NAME and left["rows"][0]["is_poor"]
     assert report["devices"][0]["title"] == NAME
 
 
