@@ -402,7 +402,9 @@ impl Ingest {
                 Err(error) => {
                     let count = self.unwritten.len();
                     published.unwritten = count as u64;
-                    published.held.push(format!("{count} answers are in this process's memory alone: {error}"));
+                    published.held.push(format!(
+                        "{count} answers are in this process's memory alone, and lost if it ends before there is room: {error}"
+                    ));
                 }
             }
         }

@@ -202,7 +202,9 @@ pub(super) fn exit_for(failed: bool, has_findings: bool) -> Exit {
 pub(super) fn tell(damaged: &[String], held: &[String]) {
     damaged.iter().for_each(|sentence| print::note(&format!("warning: {sentence}")));
     held.iter().for_each(|sentence| {
-        print::note(&format!("error: {sentence}; what it keeps from being published is tried again"));
+        print::note(&format!(
+            "error: {sentence}; what it keeps from being published stays in the journal, and is tried again"
+        ));
     });
 }
 
