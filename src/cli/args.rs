@@ -1,7 +1,7 @@
 //! What can be typed.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -511,16 +511,15 @@ pub(super) enum Format {
 impl OutputArgs {
     /// The form that was asked for, or that the file's name ends in.
     pub(super) fn format(&self) -> Format {
-        let ending = || self.output.as_ref()?.extension()?.to_str().and_then(Format::of_ending);
-        self.format.or_else(ending).unwrap_or(Format::Table)
+        let of_name = || Format::of_ending(&ending(self.output.as_deref())?);
+        self.format.or_else(of_name).unwrap_or(Format::Table)
     }
 }
 
 impl ReportArgs {
     /// The form that was asked for, or that the file's name ends in.
     pub(super) fn format(&self) -> ReportFormat {
-        let ending = self.output.as_ref().and_then(|path| path.extension()?.to_str()).map(str::to_ascii_lowercase);
-        self.format.unwrap_or(match ending.as_deref() {
+        self.format.unwrap_or(match ending(self.output.as_deref()).as_deref() {
             Some("md") => ReportFormat::Markdown,
             Some("json") => ReportFormat::Json,
             _ => ReportFormat::Html,
@@ -528,9 +527,14 @@ impl ReportArgs {
     }
 }
 
+/// What a file's name ends in, in lower case.
+fn ending(file: Option<&Path>) -> Option<String> {
+    Some(file?.extension()?.to_str()?.to_ascii_lowercase())
+}
+
 impl Format {
     fn of_ending(ending: &str) -> Option<Self> {
-        match ending.to_ascii_lowercase().as_str() {
+        match ending {
             "jsonl" => Some(Self::Ndjson),
             "md" => Some(Self::Markdown),
             "txt" => Some(Self::Table),

@@ -7,8 +7,9 @@ mod table;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::archive::Archive;
 use crate::clock::{Clock, Timestamp, Zone};
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, ConfigFile};
 use crate::privacy::{Action, Policy};
 use crate::query::{
     Answer, AppsOptions, ChangesOptions, Days, GapsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps,
@@ -33,9 +34,8 @@ const WIDTH: usize = 100;
 pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
     let (archive, file) = args.open_archive()?;
     let output = command.question.output();
-    let account = command.account.as_deref().map(|account| file.one_account(Some(account))).transpose()?;
     let asker = Asker {
-        days: Days::new(&archive, output.skip_damaged).of_account(account),
+        days: days(&archive, &file, command.account.as_deref(), output.skip_damaged)?,
         policy: file.policy()?,
         zone: output.tz,
         now: Clock::system().now(),
@@ -49,6 +49,17 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
     };
     show(&answer, output, plot)?;
     Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
+}
+
+/// The days of an archive, of one account if one was typed.
+pub(super) fn days<'a>(
+    archive: &'a Archive,
+    file: &ConfigFile,
+    account: Option<&str>,
+    skip_damaged: bool,
+) -> Result<Days<'a>, ConfigError> {
+    let account = account.map(|account| file.one_account(Some(account))).transpose()?;
+    Ok(Days::new(archive, skip_damaged).of_account(account))
 }
 
 /// Writes an answer where it is wanted, as it is wanted.
@@ -137,15 +148,8 @@ impl Asker<'_> {
 
     /// The ids of devices as they are in the archive; none where none was named.
     pub(super) fn devices(&self, named: &[String], window: Window) -> Result<Option<Vec<String>>, QueryError> {
-        let mut ids = Vec::new();
-        for device in named {
-            for id in self.device(device, window)? {
-                if !ids.contains(&id) {
-                    ids.push(id);
-                }
-            }
-        }
-        Ok((!named.is_empty()).then_some(ids))
+        let ids = named.iter().map(|device| self.device(device, window)).collect::<Result<Vec<_>, _>>()?.concat();
+        Ok((!named.is_empty()).then(|| distinct(&ids)))
     }
 
     /// Where ids, names or addresses are pseudonyms in the archive, what was typed is made one.

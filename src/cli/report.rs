@@ -4,11 +4,11 @@ use std::path::Path;
 
 use crate::clock::Clock;
 use crate::config;
-use crate::query::{Days, Window};
+use crate::query::Window;
 use crate::report::{Report, ReportOptions, to_html, to_markdown};
 
 use super::args::{Args, ReportArgs, ReportFormat};
-use super::query::Asker;
+use super::query::{self, Asker};
 use super::{Exit, print};
 
 /// Makes a report.
@@ -17,8 +17,7 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
     let (plan, zone) = (file.report.plan()?, command.tz);
     let clock = Clock::system().now();
     let now = command.now.as_deref().map_or(Ok(clock), |text| config::parse_time(text, zone, clock))?;
-    let account = command.account.as_deref().map(|account| file.one_account(Some(account))).transpose()?;
-    let days = Days::new(&archive, command.skip_damaged).of_account(account);
+    let days = query::days(&archive, &file, command.account.as_deref(), command.skip_damaged)?;
     let asker = Asker { days, policy: file.policy()?, zone, now };
     let time = |text: &str| config::parse_time(text, zone, now);
     let window = Window { since: time(&command.since)?, until: time(&command.until)? };

@@ -33,8 +33,6 @@ pub(super) struct Writer {
     /// In bytes.
     room: Arc<Semaphore>,
     broken: Arc<AtomicBool>,
-    /// Nothing ever comes of it but the thread's end.
-    ended: Receiver<()>,
     thread: Arc<thread::JoinHandle<Result<(), IngestError>>>,
 }
 
@@ -71,10 +69,10 @@ pub(super) struct WriterGone;
 impl Writer {
     /// Starts the thread.
     pub(super) fn start(ingest: Ingest) -> Self {
-        let (commands, room, ended, queue) = queue();
+        let (commands, room, queue) = queue();
         let broken = Arc::new(AtomicBool::new(false));
         let mut work = Work { ingest, broken: Arc::clone(&broken), failed: None, unsynced_since: None };
-        Self { commands, room, broken, ended, thread: Arc::new(thread::spawn(move || work.run(&queue))) }
+        Self { commands, room, broken, thread: Arc::new(thread::spawn(move || work.run(&queue))) }
     }
 
     /// Hands over an answer.
@@ -90,12 +88,11 @@ impl Writer {
     pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<Result<Outcome, IngestError>, WriterGone> {
         let (reply, done) = flume::bounded(1);
         self.commands.send(Command::Publish(chance, reply)).map_err(|_closed| WriterGone)?;
-        tokio::select! {
-            biased;
-            outcome = done.recv_async() => outcome.map_err(|_closed| WriterGone),
-            // What is sent in the moment in which the thread ends stays in the queue, with its reply.
-            _ = self.ended.recv_async() => Err(WriterGone),
+        // What is sent behind the queue's last emptying stays in it, with its reply; the room is closed before that.
+        if self.room.is_closed() {
+            return Err(WriterGone);
         }
+        done.recv_async().await.map_err(|_closed| WriterGone)
     }
 
     /// Waits for the thread's end, where this is the last handle on it, and says what it ended of.
@@ -110,16 +107,13 @@ impl Writer {
 struct Queue {
     commands: Receiver<Command>,
     room: Arc<Semaphore>,
-    /// Closes with it.
-    _end: Sender<()>,
 }
 
-/// A queue and its other end: where commands go in, the room for their bytes, and what closes with it.
-fn queue() -> (Sender<Command>, Arc<Semaphore>, Receiver<()>, Queue) {
+/// A queue and its other end: where commands go in, and the room for their bytes.
+fn queue() -> (Sender<Command>, Arc<Semaphore>, Queue) {
     let (sender, commands) = flume::unbounded();
     let room = Arc::new(Semaphore::new(QUEUED_BYTES as usize));
-    let (end, ended) = flume::bounded(0);
-    (sender, Arc::clone(&room), ended, Queue { commands, room, _end: end })
+    (sender, Arc::clone(&room), Queue { commands, room })
 }
 
 /// Who waits for room is told that there will be none.
@@ -214,8 +208,8 @@ mod tests {
 
     /// A writer of which the thread takes nothing.
     fn idle() -> (Writer, Queue) {
-        let (commands, room, ended, queue) = queue();
-        (Writer { commands, room, broken: Arc::default(), ended, thread: Arc::new(thread::spawn(|| Ok(()))) }, queue)
+        let (commands, room, queue) = queue();
+        (Writer { commands, room, broken: Arc::default(), thread: Arc::new(thread::spawn(|| Ok(()))) }, queue)
     }
 
     fn answer(bytes: usize) -> Answer {

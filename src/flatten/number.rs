@@ -28,14 +28,11 @@ pub(super) fn int64(raw: &str) -> Option<i64> {
 /// The double that `raw` is: for a fraction the nearest, for a whole number only the same. `None`
 /// for anything else, and beyond the range of doubles.
 pub(super) fn float64(raw: &str) -> Option<f64> {
-    let starts = raw.bytes().next().is_some_and(|b| b == b'-' || b.is_ascii_digit());
-    if !starts {
-        return None;
-    }
     if let Some(value) = short(raw) {
         return Some(value);
     }
-    let value: f64 = raw.parse().ok()?;
+    let starts = raw.bytes().next().is_some_and(|b| b == b'-' || b.is_ascii_digit());
+    let value: f64 = if starts { raw.parse().ok()? } else { return None };
     let whole = raw.bytes().all(|b| b == b'-' || b.is_ascii_digit());
     (value.is_finite() && (!whole || is_same(value, raw))).then_some(value)
 }

@@ -227,15 +227,12 @@ impl<'a> Days<'a> {
 
     fn unless_damaged<T>(&self, read: Result<T, ArchiveError>) -> Result<Option<T>, ArchiveError> {
         match read {
-            Err(error @ ArchiveError::Damaged { .. }) if self.skip_damaged => {
-                let sentence = format!("{error}; rows of it are not in this answer");
+            Err(ref error @ ArchiveError::Damaged { ref path, .. }) if self.skip_damaged => {
                 let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
                 // A report asks for the same part many times.
-                if let ArchiveError::Damaged { path, .. } = error
-                    && !skipped.contains(&path)
-                {
-                    tracing::warn!("{sentence}");
-                    skipped.push(path);
+                if !skipped.contains(path) {
+                    tracing::warn!("{error}; rows of it are not in this answer");
+                    skipped.push(path.clone());
                 }
                 Ok(None)
             }

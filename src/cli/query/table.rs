@@ -98,8 +98,10 @@ impl Look {
 
     /// In Markdown, a header is one line.
     fn title(self, column: &AnswerColumn, zone: Option<Zone>) -> String {
-        let name = self.text(&column.name);
-        let name = zone.map_or(name.clone(), |zone| format!("{name} ({zone})"));
+        let mut name = self.text(&column.name);
+        if let Some(zone) = zone {
+            name = format!("{name} ({zone})");
+        }
         match (column.unit.as_str(), self) {
             ("", _) => name,
             (unit, Self::Terminal) => format!("{name}\n{}", self.text(unit)),
