@@ -60,6 +60,7 @@ mod paths;
 mod place;
 mod publish;
 mod read;
+mod refile;
 mod source;
 mod store;
 #[cfg(test)]
@@ -73,6 +74,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::cast::AsArray;
 use chrono::NaiveDate;
 use parquet::errors::ParquetError;
 use serde::{Deserialize, Serialize};
@@ -86,7 +88,7 @@ pub use checksum::Checksum;
 pub use export::to_parquet;
 pub use lock::{ShardLock, Shards};
 pub use merge::{Incoming, Stretches, Supply};
-pub use order::{day_of, misplaced, partitions_of, shard_of};
+pub use order::{Spot, day_of, misplaced, partitions_of, shard_of};
 pub use paths::{PartName, Partition};
 pub use place::Place;
 pub use publish::{Aside, MOST_RACES, PartInfo, Staged};
@@ -100,6 +102,12 @@ pub const OWN_FOLDER: &str = paths::OWN;
 
 /// The version of the format above.
 pub const ARCHIVE_FORMAT: u32 = 1;
+
+/// Devices by which a shard is told.
+const SEEN_DEVICES: usize = 50;
+
+/// More shards are not tried.
+const MOST_SHARDS_SEEN: u32 = 1_024;
 
 /// An archive that is known to be one of this format.
 #[derive(Debug, Clone)]
@@ -576,12 +584,38 @@ impl Archive {
         ArchiveError::Description { path: paths::description(&self.root), problem, shards: self.shards_seen() }
     }
 
-    /// The number of shards that there must be at least, by the names of the parts.
+    /// The smallest number of shards that the parts can be of: by their names, and by the devices that they hold.
     fn shards_seen(&self) -> u32 {
         let below = |dir: PathBuf| self.entries(&dir).unwrap_or_default();
         let days = below(self.root.clone()).into_iter().flat_map(|dataset| below(dataset.path));
-        let parts = days.flat_map(|day| below(day.path));
-        parts.filter_map(|part| PartName::parse(&part.name)).map(|part| part.shard).max().unwrap_or(0) + 1
+        let parts: BTreeMap<PartName, PathBuf> = days
+            .flat_map(|day| below(day.path))
+            .filter_map(|part| Some((PartName::parse(&part.name)?, part.path)))
+            .collect();
+        let least = parts.keys().map(|part| part.shard).max().unwrap_or(0) + 1;
+        // A few parts of each shard are enough to tell.
+        let mut seen: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for (part, path) in parts {
+            let ids = seen.entry(part.shard).or_default();
+            if ids.len() < SEEN_DEVICES {
+                ids.extend(self.devices_in(&path));
+            }
+        }
+        let fits = |shards: &u32| seen.iter().all(|(shard, ids)| ids.iter().all(|id| shard_of(id, *shards) == *shard));
+        (least..=MOST_SHARDS_SEEN).find(fits).unwrap_or(least)
+    }
+
+    /// Some devices of a part; none where it cannot be read.
+    fn devices_in(&self, path: &Path) -> Vec<String> {
+        let schema = Schema::device_state();
+        let device = schema.index_of("device_id").expect("states are of devices");
+        let scan = Scan { columns: [device].into(), ..Scan::default() };
+        let first = self.look(path, &schema).ok().and_then(|part| part.batches(Some(&scan)).next()?.ok());
+        let ids = first.iter().flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten());
+        let mut ids: Vec<String> = ids.map(str::to_owned).collect();
+        ids.dedup();
+        ids.truncate(SEEN_DEVICES);
+        ids
     }
 
     /// The parts of each day by shard, the newest of each. What was broken off while days were filed into another number

@@ -3,7 +3,7 @@
 //!
 //! Both are the archive's usual operation: a day is written anew and takes the old one's place. What was
 //! there goes at once, also for readers that have it open. [`forget`] takes the quarantine along, and
-//! looks at everything again afterwards; what it cannot search or may not touch, it names. It needs a
+//! looks at everything again afterwards; what it cannot search or may not touch, it names, and goes on. It needs a
 //! journal that is empty, which is the ingest's business, and does not decide who is to be forgotten.
 
 mod quarantine;
@@ -31,6 +31,8 @@ pub struct Erased {
     pub quarantined: u64,
     /// Files that mention the subject and are somebody else's, or that nobody can search.
     pub left: Vec<PathBuf>,
+    /// Rows under pseudonyms that the subject's is none of. Where no row went, they may be made with another key.
+    pub other_pseudonyms: u64,
 }
 
 /// Why something could not be taken out.
@@ -65,9 +67,9 @@ pub enum EraseError {
 /// With `dry_run` nothing is changed: the answer says what would be.
 ///
 /// # Errors
-/// Where the journal is not empty, a part is damaged, or the file system says no. What went before is gone.
+/// Where the journal is not empty, or the file system says no. What went before is gone.
 pub fn forget(archive: &Archive, locks: &[ShardLock], subject: &Subject, dry_run: bool) -> Result<Erased, EraseError> {
-    for lock in locks {
+    for lock in locks.iter().filter(|_| !dry_run) {
         if let Some((_, path)) = journal::segments(&archive.journal_path(lock.shard))?.into_iter().next() {
             return Err(EraseError::Pending(path));
         }
@@ -76,9 +78,18 @@ pub fn forget(archive: &Archive, locks: &[ShardLock], subject: &Subject, dry_run
     let mut erased = Erased::default();
     for schema in Schema::all() {
         for partition in archive.partitions(&schema)? {
-            for lock in locks {
+            for (part, path) in archive.parts(&partition)? {
+                let lock = locks.iter().find(|lock| lock.shard == part.shard);
                 let day = Day { archive: &archive, lock, schema: &schema, partition: &partition };
-                day.forget(subject, dry_run, &mut erased)?;
+                match day.forget(&path, subject, dry_run, &mut erased) {
+                    // It keeps nobody from the other days.
+                    Err(EraseError::Archive(
+                        ArchiveError::Damaged { path, .. } | ArchiveError::Schema { path, .. },
+                    )) => {
+                        erased.left.push(path);
+                    }
+                    forgotten => forgotten?,
+                }
             }
         }
     }
@@ -89,10 +100,18 @@ pub fn forget(archive: &Archive, locks: &[ShardLock], subject: &Subject, dry_run
         for lock in locks {
             // Former versions of the days that were written anew, and of those before.
             archive.clear_staging(lock.shard)?;
-            prove(&archive, lock, subject, &erased.left)?;
+            let staged = archive.staged(lock.shard)?;
+            staged.into_iter().next().map_or(Ok(()), |path| Err(EraseError::Left(path)))?;
         }
+        prove(&archive, subject, &erased.left)?;
     }
     Ok(erased)
+}
+
+/// Whether something waits in a journal that [`forget`] would have to see.
+#[must_use]
+pub fn is_waiting(archive: &Archive) -> bool {
+    archive.journals().iter().any(|journal| journal::segments(journal).is_ok_and(|segments| !segments.is_empty()))
 }
 
 /// Removes the days before `first_kept`, and what came into the quarantine before it. With `dry_run`
@@ -122,32 +141,35 @@ pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<
     Ok(erased)
 }
 
-/// A shard's part of a day.
+/// A part of a day.
 struct Day<'a> {
     archive: &'a Archive,
-    lock: &'a ShardLock,
+    /// Its shard's; none where the archive has no such shard.
+    lock: Option<&'a ShardLock>,
     schema: &'a Schema,
     partition: &'a Partition,
 }
 
 impl Day<'_> {
-    fn forget(&self, subject: &Subject, dry_run: bool, erased: &mut Erased) -> Result<(), EraseError> {
+    fn forget(&self, path: &Path, subject: &Subject, dry_run: bool, erased: &mut Erased) -> Result<(), EraseError> {
         let Self { archive, lock, schema, partition } = self;
-        let Some((_, path)) = archive.parts(partition)?.into_iter().find(|(part, _)| part.shard == lock.shard) else {
-            return Ok(());
-        };
-        let held = archive.hold(&path)?;
+        let held = archive.hold(path)?;
         let found = subject.count_in(&held, schema)?;
-        if found.hidden > 0 {
-            return Err(EraseError::NeedsKey(path));
+        if found.hidden > 0 && !subject.has_pseudonym() {
+            return Err(EraseError::NeedsKey(path.to_owned()));
         }
+        erased.other_pseudonyms += found.hidden;
         if found.about == 0 {
             return Ok(());
         }
+        let Some(lock) = lock else {
+            erased.left.push(path.to_owned());
+            return Ok(());
+        };
         if !dry_run {
-            let freed = match self.write_without(subject, held.length()) {
+            let freed = match self.write_without(lock, subject, held.length()) {
                 // Somebody else has written the day since: what that one wrote may be about the subject too.
-                Err(error) if error.is_replaced() => return self.forget(subject, dry_run, erased),
+                Err(error) if error.is_replaced() => return self.forget(path, subject, dry_run, erased),
                 freed => freed?,
             };
             erased.bytes += freed;
@@ -157,8 +179,8 @@ impl Day<'_> {
     }
 
     /// Writes the day anew; returns how many bytes that freed of those before.
-    fn write_without(&self, subject: &Subject, before: u64) -> Result<u64, ArchiveError> {
-        let Self { archive, lock, schema, partition } = self;
+    fn write_without(&self, lock: &ShardLock, subject: &Subject, before: u64) -> Result<u64, ArchiveError> {
+        let Self { archive, schema, partition, .. } = self;
         let staged = archive.stage_without(lock, schema, partition.date, &|batch| subject.spares(schema, batch))?;
         let Some(staged) = staged else { return Ok(0) };
         if staged.info.rows == 0 && archive.shards() == 1 && archive.is_on_disk() {
@@ -170,19 +192,18 @@ impl Day<'_> {
     }
 }
 
-/// Looks at every part, at staging, and at everything beside them again.
-fn prove(archive: &Archive, lock: &ShardLock, subject: &Subject, left: &[PathBuf]) -> Result<(), EraseError> {
+/// Looks at every part, and at everything beside them, again.
+fn prove(archive: &Archive, subject: &Subject, left: &[PathBuf]) -> Result<(), EraseError> {
     for schema in Schema::all() {
         for partition in archive.partitions(&schema)? {
-            for (part, path) in archive.parts(&partition)? {
-                if part.shard == lock.shard && subject.count_in(&archive.hold(&path)?, &schema)?.about > 0 {
+            for (_, path) in archive.parts(&partition)? {
+                if !left.contains(&path) && subject.count_in(&archive.hold(&path)?, &schema)?.about > 0 {
                     return Err(EraseError::Left(path));
                 }
             }
         }
     }
-    let beside = quarantine::mentions(archive, subject)?.into_iter().chain(archive.staged(lock.shard)?);
-    match beside.into_iter().find(|path| !left.contains(path)) {
+    match quarantine::mentions(archive, subject)?.into_iter().find(|path| !left.contains(path)) {
         Some(path) => Err(EraseError::Left(path)),
         None => Ok(()),
     }

@@ -2,21 +2,22 @@
 //!
 //! [`verify()`] looks at everything that stands in the folder and changes nothing. Each [`Finding`] says
 //! how bad it is, what it is about, what is wrong, and what to do. [`repair`] does what is safe: it moves
-//! what does not belong to the quarantine, and rewrites a part from what can be read of it, the part
-//! itself being kept. Nothing is ever deleted.
+//! what does not belong to the quarantine, files rows where they do belong, and rewrites a part from what can be read of
+//! it, the part itself being kept. Nothing is ever deleted.
 //!
-//! A key has its time in it, so a row that stands in its own day and in order is there once in the whole
-//! archive.
+//! A key has its time and its device in it, so a row that stands in its own day and shard and in order is there once in
+//! the whole archive.
 
 mod layout;
 mod part;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use chrono::NaiveDate;
 use serde::{Serialize, Serializer};
 
-use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock};
+use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock, Spot};
 use crate::journal::{self, Item, JournalError, Segment};
 use crate::privacy::Action;
 use crate::schema::Schema;
@@ -81,6 +82,13 @@ pub enum Severity {
 pub enum Repair {
     /// Move it to the quarantine.
     SetAside,
+    /// Move it to the quarantine, although rows of it may stand nowhere else.
+    SetDamagedAside,
+    /// File its rows where they belong, and move it to the quarantine.
+    Refile {
+        /// The dataset.
+        dataset: String,
+    },
     /// Write the day's part anew from what can be read of it, and keep the old one in the quarantine.
     Rewrite {
         /// The dataset.
@@ -161,23 +169,66 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
     for finding in &report.findings {
         let subject = archive.root().join(&finding.subject);
         match &finding.repair {
-            Some(Repair::SetAside) => {
-                let place = archive.set_aside(first, &subject, &finding.problem)?;
-                done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
+            None => continue,
+            Some(Repair::SetAside) => (),
+            Some(Repair::SetDamagedAside) => done.loses_rows = true,
+            Some(Repair::Refile { dataset }) => {
+                for schema in Schema::all().into_iter().filter(|schema| schema.dataset == *dataset) {
+                    done.refile(archive, locks, &schema, &subject, None)?;
+                }
             }
             Some(Repair::Rewrite { dataset, date, shard }) => {
                 let Some(lock) = locks.iter().find(|lock| lock.shard == *shard) else { continue };
                 for schema in Schema::all().into_iter().filter(|schema| schema.dataset == *dataset) {
+                    let own = Spot { date: *date, shard: *shard };
+                    let parts = archive.parts(&Partition { dataset: dataset.clone(), date: *date })?;
+                    // By now it may be another one: what was repaired before has filed rows into this day.
+                    let part = parts.into_iter().find(|(part, _)| part.shard == *shard);
+                    let refiled = match part {
+                        Some((_, part)) => done.refile(archive, locks, &schema, &part, Some(own))?,
+                        None => 0,
+                    };
                     let staged = archive.stage_anew(lock, &schema, *date)?;
                     done.sentences.extend(staged.damage());
-                    done.loses_rows |= staged.loses_rows();
+                    done.loses_rows |= staged.loses_rows(refiled);
                     staged.publish()?;
                 }
+                continue;
             }
-            _ => (),
         }
+        let place = archive.set_aside(first, &subject, &finding.problem)?;
+        done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
     }
     Ok(done)
+}
+
+impl Repaired {
+    /// Files those rows of a part elsewhere that do not belong where it is, as far as it can be read; returns how many.
+    fn refile(
+        &mut self,
+        archive: &Archive,
+        locks: &[ShardLock],
+        schema: &Arc<Schema>,
+        path: &Path,
+        own: Option<Spot>,
+    ) -> Result<u64, ArchiveError> {
+        let refiled = match archive.refile(locks, schema, path, own) {
+            // What is not filed goes to the quarantine with the part.
+            Err(ArchiveError::Damaged { path: ref at, .. } | ArchiveError::Schema { path: ref at, .. })
+                if at == path =>
+            {
+                0
+            }
+            refiled => refiled?,
+        };
+        // A part that says no number of rows has none that could be filed.
+        let all = archive.look(path, schema).map_or(u64::MAX, |part| part.rows());
+        self.loses_rows |= own.is_none() && refiled < all;
+        if refiled > 0 {
+            self.sentences.push(format!("filed {refiled} rows of {} where they belong", path.display()));
+        }
+        Ok(refiled)
+    }
 }
 
 impl Report {

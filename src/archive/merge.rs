@@ -23,7 +23,7 @@ use chrono::NaiveDate;
 
 use crate::schema::Schema;
 
-use super::order::{Keys, misplaced, partitions_of, replaces, shards_of};
+use super::order::{Keys, Spot, elsewhere, misplaced, partitions_of, replaces, shards_of, spots_of};
 use super::publish::{Damage, Staging};
 use super::read::{BATCH_ROWS, PartFile};
 use super::write::PartWriter;
@@ -76,7 +76,7 @@ impl Archive {
         let writer = PartWriter::create(&self.disk, &path, schema, rows_expected)?;
         let mut merge = Merge::new(schema, rows.in_order(), writer);
         let damage = match old {
-            Some(old) => merge.take_old(old, date, trusting)?,
+            Some(old) => merge.take_old(old, (Spot { date, shard }, self.shards), trusting)?,
             None => None,
         };
         let (fresh, info) = merge.finish()?;
@@ -325,19 +325,19 @@ impl<'a> Merge<'a> {
 
     /// Writes the old part's rows, with those that come in at their places among them. Says what is
     /// wrong with the part, if something is.
-    fn take_old(&mut self, old: PartFile, date: NaiveDate, trusting: bool) -> Result<Option<Damage>, ArchiveError> {
+    fn take_old(&mut self, old: PartFile, place: (Spot, u32), trusting: bool) -> Result<Option<Damage>, ArchiveError> {
         let checksum = old.checksum()?;
         let part = match old.part(self.schema) {
             // Columns that nobody knows may be a newer program's, but hardly in a file without its checksum.
-            Err(ArchiveError::Damaged { problem, .. }) => return Ok(Some(Damage::new(old, problem, None))),
+            Err(ArchiveError::Damaged { problem, .. }) => return Ok(Some(Damage::of_all(old, problem))),
             Err(ArchiveError::Schema { column, .. }) if checksum != Checksum::Right => {
                 let problem = format!("somebody else's, or bent: it has a column {column:?} that is none of ours");
-                return Ok(Some(Damage::new(old, problem, None)));
+                return Ok(Some(Damage::of_all(old, problem)));
             }
             other => other?,
         };
         if checksum != Checksum::Right || !trusting {
-            return self.salvage(old, &part, checksum, date);
+            return self.salvage(old, &part, checksum, place);
         }
         for batch in part.batches(None) {
             self.pass(&batch?)?;
@@ -351,14 +351,17 @@ impl<'a> Merge<'a> {
         old: PartFile,
         part: &Part,
         checksum: Checksum,
-        date: NaiveDate,
+        place: (Spot, u32),
     ) -> Result<Option<Damage>, ArchiveError> {
         let mut last: Option<RecordBatch> = None;
-        let (mut kept, mut problem) = (0, None);
+        let (mut kept, mut elsewhere, mut problem) = (0, 0, None);
         for group in 0..part.groups() {
             for batch in readable(part, group) {
-                match batch.and_then(|batch| self.of_the_day(&batch, date, &mut problem)) {
-                    Ok(batch) => match misplaced(self.schema, last.as_ref(), &batch, date, true) {
+                let all = batch.as_ref().map_or(0, RecordBatch::num_rows);
+                let own = batch.and_then(|batch| self.of_the_spot(&batch, place, &mut problem));
+                elsewhere += own.as_ref().map_or(0, |own| (all - own.num_rows()) as u64);
+                match own {
+                    Ok(batch) => match misplaced(self.schema, last.as_ref(), &batch, place, true) {
                         None => {
                             kept += batch.num_rows() as u64;
                             self.pass(&batch)?;
@@ -371,24 +374,23 @@ impl<'a> Merge<'a> {
                 }
             }
         }
-        let missing = part.rows().saturating_sub(kept);
-        let problem = problem.or((checksum == Checksum::Wrong).then(|| "its checksum is wrong".to_owned()));
-        Ok(problem.map(|problem| Damage::new(old, problem, Some(missing))))
+        let missing = part.rows().saturating_sub(kept + elsewhere);
+        let is_bent = checksum == Checksum::Wrong;
+        let problem = problem.or(is_bent.then(|| "its checksum is wrong".to_owned()));
+        Ok(problem.map(|problem| Damage { part: old, problem, rows_lost: Some(missing), elsewhere, is_bent }))
     }
 
-    /// The rows of a batch that are of the day; notes where others are among them.
-    fn of_the_day(
+    /// The rows of a batch that belong where it stands; notes where others are among them.
+    fn of_the_spot(
         &self,
         batch: &RecordBatch,
-        date: NaiveDate,
+        (spot, shards): (Spot, u32),
         problem: &mut Option<String>,
     ) -> Result<RecordBatch, ArchiveError> {
-        let days = partitions_of(self.schema, batch);
-        if days.keys().all(|day| *day == date) {
-            return Ok(batch.clone());
-        }
-        *problem = Some("it has rows of another day".to_owned());
-        let rows = UInt32Array::from(days.get(&date).cloned().unwrap_or_default());
+        let Some(said) = elsewhere(self.schema, batch, (spot, shards)) else { return Ok(batch.clone()) };
+        *problem = Some(said.to_owned());
+        let mut spots = spots_of(self.schema, batch, shards, spot.shard);
+        let rows = UInt32Array::from(spots.remove(&spot).unwrap_or_default());
         take_record_batch(batch, &rows).map_err(|error| self.writer.error(error))
     }
 
@@ -493,7 +495,7 @@ impl Incoming {
 }
 
 /// The batches of a row group that can be read, and an error for each that cannot: behind it, reading begins anew.
-fn readable(part: &Part, group: usize) -> impl Iterator<Item = Result<RecordBatch, ArchiveError>> {
+pub(super) fn readable(part: &Part, group: usize) -> impl Iterator<Item = Result<RecordBatch, ArchiveError>> {
     let (mut at, mut batches) = (0, None);
     std::iter::from_fn(move || {
         while at < part.group_rows(group) {

@@ -29,6 +29,28 @@ pub(super) fn shards_of(schema: &Schema, batch: &RecordBatch, shards: u32, other
     ids.iter().map(|id| id.map_or(otherwise, |id| shard_of(id, shards))).collect()
 }
 
+/// Where rows belong: the part of a day and a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Spot {
+    /// The day.
+    pub date: NaiveDate,
+    /// The shard.
+    pub shard: u32,
+}
+
+/// Sorts the rows of a batch by where they belong, in an archive of so many shards: the positions of each. Rows of no
+/// device belong to the shard `otherwise`.
+pub(super) fn spots_of(schema: &Schema, batch: &RecordBatch, shards: u32, otherwise: u32) -> BTreeMap<Spot, Vec<u32>> {
+    let of = shards_of(schema, batch, shards, otherwise);
+    let mut spots: BTreeMap<Spot, Vec<u32>> = BTreeMap::new();
+    for (date, rows) in partitions_of(schema, batch) {
+        for row in rows {
+            spots.entry(Spot { date, shard: of[row as usize] }).or_default().push(row);
+        }
+    }
+    spots
+}
+
 /// Sorts the rows of a batch by the day they belong to: the date, and the rows' positions.
 ///
 /// # Panics
@@ -51,8 +73,8 @@ pub fn day_of(micros: i64) -> NaiveDate {
 }
 
 /// What is wrong with the place of rows that were read from a part of a day, behind the last ones; none
-/// where they stand as they should. Unless they were read in full (`whole`), rows without a time may differ
-/// in what was not read, and are not taken for equal.
+/// where they stand as they should, in an archive of so many shards. Unless they were read in full (`whole`), rows
+/// without a time may differ in what was not read, and are not taken for equal.
 ///
 /// # Panics
 /// Where a batch is not of the schema.
@@ -61,7 +83,7 @@ pub fn misplaced(
     schema: &Schema,
     last: Option<&RecordBatch>,
     batch: &RecordBatch,
-    date: NaiveDate,
+    (spot, shards): (Spot, u32),
     whole: bool,
 ) -> Option<&'static str> {
     if batch.num_rows() == 0 {
@@ -78,9 +100,17 @@ pub fn misplaced(
     match across.into_iter().chain(inside).max() {
         Some(Ordering::Greater) => Some("its rows are not in order"),
         Some(Ordering::Equal) => Some("it has a key twice"),
-        _ if partitions_of(schema, batch).keys().any(|day| *day != date) => Some("it has rows of another day"),
-        _ => None,
+        _ => elsewhere(schema, batch, (spot, shards)),
     }
+}
+
+/// What is wrong with the place of rows of which some belong elsewhere.
+pub(super) fn elsewhere(schema: &Schema, batch: &RecordBatch, (spot, shards): (Spot, u32)) -> Option<&'static str> {
+    let spots = spots_of(schema, batch, shards, spot.shard);
+    if spots.keys().any(|other| other.date != spot.date) {
+        return Some("it has rows of another day");
+    }
+    spots.keys().any(|other| other.shard != spot.shard).then_some("it has rows of another shard")
 }
 
 /// Whether a row takes the place of one with the same key that was there before it.

@@ -88,7 +88,16 @@ pub(super) fn journal(own: &Path, shard: u32) -> PathBuf {
 
 /// The journals that there are, each with its shard.
 pub(super) fn journals(own: &Path) -> Result<Vec<(u32, PathBuf)>, ArchiveError> {
-    let found = entries(&own.join("journal"))?.into_iter();
+    by_shard(&own.join("journal"))
+}
+
+/// The staging folders that there are, each with its shard.
+pub(super) fn stagings(own: &Path) -> Result<Vec<(u32, PathBuf)>, ArchiveError> {
+    by_shard(&own.join("staging"))
+}
+
+fn by_shard(dir: &Path) -> Result<Vec<(u32, PathBuf)>, ArchiveError> {
+    let found = entries(dir)?.into_iter();
     Ok(found.filter_map(|(name, path)| Some((name.strip_prefix("shard-")?.parse().ok()?, path))).collect())
 }
 

@@ -11,14 +11,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_select::filter::filter_record_batch;
 use serde::Serialize;
 use twox_hash::XxHash64;
 
 use super::merge::Redo;
 use super::read::PartFile;
-use super::{Archive, ArchiveError, PartName, Partition, ShardLock, paths};
+use super::write::PartWriter;
+use super::{Archive, ArchiveError, Part, PartName, Partition, ShardLock, paths};
 use crate::bucket::Version;
 use crate::disk::DiskFile;
+use crate::schema::Schema;
 
 /// How long a folder that was live stays as it was, for readers that have it open. A reader lists a
 /// folder right after it opened it; only one that the system held up in between takes longer.
@@ -71,10 +75,14 @@ pub struct PartInfo {
 /// What was found wrong with the part that a staged one takes the place of.
 #[derive(Debug)]
 pub(super) struct Damage {
-    part: PartFile,
-    problem: String,
+    pub(super) part: PartFile,
+    pub(super) problem: String,
     /// Rows that could not be carried over; none where nobody knows how many there were.
-    rows_lost: Option<u64>,
+    pub(super) rows_lost: Option<u64>,
+    /// Rows that are left out because they belong to another day or shard.
+    pub(super) elsewhere: u64,
+    /// Whether a value may have changed that nobody can tell from the others.
+    pub(super) is_bent: bool,
 }
 
 /// A staging folder that goes when it is dropped, unless it became live.
@@ -137,10 +145,12 @@ impl Staged {
         self.info.rows == 0 && self.bases.is_empty() && self.damage.is_none()
     }
 
-    /// Whether rows of the day's old part could not be carried over.
+    /// Whether rows of the day's old part could not be carried over, or their values may have changed. So many that
+    /// belonged elsewhere are there by now.
     #[must_use]
-    pub fn loses_rows(&self) -> bool {
-        self.damage.as_ref().is_some_and(|damage| damage.rows_lost != Some(0))
+    pub fn loses_rows(&self, refiled: u64) -> bool {
+        let loses = |damage: &Damage| damage.rows_lost != Some(0) || damage.is_bent || damage.elsewhere > refiled;
+        self.damage.as_ref().is_some_and(loses)
     }
 
     /// What was found wrong with the day's old part: a sentence.
@@ -171,13 +181,16 @@ impl Staged {
 }
 
 impl Damage {
-    pub(super) fn new(part: PartFile, problem: String, rows_lost: Option<u64>) -> Self {
-        Self { part, problem, rows_lost }
+    /// Of a part of which nothing can be read.
+    pub(super) fn of_all(part: PartFile, problem: String) -> Self {
+        Self { part, problem, rows_lost: None, elsewhere: 0, is_bent: false }
     }
 
     fn sentence(&self) -> String {
         let lost = match self.rows_lost {
             None => "none of its rows could be carried over".to_owned(),
+            Some(0) if self.elsewhere > 0 => format!("{} of its rows belong elsewhere", self.elsewhere),
+            Some(0) if self.is_bent => "all of its rows were carried over, some of which may be bent".to_owned(),
             Some(0) => "all of its rows were carried over".to_owned(),
             Some(rows) => format!("{rows} of its rows could not be carried over"),
         };
@@ -227,12 +240,25 @@ impl Archive {
 
     /// Removes what an earlier process left in a shard's staging folder: days that never became live,
     /// and days that were live until they were exchanged, unless that is only just so. Whoever calls it
-    /// has just taken the shard's lock.
+    /// has just taken the shard's lock. The first shard's takes those of former shards along.
     ///
     /// # Errors
     /// Where the file system says no.
     pub fn clear_staging(&self, shard: u32) -> Result<(), ArchiveError> {
-        self.clear_older(shard, changed_at(&paths::shard_lock(&self.own, shard))?, |_name| true)
+        let now = changed_at(&paths::shard_lock(&self.own, shard))?;
+        let all = self.stagings(shard)?.into_iter();
+        all.map(|shard| self.clear_older(shard, now, |_name| true)).fold(Ok(()), Result::and)
+    }
+
+    /// The shards whose staging folders are a shard's to clear away: its own, and the first one's also those that are no
+    /// more since the archive was filed into fewer.
+    fn stagings(&self, shard: u32) -> Result<Vec<u32>, ArchiveError> {
+        let mut all = vec![shard];
+        if shard == 0 && !self.is_resharding {
+            let there = paths::stagings(&self.own)?.into_iter().map(|(shard, _)| shard);
+            all.extend(there.filter(|shard| *shard >= self.shards));
+        }
+        Ok(all)
     }
 
     /// Removes the entries of a staging folder that were changed long enough before `now`, which is a
@@ -258,12 +284,13 @@ impl Archive {
         ended
     }
 
-    /// What stands in a shard's staging folder.
+    /// What stands in the staging folders that [`Archive::clear_staging`] clears away.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// Where they cannot be read.
     pub fn staged(&self, shard: u32) -> Result<Vec<PathBuf>, ArchiveError> {
-        Ok(paths::entries(&paths::staging(&self.own, shard))?.into_iter().map(|(_, path)| path).collect())
+        let entries = self.stagings(shard)?.into_iter().map(|shard| paths::entries(&paths::staging(&self.own, shard)));
+        Ok(entries.collect::<Result<Vec<_>, _>>()?.concat().into_iter().map(|(_, path)| path).collect())
     }
 
     /// Keeps bytes that were received and could not be filed, with a report of where they come from
@@ -307,6 +334,42 @@ impl Archive {
     /// Where the file system says no.
     pub fn rewrite_quarantined(&self, lock: &ShardLock, path: &Path, bytes: &[u8]) -> Result<(), ArchiveError> {
         self.write_durably(lock.shard, path, bytes)
+    }
+
+    /// Writes a part of the quarantine anew with those rows that `keep` says stay; where none do, it goes, and its report
+    /// with it.
+    ///
+    /// # Errors
+    /// Where it is damaged, or the file system says no.
+    pub fn rewrite_quarantined_part(
+        &self,
+        lock: &ShardLock,
+        path: &Path,
+        schema: &Schema,
+        keep: &dyn Fn(&RecordBatch) -> BooleanArray,
+    ) -> Result<(), ArchiveError> {
+        let part = Part::open(path, schema)?;
+        let staged = paths::staging(&self.own, lock.shard).join(format!("{UNFINISHED}{}", name_of(path)));
+        self.disk.make_dirs(staged.parent().unwrap_or(&self.own))?;
+        if staged.exists() {
+            self.disk.remove(&staged)?;
+        }
+        let expected = usize::try_from(part.rows()).unwrap_or(usize::MAX);
+        let mut writer = PartWriter::create(&self.disk, &staged, schema, expected)?;
+        for batch in part.batches(None) {
+            let batch = batch?;
+            let kept = filter_record_batch(&batch, &keep(&batch)).map_err(|error| writer.error(error))?;
+            writer.write(&kept)?;
+        }
+        if writer.finish(schema)?.0 > 0 {
+            self.disk.rename(&staged, path)?;
+        } else {
+            let report = path.with_file_name(format!("{}.report.json", name_of(path)));
+            for gone in [path, &staged, &report].into_iter().filter(|gone| gone.exists()) {
+                self.disk.remove(gone)?;
+            }
+        }
+        Ok(self.disk.sync_dir(path.parent().unwrap_or(&self.own))?)
     }
 
     fn report(&self, shard: u32, report: &Report) -> Result<(), ArchiveError> {

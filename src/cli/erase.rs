@@ -34,12 +34,20 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     let policy = file.policy()?;
     let subject = subject(command, &policy)?;
     let clock = Clock::system();
-    let (ingest, recovered) = collect::take(archive, &clock, "forget", policy.clone())?;
-    collect::note_recovered(&recovered);
-    if !recovered.held.is_empty() {
-        bail!("something is not published yet and may be about it: mend that first");
-    }
-    let erased = erase::forget(ingest.archive(), ingest.locks(), &subject, command.dry_run)?;
+    let erased = if command.dry_run {
+        let locks = collect::lock_all(&archive, &clock, "forget")?;
+        if erase::is_waiting(&archive) {
+            print::note("what waits in the journal is not looked at: it is published first when this is no dry run");
+        }
+        erase::forget(&archive, &locks, &subject, true)?
+    } else {
+        let (ingest, recovered) = collect::take(archive, &clock, "forget", policy.clone())?;
+        collect::note_recovered(&recovered);
+        if !recovered.held.is_empty() {
+            bail!("something is not published yet and may be about it: mend that first");
+        }
+        erase::forget(ingest.archive(), ingest.locks(), &subject, false)?
+    };
     tell(&erased, command.dry_run, args.quiet)?;
     for path in &erased.left {
         print::note(&format!(
@@ -47,7 +55,12 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
             path.display()
         ));
     }
-    if erased.left.is_empty() && !command.dry_run && !args.quiet {
+    if erased.days.is_empty() && erased.other_pseudonyms > 0 {
+        print::note(&format!(
+            "{} rows stand under pseudonyms that this key makes of nobody named here: made with another key, they stay",
+            erased.other_pseudonyms
+        ));
+    } else if erased.left.is_empty() && !command.dry_run && !args.quiet {
         print::note("every part and the quarantine were read again: nothing about it is left");
     }
     Ok(if erased.left.is_empty() { Exit::Done } else { Exit::Partly })

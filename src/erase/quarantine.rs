@@ -4,7 +4,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use chrono::{DateTime, NaiveDate};
 
 use crate::archive::{Archive, ArchiveError, PartFile, ShardLock};
@@ -34,6 +36,13 @@ pub(super) fn forget(
                 erased.quarantined += gone;
                 if !dry_run {
                     archive.rewrite_quarantined(lock, &path, kept.as_bytes())?;
+                }
+            }
+            (Mention::Rows(schema, gone), true) => {
+                erased.quarantined += gone;
+                let spares = |batch: &RecordBatch| subject.spares(&schema, batch);
+                if !dry_run {
+                    archive.rewrite_quarantined_part(lock, &path, &schema, &spares)?;
                 }
             }
             (Mention::All, true) => {
@@ -96,6 +105,8 @@ enum Mention {
     None,
     /// Some lines do: what is left without them, and how many they are.
     Lines(String, u64),
+    /// Some rows of a part do: its schema, and how many they are.
+    Rows(Arc<Schema>, u64),
     All,
     /// Nobody can tell.
     Hidden,
@@ -123,13 +134,13 @@ fn look_at(file: &PartFile, subject: &Subject) -> Result<Mention, EraseError> {
     Ok(Mention::Lines(kept.concat(), (text.lines().count() - kept.len()) as u64))
 }
 
-/// A part in the quarantine was replaced by one with the rows of it that can be read.
+/// Rows of a part that was set aside may stand nowhere else.
 fn look_into_part(file: &PartFile, subject: &Subject) -> Mention {
     let schemas = Schema::all();
     let schema = schemas.iter().find(|schema| file.part(schema).is_ok());
-    match schema.map(|schema| subject.count_in(file, schema)) {
-        Some(Ok(Found { about: 0, hidden: 0 })) => Mention::None,
-        Some(Ok(Found { about: 1.., .. })) => Mention::All,
+    match schema.and_then(|schema| Some((schema, subject.count_in(file, schema).ok()?))) {
+        Some((_, Found { about: 0, hidden })) if hidden == 0 || subject.has_pseudonym() => Mention::None,
+        Some((schema, Found { about: gone @ 1.., .. })) => Mention::Rows(Arc::clone(schema), gone),
         _ => Mention::Hidden,
     }
 }

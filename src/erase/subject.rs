@@ -1,14 +1,20 @@
 //! Who is to be forgotten, and where that is mentioned.
+//!
+//! A row is about somebody if any of its texts mentions them: the column that is made for it, a device's or a network's
+//! name, an application's, a message of the API, or what no column holds.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, BooleanArray, RecordBatch};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, StructArray};
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::archive::{ArchiveError, PartFile, Scan};
 use crate::privacy::is_pseudonym;
-use crate::schema::{Personal, Role, Schema};
+use crate::schema::{Kind, Personal, Schema};
 
 /// Who or what is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +38,7 @@ pub enum SubjectKind {
 pub(super) struct Found {
     /// Rows that are about the subject.
     pub(super) about: u64,
-    /// Rows whose value is a pseudonym that nobody gave the key of.
+    /// Rows that are of a pseudonym which none of the subject's is.
     pub(super) hidden: u64,
 }
 
@@ -43,24 +49,21 @@ impl Subject {
         Self { kind, values: values.into_iter().map(|value| value.to_lowercase()).collect() }
     }
 
+    /// Whether it is known by a pseudonym too.
+    pub(super) fn has_pseudonym(&self) -> bool {
+        self.values.iter().any(|value| is_pseudonym(value))
+    }
+
     /// For each row, whether it is about something else.
     pub(super) fn spares(&self, schema: &Schema, batch: &RecordBatch) -> BooleanArray {
-        let texts = |columns: Vec<usize>| {
-            let named = columns.into_iter().filter_map(|at| batch.column_by_name(&schema.columns[at].name));
-            named.filter_map(|column| column.as_string_opt::<i32>()).collect::<Vec<_>>()
-        };
-        let (known, unmapped) = (texts(self.columns(schema)), texts(unmapped(schema)));
-        let is_about = |row: usize| {
-            known.iter().any(|texts| texts.is_valid(row) && self.values.contains(&texts.value(row).to_lowercase()))
-                || unmapped.iter().any(|texts| texts.is_valid(row) && self.is_in(texts.value(row)))
-        };
-        (0..batch.num_rows()).map(|row| Some(!is_about(row))).collect()
+        let columns = texts(schema).into_iter().filter_map(|at| batch.column_by_name(&schema.columns[at].name));
+        let mut texts: Vec<Texts> = columns.flat_map(Texts::of).collect();
+        (0..batch.num_rows()).map(|row| Some(!texts.iter_mut().any(|texts| texts.mention(self, row)))).collect()
     }
 
     /// Rows of a part that are about it.
     pub(super) fn count_in(&self, file: &PartFile, schema: &Schema) -> Result<Found, ArchiveError> {
-        let columns = self.columns(schema).into_iter().chain(unmapped(schema));
-        let scan = Scan { columns: columns.collect(), ..Scan::default() };
+        let scan = Scan { columns: texts(schema).into_iter().collect(), ..Scan::default() };
         let mut found = Found::default();
         for batch in file.part(schema)?.batches(Some(&scan)) {
             let batch = batch?;
@@ -70,34 +73,42 @@ impl Subject {
         Ok(found)
     }
 
-    /// Whether a text, or a JSON text in it, mentions it.
+    /// Whether a text mentions it, however its letters are written.
     pub(super) fn is_in(&self, text: &str) -> bool {
-        let plain = text.to_lowercase();
-        self.values.iter().any(|value| is_word_in(value, &plain)) || self.is_in_json(text)
+        let mut plain = Cow::from(text);
+        while !self.is_word_in(&plain) {
+            let plainer = percent_decode_str(&unescaped(&plain)).decode_utf8_lossy().into_owned();
+            if plainer == plain {
+                return self.is_in_json(text);
+            }
+            plain = plainer.into();
+        }
+        true
     }
 
-    /// The columns in which it is known, as positions in a schema.
-    fn columns(&self, schema: &Schema) -> Vec<usize> {
-        let device = schema.index_of("device_id");
-        let is_ours = |at: &usize| match self.kind {
-            SubjectKind::Device => Some(*at) == device,
-            SubjectKind::Person => schema.columns[*at].personal == Some(Personal::Person),
-        };
-        (0..schema.columns.len()).filter(is_ours).collect()
+    fn is_word_in(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        self.values.iter().any(|value| is_word_in(value, &text))
+    }
+
+    /// The column by which it is known, as a position in a schema.
+    fn identity(&self, schema: &Schema) -> Option<usize> {
+        match self.kind {
+            SubjectKind::Device => schema.index_of("device_id"),
+            SubjectKind::Person => schema.columns.iter().position(|column| column.personal == Some(Personal::Person)),
+        }
     }
 
     fn hidden_in(&self, schema: &Schema, batch: &RecordBatch) -> u64 {
-        if self.values.iter().any(|value| is_pseudonym(value)) {
-            return 0;
-        }
-        let columns = self.columns(schema).into_iter().filter_map(|at| batch.column_by_name(&schema.columns[at].name));
-        let hidden = columns
-            .filter_map(|column| column.as_string_opt::<i32>())
-            .map(|texts| texts.iter().flatten().filter(|text| is_pseudonym(text)).count() as u64);
-        hidden.sum()
+        let column = self.identity(schema).and_then(|at| batch.column_by_name(&schema.columns[at].name));
+        let texts = column.and_then(|column| column.as_string_opt::<i32>()).into_iter().flatten().flatten();
+        texts.filter(|text| is_pseudonym(text) && !self.values.contains(*text)).count() as u64
     }
 
     fn is_in_json(&self, text: &str) -> bool {
+        if !text.trim_start().starts_with(['{', '[', '"']) {
+            return false;
+        }
         match serde_json::from_str(text) {
             Ok(Value::Object(members)) => {
                 members.iter().any(|(key, value)| self.is_in(key) || self.is_in_json(&value.to_string()))
@@ -119,10 +130,32 @@ fn is_word_in(value: &str, text: &str) -> bool {
     let belongs = |letter: char| letter.is_alphanumeric() || matches!(letter, '.' | '_' | '%' | '+' | '-' | '@');
     text.match_indices(value).any(|(at, _)| {
         let (before, after) = (&text[..at], &text[at + value.len()..]);
-        // A dot behind an address may end a sentence.
+        // A dot behind an address may end a sentence, and a dash before it begin a list.
         let goes_on = after.trim_start_matches('.').starts_with(belongs);
-        !before.ends_with(belongs) && !goes_on
+        !before.trim_end_matches('-').ends_with(belongs) && !goes_on
     })
+}
+
+/// A text with the letters that JSON's escapes stand for, also where it is no JSON as a whole.
+fn unescaped(text: &str) -> Cow<'_, str> {
+    let Some(first) = text.find('\\') else { return text.into() };
+    let mut plain = text[..first].to_owned();
+    let mut rest = &text[first..];
+    while let Some(at) = rest.find('\\') {
+        plain.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let short = after.chars().next();
+        let long = after.strip_prefix('u').and_then(|hex| char::from_u32(u32::from_str_radix(hex.get(..4)?, 16).ok()?));
+        let (letter, length) = match (long, short) {
+            (Some(letter), _) => (letter, 5),
+            (None, Some('n' | 'r' | 't' | 'b' | 'f')) => (' ', 1),
+            (None, Some(letter @ ('"' | '\\' | '/'))) => (letter, 1),
+            _ => ('\\', 0),
+        };
+        plain.push(letter);
+        rest = &after[length..];
+    }
+    (plain + rest).into()
 }
 
 fn bytes_of(items: &[Value]) -> Option<Vec<u8>> {
@@ -130,8 +163,45 @@ fn bytes_of(items: &[Value]) -> Option<Vec<u8>> {
     items.iter().map(byte).collect::<Option<Vec<u8>>>().filter(|bytes| !bytes.is_empty())
 }
 
-fn unmapped(schema: &Schema) -> Vec<usize> {
-    (0..schema.columns.len()).filter(|at| schema.columns[*at].role == Role::Unmapped).collect()
+/// The columns that hold texts.
+fn texts(schema: &Schema) -> Vec<usize> {
+    let holds_texts = |at: &usize| matches!(schema.columns[*at].kind, Kind::String | Kind::List);
+    (0..schema.columns.len()).filter(holds_texts).collect()
+}
+
+/// The texts of a column, or of a member of the items of one.
+struct Texts<'a> {
+    values: &'a StringArray,
+    /// Where the items of each row begin and end, in a column of lists.
+    lists: Option<&'a [i32]>,
+    /// What was looked at already: most texts stand in many rows.
+    seen: HashMap<&'a str, bool>,
+}
+
+impl<'a> Texts<'a> {
+    fn of(column: &'a ArrayRef) -> Vec<Self> {
+        let texts = |values, lists| Self { values, lists, seen: HashMap::new() };
+        match (column.as_string_opt::<i32>(), column.as_list_opt::<i32>()) {
+            (Some(values), _) => vec![texts(values, None)],
+            (_, Some(lists)) => {
+                let members = lists.values().as_struct_opt().map(StructArray::columns).unwrap_or_default();
+                let members = members.iter().filter_map(|member| member.as_string_opt::<i32>());
+                members.map(|values| texts(values, Some(&lists.offsets()[..]))).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether one of those of a row mentions somebody.
+    fn mention(&mut self, subject: &Subject, row: usize) -> bool {
+        let items = |at: i32| usize::try_from(at).unwrap_or(0);
+        let range: Range<usize> = self.lists.map_or(row..row + 1, |ends| items(ends[row])..items(ends[row + 1]));
+        let (values, seen) = (self.values, &mut self.seen);
+        range.filter(|&at| values.is_valid(at)).any(|at| {
+            let text = values.value(at);
+            *seen.entry(text).or_insert_with(|| subject.is_in(text))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +217,29 @@ mod tests {
             assert!(ann.is_in(text), "{text}");
         }
         assert!(ann.is_in(&format!(r#"{{"bytes":{:?}}}"#, b"{\"x\":\"ann@example.com\",\"y\":\"\xfc\"}")));
-        for text in ["joann@example.com", "ann@example.com.au", "ann@example.community", "", "ann"] {
+        for text in [
+            " ann@example.com ",
+            "ann@example.com's iPhone",
+            "u=ann%40example.com",
+            "%3Aann@example.com",
+            "-ann@example.com",
+            r#"{"broken":"x\nann@example.com"#,
+            r#"{"broken":"\tann@example.com","#,
+            r#"{"broken":"\u0061nn@example.com""#,
+            r#"{"broken":"\\u0061nn@example.com""#,
+        ] {
+            assert!(ann.is_in(text), "{text}");
+        }
+        for text in [
+            "joann@example.com",
+            "jo-ann@example.com",
+            "ann@example.com.au",
+            "ann@example.community",
+            "%ann@example.com",
+            r"\u00zzann@example.com",
+            "",
+            "ann",
+        ] {
             assert!(!ann.is_in(text), "{text}");
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::archive::{Archive, Entry, OWN_FOLDER, PartName, Partition};
+use crate::archive::{Archive, Checksum, Entry, OWN_FOLDER, PartName, Partition};
 use crate::schema::Schema;
 
 use super::{Findings, Repair, Severity};
@@ -26,7 +26,7 @@ pub(super) fn look(archive: &Archive, findings: &mut Findings) {
         let dir = archive.dataset_dir(&schema);
         for Entry { name, path, is_folder, .. } in entries(archive, &dir, findings) {
             match Partition::parse(&schema.dataset, &name) {
-                Some(_) if is_folder => look_at_day(archive, &path, findings),
+                Some(_) if is_folder => look_at_day(archive, &schema, &path, findings),
                 _ => foreign(&path, findings),
             }
         }
@@ -38,14 +38,22 @@ pub(super) fn count(dir: &Path) -> u64 {
     fs::read_dir(dir).map_or(0, |entries| entries.count() as u64)
 }
 
-fn look_at_day(archive: &Archive, day: &Path, findings: &mut Findings) {
-    let mut parts = Vec::new();
+fn look_at_day(archive: &Archive, schema: &Schema, day: &Path, findings: &mut Findings) {
+    let (mut parts, mut has_others) = (Vec::new(), false);
     for Entry { name, path, is_file, .. } in entries(archive, day, findings) {
         match PartName::parse(&name) {
             // Until all days are filed anew, parts of the former shards hold rows that are nowhere else.
             Some(part) if part.shard >= archive.shards() && !archive.is_resharding() => {
+                has_others = true;
                 let problem = format!("shard {} is none of the archive's {}", part.shard, archive.shards());
-                findings.add(Severity::Error, &path, &problem, SET_ASIDE, Some(Repair::SetAside));
+                let remedy = "verify --repair files its rows where they belong, and moves it to the quarantine";
+                findings.add(
+                    Severity::Error,
+                    &path,
+                    &problem,
+                    remedy,
+                    Some(Repair::Refile { dataset: schema.dataset.clone() }),
+                );
             }
             Some(part) if is_file => parts.push((part, path)),
             _ => foreign(&path, findings),
@@ -53,13 +61,25 @@ fn look_at_day(archive: &Archive, day: &Path, findings: &mut Findings) {
     }
     parts.sort_unstable();
     for pair in parts.windows(2).filter(|pair| pair[0].0.shard == pair[1].0.shard) {
-        let problem = format!("{} took its place: readers find its rows twice", pair[1].0);
-        findings.add(Severity::Error, &pair[0].1, &problem, SET_ASIDE, Some(Repair::SetAside));
+        let [(old, older), (new, newer)] = pair else { continue };
+        if is_sound(archive, schema, newer) || !is_sound(archive, schema, older) {
+            let problem = format!("{new} took its place: readers find its rows twice");
+            findings.add(Severity::Error, older, &problem, SET_ASIDE, Some(Repair::SetAside));
+        } else {
+            let problem = format!("it is damaged, and {old}, whose place it took, is not");
+            findings.add(Severity::Error, newer, &problem, SET_ASIDE, Some(Repair::SetDamagedAside));
+        }
     }
-    if parts.is_empty() {
+    if parts.is_empty() && !has_others {
         let problem = "the day has no part: its files were removed, or moved elsewhere";
         findings.add(Severity::Warning, day, problem, "restore them from a copy, or remove the folder", None);
     }
+}
+
+/// Whether a part is as it was written, and of a dataset.
+fn is_sound(archive: &Archive, schema: &Schema, part: &Path) -> bool {
+    let held = archive.hold(part);
+    held.is_ok_and(|held| matches!(held.checksum(), Ok(Checksum::Right)) && held.part(schema).is_ok())
 }
 
 const SET_ASIDE: &str = "verify --repair moves it to the quarantine";

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 
-use crate::archive::{Archive, ArchiveError, Checksum, Part, PartFile, PartName, Partition, Scan, misplaced};
+use crate::archive::{Archive, ArchiveError, Checksum, Part, PartFile, PartName, Partition, Scan, Spot, misplaced};
 use crate::privacy::{Action, is_pseudonym};
 use crate::schema::Schema;
 
@@ -38,7 +38,7 @@ impl Look<'_> {
         report.parts += 1;
         report.bytes += looked.as_ref().map_or(0, PartFile::length);
         let sealed = matches!(looked.as_ref().map(PartFile::checksum), Ok(Ok(Checksum::Right)));
-        if let Err(error) = looked.and_then(|file| self.rows(&file, report, findings)) {
+        if let Err(error) = looked.and_then(|file| self.rows(archive, &file, report, findings)) {
             let (remedy, repair) = match &error {
                 ArchiveError::Io { .. } | ArchiveError::Bucket(_) => {
                     ("make it readable to this user, or restore it from a copy", None)
@@ -51,7 +51,16 @@ impl Look<'_> {
     }
 
     /// Reads the part; an error where that comes to an end early.
-    fn rows(&self, file: &PartFile, report: &mut Report, findings: &mut Findings) -> Result<(), ArchiveError> {
+    fn rows(
+        &self,
+        archive: &Archive,
+        file: &PartFile,
+        report: &mut Report,
+        findings: &mut Findings,
+    ) -> Result<(), ArchiveError> {
+        // While days are filed into other shards, parts are of either number of them.
+        let shards = if archive.is_resharding() { 1 } else { archive.shards() };
+        let place = (Spot { date: self.partition.date, shard: self.name.shard }, shards);
         let checksum = file.checksum()?;
         let part = file.part(self.schema)?;
         match checksum {
@@ -66,8 +75,7 @@ impl Look<'_> {
         let (mut rows, mut treated) = (0, BTreeSet::new());
         for batch in part.batches(self.scan().as_ref()) {
             let batch = self.whole(&batch?);
-            if let Some(problem) = misplaced(self.schema, last.as_ref(), &batch, self.partition.date, self.options.deep)
-            {
+            if let Some(problem) = misplaced(self.schema, last.as_ref(), &batch, place, self.options.deep) {
                 self.add(Severity::Error, problem, findings);
                 return Ok(());
             }
