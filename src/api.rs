@@ -18,6 +18,7 @@ mod retry;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use reqwest::Url;
@@ -32,6 +33,9 @@ use retry::Retry;
 pub use credential::{Credential, CredentialError, Secret};
 pub use pacer::{Budget, BudgetError, Pacer, Permit};
 pub use probe::Probe;
+
+/// A clock that is farther from the server's is wrong: an answer takes seconds at most, and the server says whole ones.
+pub const MOST_CLOCK_AHEAD: TimeDelta = TimeDelta::seconds(60);
 
 /// How the API is asked.
 #[derive(Debug, Clone)]
@@ -68,6 +72,7 @@ pub struct Client {
     clock: Clock,
     options: ClientOptions,
     random: Mutex<StdRng>,
+    clock_ahead: Mutex<Option<TimeDelta>>,
 }
 
 /// What came of a request.
@@ -140,6 +145,7 @@ impl Client {
             pacer: Pacer::new(options.budget),
             clock,
             random: Mutex::new(StdRng::seed_from_u64(options.seed)),
+            clock_ahead: Mutex::default(),
             options,
         })
     }
@@ -154,6 +160,12 @@ impl Client {
     #[must_use]
     pub fn pacer(&self) -> &Pacer {
         &self.pacer
+    }
+
+    /// How far our clock was ahead of the server's at its last answer, to the second; none where it did not say.
+    #[must_use]
+    pub fn clock_ahead(&self) -> Option<TimeDelta> {
+        *self.clock_ahead.lock().expect("no holder of it panics")
     }
 
     /// Checks that something answers at the API's address, whatever it says. Made once before an
@@ -220,10 +232,19 @@ impl Client {
         ];
         query.extend(device.map(|device| ("device_id", device.as_str().to_owned())));
         let url = self.url(&["dex", "fleet-status", "devices"], &query);
-        let mut poll = self.poll(sweep_id, Endpoint::List);
-        (poll.page, poll.listing) = (Some(page), Some(*listing));
+        let mut poll = self.list_poll(sweep_id, listing, page);
         poll.device_id = device.map(|device| device.as_str().to_owned());
         self.exchange(permit, url, listing.source, poll, end).await
+    }
+
+    /// What came of a page of the list that there was no time to ask for.
+    #[must_use]
+    pub fn unasked_page(&self, sweep_id: &str, listing: &Listing, page: u32) -> Exchange {
+        self.conclude(Attempt::cut_off(), listing.source, self.list_poll(sweep_id, listing, page))
+    }
+
+    fn list_poll(&self, sweep_id: &str, listing: &Listing, page: u32) -> Poll {
+        Poll { page: Some(page), listing: Some(*listing), ..self.poll(sweep_id, Endpoint::List) }
     }
 
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
@@ -272,6 +293,9 @@ impl Client {
                 attempt = Attempt::send(self, permit, url.clone(), poll.endpoint) => attempt,
                 () = &mut end => return self.conclude(Attempt::cut_off(), source, poll),
             };
+            if let Some(date) = attempt.date() {
+                *self.clock_ahead.lock().expect("no holder of it panics") = Some(self.clock.now() - date);
+            }
             let retry = retry::classify(poll.endpoint, &attempt);
             self.pacer.observe(&attempt.limits);
             if matches!(retry, Retry::Never) || poll.attempts >= self.options.attempts {

@@ -10,6 +10,7 @@
 //!   _archive/journal/shard-0/                            answers that are not yet published
 //!   _archive/staging/shard-0/                            days that are being built
 //!   _archive/quarantine/                                 what was received and could not be filed
+//!   _archive/resume/ACCOUNT.shard-0.json                 where the next single sweep goes on
 //!   _archive/shard-0.lock, _archive/publish.lock
 //! ```
 //!

@@ -24,7 +24,7 @@ mod supervise;
 mod verify;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use crate::api::{BudgetError, ClientError};
 use crate::archive::ArchiveError;
@@ -69,7 +69,7 @@ impl Exit {
 #[must_use]
 pub fn run() -> Exit {
     keep_freed_memory();
-    let args = match Args::try_parse() {
+    let args = match parsed() {
         Ok(args) => args,
         Err(error) => {
             // Where even that cannot be printed, the exit code says enough.
@@ -120,6 +120,22 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
+/// What was typed. An environment variable that holds nothing says nothing.
+fn parsed() -> Result<Args, clap::Error> {
+    if std::env::vars_os().all(|(_, value)| !value.is_empty()) {
+        return Args::try_parse();
+    }
+    let mut program = without_empty_variables(Args::command());
+    let matches = program.try_get_matches_from_mut(std::env::args_os())?;
+    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut program))
+}
+
+fn without_empty_variables(program: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let program = program.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
+    program.mut_subcommands(without_empty_variables)
+}
+
 /// A number for the name of a sweep: sweeps of one second have other numbers, collectors of one second
 /// other processes.
 fn random(number: u64) -> u16 {
@@ -146,6 +162,8 @@ fn is_usage(error: &anyhow::Error) -> bool {
             QueryError::Metric { .. }
                 | QueryError::Column { .. }
                 | QueryError::Label { .. }
+                | QueryError::Resource { .. }
+                | QueryError::NoRate
                 | QueryError::EmptyWindow(_)
                 | QueryError::Buckets { .. }
                 | QueryError::ZoneBuckets

@@ -143,9 +143,11 @@ pub fn parse_point(text: &str, zone: Zone, now: Timestamp) -> Option<Timestamp> 
     }
     let forms = ["%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f"];
     let local = forms.iter().find_map(|form| NaiveDateTime::parse_from_str(text, form).ok());
+    let with_offset = |form| DateTime::parse_from_str(text, form).ok().map(|at| at.to_utc()).filter(has_four_digits);
     match local {
         Some(local) => zone.moment(local).filter(has_four_digits),
-        None => parse_timestamp(text),
+        None => parse_timestamp(text)
+            .or_else(|| ["%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M%#z"].into_iter().find_map(with_offset)),
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::api::MOST_CLOCK_AHEAD;
 use crate::clock;
 use crate::ingest::{IngestError, PublishRule};
 use crate::snapshot::{DeviceId, Endpoint};
@@ -22,7 +23,7 @@ use crate::snapshot::{DeviceId, Endpoint};
 pub use backfill::{BackfillPlan, BackfillStats, Stretch};
 pub use plan::{Plan, SourceChoice};
 pub use schedule::{Stop, StopSwitch, stop_pair};
-pub use sweep::Collector;
+pub use sweep::{Collector, Resume};
 
 /// What is collected, and how.
 #[derive(Debug, Clone)]
@@ -54,6 +55,8 @@ pub struct CollectStats {
     pub states_unchanged: u64,
     /// Devices that there was no time to ask for; the next sweep asks for them first.
     pub devices_unasked: u64,
+    /// Whether there was no time to read the list to its end; the next sweep goes on where this one ended.
+    pub list_cut: bool,
     /// Devices without a state in the window.
     pub devices_absent: u64,
     /// Requests that failed for good.
@@ -76,6 +79,8 @@ pub struct CollectStats {
     pub elapsed_s: f64,
     /// Whether it ended before all was asked.
     pub stopped: bool,
+    /// Seconds by which this machine's clock is ahead of the API's, where that says what time it is.
+    pub clock_ahead_s: Option<f64>,
     /// The first failures, in words.
     pub failures: Vec<String>,
     /// Parts that were found damaged and are kept in the quarantine.
@@ -93,8 +98,8 @@ pub struct CollectStats {
 pub enum CollectError {
     /// The API does not let us in. Asking on would only use up the limit.
     #[error(
-        "the API refused the {} endpoint ({reason}): the token needs one of the permissions \
-         Cloudflare DEX Read, Cloudflare DEX Write, Zero Trust Read, Zero Trust Report, for this account",
+        "the API refused the {} endpoint ({reason}): see whether the token is the right one and still valid; it needs one of the \
+         permissions Cloudflare DEX Read, Cloudflare DEX Write, Zero Trust Read, Zero Trust Report, for this account",
         .endpoint.as_str()
     )]
     Denied {
@@ -133,7 +138,7 @@ impl CollectStats {
     /// Whether anything failed that should not have.
     #[must_use]
     pub fn has_failures(&self) -> bool {
-        self.requests_failed > 0 || self.has_publish_failures()
+        self.requests_failed > 0 || self.has_publish_failures() || self.has_wrong_clock()
     }
 
     /// Whether what was published was not all that was received, or not all that was there.
@@ -159,6 +164,8 @@ impl CollectStats {
         self.values_unmapped += other.values_unmapped;
         self.elapsed_s = self.elapsed_s.max(other.elapsed_s);
         self.stopped |= other.stopped;
+        self.list_cut |= other.list_cut;
+        self.clock_ahead_s = self.clock_ahead_s.or(other.clock_ahead_s);
         self.failures.extend_from_slice(&other.failures);
         self.damaged.extend_from_slice(&other.damaged);
         self.held.extend_from_slice(&other.held);
@@ -166,8 +173,14 @@ impl CollectStats {
         self.waiting_since = self.waiting_since.take().or_else(|| other.waiting_since.clone());
     }
 
+    /// Whether the clock here is wrong: what was asked for is not what was meant.
+    #[must_use]
+    pub fn has_wrong_clock(&self) -> bool {
+        self.clock_ahead_s.is_some_and(|ahead| ahead.abs() > MOST_CLOCK_AHEAD.as_seconds_f64())
+    }
+
     fn take(&mut self, outcome: writer::Outcome) {
-        let writer::Outcome { published, waiting } = outcome;
+        let writer::Outcome { published, waiting, .. } = outcome;
         self.waiting_bytes = waiting.map_or(0, |waiting| waiting.bytes);
         self.waiting_since = waiting.map(|waiting| clock::format_timestamp(waiting.since));
         self.states_new += published.states_new;

@@ -3,6 +3,7 @@
 //! The only reader of the environment beside the flags' own `env`, and of the config file. What comes
 //! out is typed and checked; unknown keys and bad values are errors that name them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs, io};
@@ -218,6 +219,12 @@ pub enum ConfigError {
         /// What it has.
         found: u32,
     },
+    /// An account stands where it is not looked for.
+    #[error("[api] names account {0}, which is no [[account]]: give it a section of its own, or take it out")]
+    LoneAccount(String),
+    /// An interval is longer than what the history tells.
+    #[error("{0:?} is longer than the 7 days that Cloudflare remembers: expect a state each 1h, or each 1d at most")]
+    Expect(String),
     /// A duration is none.
     #[error("{0:?} is no duration: 90s, 5m, 1h and 1d are")]
     Duration(String),
@@ -259,6 +266,17 @@ impl ConfigFile {
             if self.account[..at].iter().any(|other| other.id.eq_ignore_ascii_case(&account.id)) {
                 return Err(ConfigError::SameAccount(account.id.clone()));
             }
+            if let Some(name) = &account.name
+                && self.account[..at].iter().any(|other| other.name.as_ref() == Some(name))
+            {
+                return Err(ConfigError::SameAccount(name.clone()));
+            }
+        }
+        if let Some(lone) = &self.api.account
+            && !self.account.is_empty()
+            && !self.account.iter().any(|account| account.id.eq_ignore_ascii_case(lone))
+        {
+            return Err(ConfigError::LoneAccount(lone.clone()));
         }
         let wanted = if self.account.is_empty() { &api.account } else { &typed.account }.as_deref();
         let is_meant = |account: &&AccountSection| {
@@ -276,6 +294,14 @@ impl ConfigFile {
             _ if meant.is_empty() => Ok(vec![(wanted.unwrap_or_default().to_owned(), api.clone())]),
             _ => Ok(meant),
         }
+    }
+
+    /// The ids of the accounts that the file names.
+    #[must_use]
+    pub fn known_accounts(&self) -> Vec<String> {
+        let named = self.account.iter().map(|account| &account.id).chain(&self.api.account);
+        let ids = named.filter_map(|id| AccountId::parse(id).ok()).map(|id| id.as_str().to_owned());
+        ids.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The one account that is meant.

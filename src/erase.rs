@@ -20,6 +20,8 @@ use crate::schema::Schema;
 
 pub use subject::{Subject, SubjectKind};
 
+use subject::Found;
+
 /// What was taken out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Erased {
@@ -76,22 +78,14 @@ pub fn forget(archive: &Archive, locks: &[ShardLock], subject: &Subject, dry_run
     }
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
-    for schema in Schema::all() {
-        for partition in archive.partitions(&schema)? {
-            for (part, path) in archive.parts(&partition)? {
-                let lock = locks.iter().find(|lock| lock.shard == part.shard);
-                let day = Day { archive: &archive, lock, schema: &schema, partition: &partition };
-                match day.forget(&path, subject, dry_run, &mut erased) {
-                    // It keeps nobody from the other days.
-                    Err(EraseError::Archive(
-                        ArchiveError::Damaged { path, .. } | ArchiveError::Schema { path, .. },
-                    )) => {
-                        erased.left.push(path);
-                    }
-                    forgotten => forgotten?,
-                }
-            }
-        }
+    let forgetting = Forgetting { archive: &archive, locks, dry_run };
+    let seen = forgetting.dataset(&Schema::device_state(), subject, &mut erased)?;
+    forgetting.dataset(&Schema::poll(), subject, &mut erased)?;
+    // That somebody's device was asked for says something of them too, unless others use it.
+    let theirs: Vec<String> = seen.devices.difference(&seen.others).cloned().collect();
+    if !theirs.is_empty() {
+        let devices = Subject::new(SubjectKind::Device, theirs);
+        forgetting.dataset(&Schema::poll(), &devices, &mut erased)?;
     }
     if let Some(first) = locks.first() {
         quarantine::forget(&archive, first, subject, dry_run, &mut erased)?;
@@ -141,6 +135,46 @@ pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<
     Ok(erased)
 }
 
+impl Erased {
+    fn leave(&mut self, path: PathBuf) {
+        if !self.left.contains(&path) {
+            self.left.push(path);
+        }
+    }
+}
+
+/// How something is forgotten.
+struct Forgetting<'a> {
+    archive: &'a Archive,
+    locks: &'a [ShardLock],
+    dry_run: bool,
+}
+
+impl Forgetting<'_> {
+    /// Takes a subject out of every day of a dataset; returns what devices it and others have in it.
+    fn dataset(&self, schema: &Schema, subject: &Subject, erased: &mut Erased) -> Result<Found, EraseError> {
+        let mut seen = Found::default();
+        for partition in self.archive.partitions(schema)? {
+            for (part, path) in self.archive.parts(&partition)? {
+                let lock = self.locks.iter().find(|lock| lock.shard == part.shard);
+                let day = Day { archive: self.archive, lock, schema, partition: &partition };
+                match day.forget(&path, subject, self.dry_run, erased) {
+                    Ok(found) => {
+                        seen.devices.extend(found.devices);
+                        seen.others.extend(found.others);
+                    }
+                    // It keeps nobody from the other days.
+                    Err(EraseError::Archive(
+                        ArchiveError::Damaged { path, .. } | ArchiveError::Schema { path, .. },
+                    )) => erased.leave(path),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(seen)
+    }
+}
+
 /// A part of a day.
 struct Day<'a> {
     archive: &'a Archive,
@@ -151,7 +185,7 @@ struct Day<'a> {
 }
 
 impl Day<'_> {
-    fn forget(&self, path: &Path, subject: &Subject, dry_run: bool, erased: &mut Erased) -> Result<(), EraseError> {
+    fn forget(&self, path: &Path, subject: &Subject, dry_run: bool, erased: &mut Erased) -> Result<Found, EraseError> {
         let Self { archive, lock, schema, partition } = self;
         let held = archive.hold(path)?;
         let found = subject.count_in(&held, schema)?;
@@ -160,11 +194,11 @@ impl Day<'_> {
         }
         erased.other_pseudonyms += found.hidden;
         if found.about == 0 {
-            return Ok(());
+            return Ok(found);
         }
         let Some(lock) = lock else {
-            erased.left.push(path.to_owned());
-            return Ok(());
+            erased.leave(path.to_owned());
+            return Ok(found);
         };
         if !dry_run {
             let freed = match self.write_without(lock, subject, held.length()) {
@@ -175,7 +209,7 @@ impl Day<'_> {
             erased.bytes += freed;
         }
         erased.days.push((partition.dataset.clone(), partition.date, found.about));
-        Ok(())
+        Ok(found)
     }
 
     /// Writes the day anew; returns how many bytes that freed of those before.

@@ -264,8 +264,10 @@ impl Import<'_> {
 
     /// Takes a line of Logpush. One that cannot be put into the API's words is kept as it is.
     fn take_line(&mut self, number: u64, line: Option<Translated>, text: &Bytes) -> Result<(), ImportError> {
+        // Whose it is, one that cannot be read says as little as what it says.
+        let of_others = line.is_none().then(|| self.account.clone()).flatten();
         let (account, body) = line.map_or_else(|| (None, text.clone()), |line| (line.account, Bytes::from(line.body)));
-        let account = account.or_else(|| self.options.account_id.clone()).or_else(|| self.account.clone());
+        let account = account.or_else(|| self.options.account_id.clone()).or(of_others);
         if account != self.account {
             // Bodies of one answer are of one account.
             self.journal()?;

@@ -232,7 +232,9 @@ impl Ingest {
         now: Timestamp,
         next: Duration,
     ) -> Result<Option<Published>, IngestError> {
-        let waited = self.waiting_since.map_or(Duration::ZERO, |since| (now - since).to_std().unwrap_or_default());
+        // Where it seems to have come in the future, the clock was set back, and nobody knows how long it has waited.
+        let waited = |since: Timestamp| (now - since).to_std().unwrap_or(Duration::MAX);
+        let waited = self.waiting_since.map_or(Duration::ZERO, waited);
         if rule.is_due(waited, next, self.day_rows(now)?) { self.publish().map(Some) } else { Ok(None) }
     }
 
@@ -403,7 +405,7 @@ impl Ingest {
                     let count = self.unwritten.len();
                     published.unwritten = count as u64;
                     published.held.push(format!(
-                        "{count} answers are in this process's memory alone, and lost if it ends before there is room: {error}"
+                        "{count} answers are in this process's memory alone, and lost when it ends before there is room: {error}"
                     ));
                 }
             }
@@ -426,7 +428,7 @@ impl Ingest {
         for (sequence, path) in journal::segments(dir)? {
             match batch.read(&self.plans.states, (shard, sequence, &path)) {
                 Ok(()) => paths.push(path),
-                Err(error) => published.held.push(error.to_string()),
+                Err(error) => published.hold(&error),
             }
             if batch.is_full() {
                 self.publish_journalled(shard, std::mem::take(&mut batch), &std::mem::take(&mut paths), published);
@@ -455,7 +457,7 @@ impl Ingest {
         }
         for path in segments {
             let removed = self.archive.disk().remove(path);
-            removed.unwrap_or_else(|error| published.held.push(error.to_string()));
+            removed.unwrap_or_else(|error| published.hold(&error));
         }
     }
 
@@ -474,7 +476,12 @@ impl Ingest {
     /// Files a batch; says whether all of it is in the archive now.
     fn is_filed(&self, shard: u32, divided: &mut Divided, published: &mut Published) -> bool {
         let held_before = published.held.len();
-        self.file(shard, divided, published).unwrap_or_else(|error| published.held.push(error.to_string()));
+        match self.file(shard, divided, published) {
+            Ok(()) => (),
+            // Nothing of it is journalled: nobody knows what it is.
+            Err(error @ IngestError::Changing) => published.held.push(error.to_string()),
+            Err(error) => published.hold(&error),
+        }
         published.held.len() == held_before
     }
 
@@ -493,14 +500,14 @@ impl Ingest {
         for error in staged_polls.failed {
             match error {
                 // Another collector has that shard: what is ours does not wait for it.
-                ArchiveError::Locked { .. } => published.held.push(error.to_string()),
+                ArchiveError::Locked { .. } => published.hold(&error),
                 error => return Err(error.into()),
             }
         }
         for (_, staged) in staged_polls.days {
             published.take(staged)?;
         }
-        published.held.extend(states.failed.iter().map(ToString::to_string));
+        states.failed.iter().for_each(|error| published.hold(error));
         for (part, staged) in states.days {
             // Of what seemed to be states of a day, none was one.
             if staged.is_empty() {
@@ -513,7 +520,7 @@ impl Ingest {
                     published.count_states(&fresh);
                     filed.note_live(part);
                 }
-                Err(error) => published.held.push(error.to_string()),
+                Err(error) => published.hold(&error),
             }
         }
         published.count(filed, &polls);
@@ -610,6 +617,12 @@ impl Published {
         self.quarantined > 0 || self.gaps > 0 || !self.damaged.is_empty()
     }
 
+    /// Notes why something stays in the journal.
+    fn hold(&mut self, error: &dyn fmt::Display) {
+        let stays = "what it keeps from being published stays in the journal, and is tried again";
+        self.held.push(format!("{error}; {stays}"));
+    }
+
     /// Publishes a day.
     fn take(&mut self, staged: Staged) -> Result<(), ArchiveError> {
         let damage = staged.damage();
@@ -649,21 +662,24 @@ mod tests {
         clock::parse_timestamp(text).expect("a time")
     }
 
-    /// A writer of an archive with these bodies, and what their publish brought.
-    fn published(bodies: &[&str]) -> (tempfile::TempDir, Ingest, Published) {
-        let dir = tempfile::tempdir().expect("a folder");
-        let archive =
-            Archive::open_or_create(&dir.path().join("a"), 1, time(NOW), Disk::default()).expect("an archive");
-        let (mut ingest, _) = Ingest::open(archive, Shards::All, "a test", Policy::default()).expect("the shard");
-        let answer = Answer {
+    fn answer(bodies: &[&str]) -> Answer {
+        Answer {
             account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
             sweep_id: "s".to_owned(),
             source: Source::Import,
             collected_at: time(NOW),
             bodies: bodies.iter().map(|body| Body::new(body)).collect(),
             poll: None,
-        };
-        ingest.append(answer).expect("a journal");
+        }
+    }
+
+    /// A writer of an archive with these bodies, and what their publish brought.
+    fn published(bodies: &[&str]) -> (tempfile::TempDir, Ingest, Published) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let archive =
+            Archive::open_or_create(&dir.path().join("a"), 1, time(NOW), Disk::default()).expect("an archive");
+        let (mut ingest, _) = Ingest::open(archive, Shards::All, "a test", Policy::default()).expect("the shard");
+        ingest.append(answer(bodies)).expect("a journal");
         let published = ingest.publish().expect("a publish");
         (dir, ingest, published)
     }
@@ -681,6 +697,21 @@ mod tests {
         assert_eq!(ingest.day_rows(time("2026-10-01T12:00:00Z")).expect("rows"), 1);
         assert_eq!(ingest.day_rows(time("2026-10-20T12:00:00Z")).expect("rows"), 2);
         assert_eq!(ingest.day_rows(time("2026-09-20T12:00:00Z")).expect("rows"), 0);
+    }
+
+    #[test]
+    fn what_came_before_the_clock_was_set_back_does_not_wait_until_it_is_that_late_again() {
+        let (_dir, mut ingest, _) = published(&[r#"{"deviceId":"a","timestamp":"2026-10-01T11:00:00Z"}"#]);
+        let mut is_due = |received: &str| {
+            ingest.append(Answer { collected_at: time(received), ..answer(&[]) }).expect("a journal");
+            let rule = PublishRule::Every(Duration::from_mins(15));
+            let published = ingest.publish_if_due(rule, time(NOW), Duration::from_mins(5));
+            ingest.publish().expect("a publish");
+            published.expect("a journal").is_some()
+        };
+        assert!(!is_due("2026-10-02T11:55:00Z"));
+        assert!(is_due("2026-10-02T11:45:00Z"));
+        assert!(is_due("2026-10-03T12:00:00Z"));
     }
 
     #[test]

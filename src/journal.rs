@@ -205,7 +205,9 @@ mod tests {
     fn a_file_that_grows_is_the_same_and_any_other_change_is_noticed() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("states.ndjson");
-        for (after, is_changed) in [("{}\n{}\n", false), ("{}\n{}\n{}\n", false), ("{}\n", true), ("{}\n[]\n", true)] {
+        for (after, is_changed) in
+            [("{}\n{}\n", false), ("{}\n{}\n{}\n", false), ("{}\n", true), ("{}\n[]\n", true), ("[]\n{}\n{}\n", true)]
+        {
             put(&path, b"{}\n{}\n");
             let bodies = Bodies::open(&path).expect("a file");
             let written = || std::fs::metadata(&path).and_then(|file| file.modified()).expect("a time");

@@ -35,7 +35,7 @@ use crate::schema::Schema;
 
 pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
-pub use device::{devices_seen, resolve_devices};
+pub use device::{TimesSeen, devices_seen, resolve_devices, times_seen};
 pub use drift::drift;
 pub use gaps::{Cause, GapsOptions, Hole, MOST_MISSED, gaps, holes};
 pub use latest::{ChangesOptions, StateOptions, changes, latest};
@@ -101,8 +101,11 @@ pub enum QueryError {
         window: Window,
     },
     /// There is neither a state nor a request in the window.
-    #[error("neither a state nor a request between {}", window_words(.0))]
+    #[error("neither a state nor a request between {}: an interval counts once it is over", window_words(.0))]
     NothingExpected(Window),
+    /// No interval of the window is over.
+    #[error("no whole interval of {} is over yet in that window: nobody can say of it that a state is missing", clock::format_duration(*.0))]
+    NoneEnded(std::time::Duration),
     /// Several devices have the name.
     #[error("several devices are meant by {name:?}: {}", .ids.join(", "))]
     Ambiguous {

@@ -105,6 +105,11 @@ pub(super) fn staging(own: &Path, shard: u32) -> PathBuf {
     own.join("staging").join(format!("shard-{shard}"))
 }
 
+/// `account` is an id of the API's, which is hexadecimal.
+pub(super) fn resume(own: &Path, shard: u32, account: &str) -> PathBuf {
+    own.join("resume").join(format!("{account}.shard-{shard}.json"))
+}
+
 pub(super) fn quarantine(own: &Path) -> PathBuf {
     own.join("quarantine")
 }

@@ -179,16 +179,24 @@ fn options() -> CollectOptions {
     }
 }
 
+fn is_partial(stats: &BackfillStats) -> bool {
+    stats.asked.has_failures() || stats.windows_left + stats.windows_forgotten > 0
+}
+
 fn report(stats: &BackfillStats, failed: bool, quiet: bool) -> Exit {
     let asked = &stats.asked;
-    let exit = collect::exit_for(failed || !asked.held.is_empty(), asked.has_failures() || stats.windows_left > 0);
+    let exit = collect::exit_for(failed || !asked.held.is_empty(), is_partial(stats));
     if !quiet || exit != Exit::Done {
         let left = match stats.windows_left {
             0 => String::new(),
             left => format!(" ({left} left to the next backfill)"),
         };
+        let forgotten = match stats.windows_forgotten {
+            0 => String::new(),
+            forgotten => format!(" ({forgotten} were forgotten by Cloudflare before they could be asked for)"),
+        };
         print::note(&format!(
-            "{} windows{left}: {} new states, {} known; {} requests in {:.1} s ({:.0} s throttled), {} failed; {} published",
+            "{} windows{left}{forgotten}: {} new states, {} known; {} requests in {:.1} s ({:.0} s throttled), {} failed; {} published",
             stats.windows_done,
             asked.states_new,
             asked.states_unchanged,

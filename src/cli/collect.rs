@@ -10,7 +10,7 @@ use crate::api::{Client, ClientOptions};
 use crate::archive::{Archive, Place, ShardLock, Shards};
 use crate::clock::{self, Clock};
 use crate::collect::{
-    CollectError, CollectOptions, CollectStats, Collector, Plan, SourceChoice, Stop, StopSwitch, stop_pair,
+    CollectError, CollectOptions, CollectStats, Collector, Plan, Resume, SourceChoice, Stop, StopSwitch, stop_pair,
 };
 use crate::config::{self, ConfigError};
 use crate::disk::{Access, Disk};
@@ -91,6 +91,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         // Bars of several accounts would be drawn over each other.
         let bar = Bar::new(args.quiet || clients.len() > 1);
         let archive = ingest.archive().clone();
+        let archive_shard = ingest.locks().first().map_or(0, |lock| lock.shard);
         let (mut accounts, mut collectors, mut writes) = (Vec::new(), Vec::new(), Some(ingest));
         for (name, client) in clients {
             let healer = backfill::healer(&client, &archive, &clock, &options, &policy, args.quiet);
@@ -101,8 +102,13 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
                 (None, None) => unreachable!("the first takes what writes"),
             });
         }
+        let resumes = Resumes { archive, shard: archive_shard, is_used: every.is_none() };
+        for (collector, account) in collectors.iter_mut().zip(&accounts) {
+            resumes.read(&account.id).into_iter().for_each(|from| collector.resume(from));
+        }
         let quiet = args.quiet;
-        sweeps(Sweeps { collectors, accounts, command, every, metrics, clock: clock.clone(), quiet }, &stop, exit).await
+        let clock = clock.clone();
+        sweeps(Sweeps { collectors, accounts, command, every, metrics, resumes, clock, quiet }, &stop, exit).await
     })
 }
 
@@ -201,16 +207,13 @@ pub(super) fn exit_for(failed: bool, has_findings: bool) -> Exit {
 /// Says what was found damaged, and what is still in the journal.
 pub(super) fn tell(damaged: &[String], held: &[String]) {
     damaged.iter().for_each(|sentence| print::note(&format!("warning: {sentence}")));
-    held.iter().for_each(|sentence| {
-        print::note(&format!(
-            "error: {sentence}; what it keeps from being published stays in the journal, and is tried again"
-        ));
-    });
+    held.iter().for_each(|sentence| print::note(&format!("error: {sentence}")));
 }
 
 /// One line of what a sweep did.
 pub(super) fn summary(stats: &CollectStats) -> String {
     let unasked = match stats.devices_unasked {
+        _ if stats.list_cut => " (the rest of the list is left to the next sweep)".to_owned(),
         0 => String::new(),
         devices => format!(" ({devices} left to the next sweep)"),
     };
@@ -255,6 +258,7 @@ fn asked_json(stats: &CollectStats) -> serde_json::Value {
         "devices": stats.devices,
         "devices_absent": stats.devices_absent,
         "devices_unasked": stats.devices_unasked,
+        "list_cut": stats.list_cut,
         "requests_sent": stats.requests_sent,
         "requests_failed": stats.requests_failed,
         "throttled_s": stats.throttled_s,
@@ -341,8 +345,34 @@ struct Sweeps<'a> {
     command: &'a CollectArgs,
     every: Option<Duration>,
     metrics: Metrics,
+    resumes: Resumes,
     clock: Clock,
     quiet: bool,
+}
+
+/// Where single sweeps go on that another process began. A loop knows that by itself.
+struct Resumes {
+    archive: Archive,
+    shard: u32,
+    is_used: bool,
+}
+
+impl Resumes {
+    fn read(&self, account: &AccountId) -> Option<Resume> {
+        let noted = self.archive.resume(self.shard, account.as_str()).filter(|_| self.is_used)?;
+        // One that somebody bent begins at the beginning.
+        serde_json::from_str(&noted).ok()
+    }
+
+    /// Notes where the next one goes on. One that is not noted begins at the beginning.
+    fn keep(&self, account: &AccountId, ended_at: Option<Resume>) {
+        let note = ended_at.map(|at| serde_json::to_string(&at).expect("it always has a form in JSON"));
+        if self.is_used
+            && let Err(error) = self.archive.keep_resume(self.shard, account.as_str(), note.as_deref())
+        {
+            print::note(&format!("error: {error}: the next sweep begins at the beginning"));
+        }
+    }
 }
 
 /// Sweeps until the schedule or a signal ends it.
@@ -362,6 +392,9 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
         if command.self_heal && failed.is_none() && !stop.is_requested() {
             let (told, error) = sweeps.heal(&stats, number).await;
             (exit, failed) = (worse(exit, told), error);
+        }
+        for (collector, account) in sweeps.collectors.iter().zip(&sweeps.accounts) {
+            sweeps.resumes.keep(&account.id, collector.ended_at());
         }
         let is_over = ended || every.is_none() || matches!(failed, Some(CollectError::Ended));
         if is_over {
@@ -411,7 +444,7 @@ impl Sweeps<'_> {
         let mut total = CollectStats::default();
         let (mut failures, mut by_account) = (Vec::new(), serde_json::Map::new());
         for ((stats, failed), account) in swept.into_iter().zip(&self.accounts) {
-            let is_fine = is_published && failed.is_none() && stats.requests_failed == 0;
+            let is_fine = is_published && failed.is_none() && stats.requests_failed == 0 && !stats.has_wrong_clock();
             self.metrics.note(account.id.as_str(), &stats, is_fine, now);
             if several && (!self.quiet || !is_fine) {
                 print::note(&format!("{}: {}", account.name, asked(&stats)));
@@ -431,6 +464,10 @@ impl Sweeps<'_> {
             failures.iter().for_each(|(name, error)| print::note(&format!("error: {name}: {error}")));
         }
         let mut exit = report(&total, !failures.is_empty(), self.quiet);
+        if self.every.is_none() && (total.list_cut || total.devices_unasked > 0) {
+            // In a loop the next sweep asks for them; who starts single ones is to know.
+            exit = worse(exit, Exit::Partly);
+        }
         let written = self.metrics.publish(&total).and_then(|()| self.write_summary(&total, by_account));
         match written {
             // That nobody can read how it went is no reason to stop collecting.
@@ -506,6 +543,13 @@ fn report(stats: &CollectStats, failed: bool, quiet: bool) -> Exit {
         print::note(&format!(
             "  {} bodies were no device state, {} stretches of the journal could not be read: see _archive/quarantine",
             stats.bodies_quarantined, stats.journal_gaps
+        ));
+    }
+    if let Some(ahead) = stats.clock_ahead_s.filter(|_| stats.has_wrong_clock()) {
+        let side = if ahead > 0.0 { "ahead of" } else { "behind" };
+        print::note(&format!(
+            "warning: this machine's clock is {:.0} s {side} the API's, and a sweep asks for the time that it shows: set it by NTP",
+            ahead.abs()
         ));
     }
     tell(&stats.damaged, &stats.held);

@@ -63,6 +63,9 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     } else if erased.left.is_empty() && !command.dry_run && !args.quiet {
         print::note("every part and the quarantine were read again: nothing about it is left");
     }
+    if !command.dry_run && !args.quiet {
+        print::note("Cloudflare remembers 7 days: a collect or a backfill may bring back what it still has");
+    }
     Ok(if erased.left.is_empty() { Exit::Done } else { Exit::Partly })
 }
 

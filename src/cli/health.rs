@@ -1,5 +1,6 @@
 //! `status` and `doctor`.
 
+use chrono::TimeDelta;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
@@ -7,19 +8,27 @@ use serde::Serialize;
 use crate::api::Client;
 use crate::archive::Archive;
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, ConfigError};
 use crate::health::{Check, Level, Status, StatusOptions, examine, examine_place};
+
+use crate::snapshot::HISTORY;
 
 use super::args::{Args, CheckFormat, DoctorArgs, StatusArgs};
 use super::{Exit, collect, print, runtime};
 
 /// Says how the collecting goes.
 pub(super) fn status(args: &Args, command: &StatusArgs) -> anyhow::Result<Exit> {
-    let (place, _) = args.config()?;
+    let (place, file) = args.config()?;
+    let expect = config::parse_duration(&command.expect)?;
+    if TimeDelta::from_std(expect).map_or(true, |expect| expect >= HISTORY) {
+        return Err(ConfigError::Expect(command.expect.clone()).into());
+    }
     let options = StatusOptions {
         now: Clock::system().now(),
         max_age: config::parse_duration(&command.max_age)?,
-        expect: config::parse_duration(&command.expect)?,
+        expect,
+        longest_wait: file.archive.publish_rule()?.longest_wait(),
+        accounts: file.known_accounts(),
     };
     let status = Status::read(&Archive::open(&place)?, &options)?;
     show(command.format, &status.checks, &status)?;
@@ -29,7 +38,10 @@ pub(super) fn status(args: &Args, command: &StatusArgs) -> anyhow::Result<Exit> 
 /// Says whether everything is fit for collecting.
 pub(super) fn doctor(args: &Args, command: &DoctorArgs) -> anyhow::Result<Exit> {
     let (place, file) = args.config()?;
+    // What only other commands need is looked at too: a wrong rule would be told at the next sweep.
     file.policy()?;
+    file.archive.publish_rule()?;
+    file.report.plan()?;
     let clock = Clock::system();
     let config =
         args.config_file().map_or("none is named".to_owned(), |path| format!("{} can be read", path.display()));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::archive::Archive;
 use crate::clock::{Clock, Timestamp, Zone};
 use crate::config::{self, ConfigError, ConfigFile};
-use crate::privacy::{Action, Policy};
+use crate::privacy::{Action, Policy, is_pseudonym};
 use crate::query::{
     Answer, AppsOptions, ChangesOptions, Days, GapsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps,
     changes, gaps, latest, metrics, resolve_devices, trend,
@@ -152,7 +152,8 @@ impl Asker<'_> {
         Ok((!named.is_empty()).then(|| distinct(&ids)))
     }
 
-    /// Where ids, names or addresses are pseudonyms in the archive, what was typed is made one.
+    /// Where ids, names or addresses are pseudonyms in the archive, what was typed is made one. The beginning of what
+    /// stands in the archive, a pattern and a pseudonym itself are looked for as they are.
     fn device(&self, device: &str, window: Window) -> Result<Vec<String>, QueryError> {
         let is_treated = |column| self.policy.treated_columns().any(|treated| treated == (column, Action::Pseudonym));
         let column = match DeviceId::parse(device) {
@@ -160,10 +161,14 @@ impl Asker<'_> {
             Err(_) if device.contains('@') => "person_email",
             Err(_) => "device_name",
         };
-        match self.policy.pseudonym(device).filter(|_| is_treated(column)) {
-            Some(pseudonym) if column == "device_id" => Ok(vec![pseudonym]),
+        let found = match self.policy.pseudonym(device).filter(|_| is_treated(column) && !is_pseudonym(device)) {
+            Some(pseudonym) if column == "device_id" => return Ok(vec![pseudonym]),
             Some(pseudonym) => resolve_devices(&self.days, &pseudonym, window),
-            None => resolve_devices(&self.days, device, window),
+            None => return resolve_devices(&self.days, device, window),
+        };
+        match found {
+            Err(QueryError::NoDevice { .. }) => resolve_devices(&self.days, device, window),
+            found => found,
         }
     }
 }

@@ -79,6 +79,8 @@ pub struct BackfillStats {
     pub windows_done: u64,
     /// Windows that were not; the next backfill asks for them again.
     pub windows_left: u64,
+    /// Windows that Cloudflare forgot before they could be asked for.
+    pub windows_forgotten: u64,
     /// What was asked, and what came of it.
     #[serde(flatten)]
     pub asked: CollectStats,
@@ -204,6 +206,15 @@ impl fmt::Display for BackfillPlan {
     }
 }
 
+/// How far a window was read.
+enum Read {
+    ToItsEnd,
+    /// The next backfill asks for it again.
+    InPart,
+    /// Not at all: while others were read, Cloudflare forgot it.
+    Forgotten,
+}
+
 /// A backfill under way.
 struct Backfill {
     sweep: RefCell<Sweep>,
@@ -230,19 +241,16 @@ impl Collector<'_> {
         let has_room = self.has_room(&mut sweep.stats).await;
         let backfill = Backfill { sweep: RefCell::new(sweep), unpublished: Cell::new(0) };
         self.progress.start("windows", Some(plan.windows.len() as u64));
-        let mut windows_done = 0;
-        let asked = if has_room {
-            self.read_windows(plan, &backfill, random, &mut windows_done).await
-        } else {
-            Err(Halt::Journal)
-        };
+        let mut stats = BackfillStats::default();
+        let asked =
+            if has_room { self.read_windows(plan, &backfill, random, &mut stats).await } else { Err(Halt::Journal) };
         self.progress.finish();
         let took = before.at.elapsed();
         let published = self.publish_timed(None).await;
         let asked = Asked { sweep: backfill.sweep.into_inner(), came_to: asked, before, took };
         let (asked, failed) = self.conclude(asked, Some(published));
-        let windows_left = plan.windows.len() as u64 - windows_done;
-        (BackfillStats { windows_done, windows_left, asked }, failed)
+        let windows_left = plan.windows.len() as u64 - stats.windows_done - stats.windows_forgotten;
+        (BackfillStats { windows_left, asked, ..stats }, failed)
     }
 
     async fn read_windows(
@@ -250,7 +258,7 @@ impl Collector<'_> {
         plan: &BackfillPlan,
         backfill: &Backfill,
         random: u16,
-        done: &mut u64,
+        stats: &mut BackfillStats,
     ) -> Result<(), Halt> {
         let end = std::sync::Arc::clone(&backfill.sweep.borrow().end);
         let mut halted = Ok(());
@@ -265,7 +273,9 @@ impl Collector<'_> {
         while let Some(read) = reading.next().await {
             self.progress.advance(1);
             match read {
-                Ok(to_its_end) => *done += u64::from(to_its_end),
+                Ok(Read::ToItsEnd) => stats.windows_done += 1,
+                Ok(Read::Forgotten) => stats.windows_forgotten += 1,
+                Ok(Read::InPart) => (),
                 Err(halt) => {
                     // Those under way are still waited for.
                     end.halt();
@@ -276,20 +286,19 @@ impl Collector<'_> {
         halted
     }
 
-    /// Reads a window page by page; says whether to its end.
+    /// Reads a window page by page; says how far.
     async fn read_window(
         &self,
         source: Source,
         window: &Stretch,
         number: u16,
         backfill: &Backfill,
-    ) -> Result<bool, Halt> {
+    ) -> Result<Read, Halt> {
         let end = std::sync::Arc::clone(&backfill.sweep.borrow().end);
         let now = self.clock.now();
         let from = window.from.max(now - HISTORY);
         if from >= window.to {
-            // Forgotten while others were read.
-            return Ok(true);
+            return Ok(Read::Forgotten);
         }
         let is_settled = window.to + SETTLE <= now;
         let listing = Listing { source, from, to: window.to };
@@ -298,7 +307,7 @@ impl Collector<'_> {
         for page in 1..MOST_PAGES {
             let permit = tokio::select! {
                 permit = self.client.permit() => permit,
-                () = end.reached() => return Ok(false),
+                () = end.reached() => return Ok(Read::InPart),
             };
             let exchange = self.client.list(permit, &id, &listing, window.device.as_ref(), page, end.drained()).await;
             let answer = &exchange.answer;
@@ -315,15 +324,15 @@ impl Collector<'_> {
             self.publish_some(backfill, bytes).await?;
             // A server that repeats a page would be read for ever, and what is behind that page nobody knows.
             if failed || (first.is_some() && first == last_first) {
-                return Ok(false);
+                return Ok(Read::InPart);
             }
             // What may still change is read, but not to an end that anybody should rely on.
             if rows == 0 || (rows < PAGE_ROWS && !is_settled) {
-                return Ok(true);
+                return Ok(Read::ToItsEnd);
             }
             last_first = first;
         }
-        Ok(false)
+        Ok(Read::InPart)
     }
 
     /// Publishes what waits once that is much: the journal is no place for a week.
@@ -333,8 +342,9 @@ impl Collector<'_> {
             return Ok(());
         }
         backfill.unpublished.set(0);
-        let outcome = self.publish(None).await.map_err(Halt::Failed)?;
+        let mut outcome = self.publish(None).await.map_err(Halt::Failed)?;
+        let fault = outcome.fault.take();
         backfill.sweep.borrow_mut().stats.take(outcome);
-        Ok(())
+        fault.map_or(Ok(()), |fault| Err(Halt::Failed(fault.into())))
     }
 }

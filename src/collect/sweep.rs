@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use futures_util::{Stream, StreamExt};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::api::{Client, Exchange, Failure};
@@ -59,6 +60,19 @@ pub struct Collector<'a> {
 struct Carried {
     page: Option<u32>,
     devices: Vec<DeviceId>,
+    /// The place of the first of these among all that were to be asked for, in the order of their ids.
+    place: Option<u64>,
+}
+
+/// Where a sweep ended, for one that another process makes: no ids, which are personal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// The page of the list that it had no time for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page: Option<u32>,
+    /// The place of the first device that it had no time for, in the order of their ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<u64>,
 }
 
 /// A sweep under way.
@@ -144,6 +158,18 @@ impl<'a> Collector<'a> {
         }
     }
 
+    /// Begins the next sweep where another process's ended.
+    pub fn resume(&mut self, from: Resume) {
+        (self.carried.page, self.carried.place) = (from.page, from.device);
+    }
+
+    /// Where the last sweep ended; none where it came to its end.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Resume> {
+        let resume = Resume { page: self.carried.page, device: self.carried.place };
+        (resume != Resume::default()).then_some(resume)
+    }
+
     /// Waits for the next tick of the schedule; false where the end was asked for.
     pub async fn next_tick(&self, every: Duration) -> bool {
         schedule::next_tick(&self.clock, every, &self.stop).await
@@ -206,9 +232,13 @@ impl<'a> Collector<'a> {
 
     /// Publishes what was brought, if that is due, and notes how long it took.
     pub(super) async fn publish_timed(&mut self, chance: Option<Chance>) -> Result<writer::Outcome, CollectError> {
-        let publishing = Instant::now();
         let outcome = self.publish(chance).await;
-        self.publish = publishing.elapsed();
+        // Where nothing was due, the next one that is will take as long as the last one that was.
+        if let Ok(outcome) = &outcome
+            && outcome.published.rows > 0
+        {
+            self.publish = outcome.took;
+        }
         // Where the journal failed, there may be some: the next sweep begins with another publish, which finds out.
         self.unwritten = outcome.as_ref().map_or(self.unwritten.max(1), |outcome| outcome.published.unwritten);
         outcome
@@ -225,11 +255,14 @@ impl<'a> Collector<'a> {
         stats.devices = sweep.seen.len() as u64;
         stats.requests_sent = self.client.pacer().sent() - before.sent;
         stats.throttled_s = self.client.pacer().paused().saturating_sub(before.paused).as_secs_f64();
-        let published_in = published.as_ref().map_or(Duration::ZERO, |_| self.publish);
-        stats.elapsed_s = (took + published_in).as_secs_f64();
         stats.stopped = sweep.end.is_reached();
-        let published =
-            published.transpose().map(|outcome| outcome.into_iter().for_each(|outcome| stats.take(outcome)));
+        stats.clock_ahead_s = self.client.clock_ahead().map(TimeDelta::as_seconds_f64);
+        let published = published.unwrap_or(Ok(writer::Outcome::default())).and_then(|mut outcome| {
+            stats.elapsed_s = (took + outcome.took).as_secs_f64();
+            let fault = outcome.fault.take();
+            stats.take(outcome);
+            fault.map_or(Ok(()), |fault| Err(fault.into()))
+        });
         let failed = match (came_to, published) {
             (Err(Halt::Failed(error)), _) | (_, Err(error)) => Some(error),
             (Err(Halt::Journal) | Ok(()), Ok(())) => None,
@@ -242,7 +275,8 @@ impl<'a> Collector<'a> {
     /// # Errors
     /// Where the writer has ended, or the journal cannot be used.
     pub async fn publish_waiting(&self) -> Result<Published, CollectError> {
-        Ok(self.publish(None).await?.published)
+        let writer::Outcome { published, fault, .. } = self.publish(None).await?;
+        fault.map_or(Ok(published), |fault| Err(fault.into()))
     }
 
     /// Ends the writer's thread.
@@ -296,6 +330,10 @@ impl<'a> Collector<'a> {
                 // The list was read to its end: who is not on it is gone.
                 carried.devices.retain(|device| sweep.seen.contains(device));
             }
+            if let Some(place) = carried.place.filter(|_| carried.devices.is_empty()) {
+                let place = usize::try_from(place).unwrap_or(0).min(devices.len());
+                devices.rotate_left(place);
+            }
             self.ask_each(sweep, first(carried.devices, devices)).await?;
         }
         Ok(())
@@ -313,15 +351,17 @@ impl<'a> Collector<'a> {
             let permit = tokio::select! {
                 permit = self.client.permit() => permit,
                 () = sweep.end.reached() => {
-                    self.carried.page = Some(page);
-                    return Ok(());
+                    // Who stands on it was not asked for, and may have had a state.
+                    let unasked = self.client.unasked_page(&sweep.stats.sweep_id, &listing, page);
+                    self.cut_list(sweep, page);
+                    return self.write(unasked.answer).await;
                 }
             };
             let id = &sweep.stats.sweep_id;
             let exchange = self.client.list(permit, id, &listing, None, page, sweep.end.drained()).await;
             self.progress.advance(1);
             if exchange.failure == Some(Failure::CutOff) {
-                self.carried.page = Some(page);
+                self.cut_list(sweep, page);
                 return self.keep(sweep, exchange).await;
             }
             let (devices, new) = sweep.see(&exchange.answer);
@@ -341,6 +381,12 @@ impl<'a> Collector<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Notes that there was no time for a page, with which the next sweep begins.
+    fn cut_list(&mut self, sweep: &mut Sweep, page: u32) {
+        self.carried.page = Some(page);
+        sweep.stats.list_cut = true;
     }
 
     /// Asks for each device. At the sweep's end no more are asked for, and those under way are waited
@@ -367,7 +413,12 @@ impl<'a> Collector<'a> {
                 }
             }
         }
-        self.carried.devices = devices.into_iter().filter(|device| unasked.contains(device)).collect();
+        let first = devices.iter().find(|device| unasked.contains(*device)).cloned();
+        self.carried.devices = devices.iter().filter(|device| unasked.contains(*device)).cloned().collect();
+        self.carried.place = first.and_then(|first| {
+            let smaller = devices.iter().filter(|device| **device < first).count();
+            u64::try_from(smaller).ok()
+        });
         halted
     }
 

@@ -56,6 +56,10 @@ pub(super) struct Chance {
 pub(super) struct Outcome {
     pub(super) published: Published,
     pub(super) waiting: Option<Waiting>,
+    /// The first fault of the journal since the last publish.
+    pub(super) fault: Option<IngestError>,
+    /// How long it took.
+    pub(super) took: Duration,
 }
 
 /// The journal cannot be written; the next publish says why.
@@ -172,6 +176,7 @@ impl Work {
     /// fault of the journal is told even where that goes well.
     fn publish(&mut self, chance: Option<Chance>) -> Result<Outcome, IngestError> {
         self.unsynced_since = None;
+        let began = Instant::now();
         let published = match chance.filter(|_| self.failed.is_none()) {
             Some(Chance { rule, now, next }) => {
                 self.ingest.sync().and_then(|()| self.ingest.publish_if_due(rule, now, next))
@@ -179,8 +184,12 @@ impl Work {
             None => self.ingest.publish().map(Some),
         };
         self.broken.store(false, Ordering::SeqCst);
-        let published = self.failed.take().map_or(published, Err)?;
-        Ok(Outcome { published: published.unwrap_or_default(), waiting: self.ingest.waiting()? })
+        let fault = self.failed.take();
+        let published = match published {
+            Ok(published) => published.unwrap_or_default(),
+            Err(error) => return Err(fault.unwrap_or(error)),
+        };
+        Ok(Outcome { published, waiting: self.ingest.waiting()?, fault, took: began.elapsed() })
     }
 
     fn note(&mut self, result: Result<(), IngestError>) {

@@ -34,8 +34,11 @@ pub enum SubjectKind {
 }
 
 /// What a part holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Found {
+    /// Devices in the rows that are about the subject, and in the others.
+    pub(super) devices: BTreeSet<String>,
+    pub(super) others: BTreeSet<String>,
     /// Rows that are about the subject.
     pub(super) about: u64,
     /// Rows that are of a pseudonym which none of the subject's is.
@@ -67,8 +70,16 @@ impl Subject {
         let mut found = Found::default();
         for batch in file.part(schema)?.batches(Some(&scan)) {
             let batch = batch?;
-            found.about += (batch.num_rows() - self.spares(schema, &batch).true_count()) as u64;
+            let spares = self.spares(schema, &batch);
+            found.about += (batch.num_rows() - spares.true_count()) as u64;
             found.hidden += self.hidden_in(schema, &batch);
+            let ids = batch.column_by_name("device_id").and_then(|ids| ids.as_string_opt::<i32>());
+            for (id, is_spared) in ids.into_iter().flatten().zip(spares.values()) {
+                let seen = if is_spared { &mut found.others } else { &mut found.devices };
+                if let Some(id) = id.filter(|id| !seen.contains(*id)) {
+                    seen.insert(id.to_owned());
+                }
+            }
         }
         Ok(found)
     }

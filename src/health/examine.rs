@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use crate::api::{Client, Failure, Probe};
+use crate::api::{Client, Failure, MOST_CLOCK_AHEAD, Probe};
 use crate::archive::{Archive, ArchiveError, Place};
 use crate::clock;
 use crate::disk::{self, bytes};
@@ -12,9 +12,6 @@ use crate::envelope;
 use crate::snapshot::DeviceId;
 
 use super::Check;
-
-/// A clock that is off by more makes windows of time that the API does not understand.
-const MOST_SKEW: TimeDelta = TimeDelta::seconds(60);
 
 /// By so much clocks differ that nobody sets: the header is to the second.
 const USUAL_SKEW: TimeDelta = TimeDelta::seconds(3);
@@ -147,7 +144,7 @@ fn clock_check(probe: &Probe) -> Option<Check> {
     let found = format!("{seconds} s {side} the API's");
     let remedy = "set the clock by NTP: what a sweep asks for is counted from it";
     Some(match ahead.abs() {
-        skew if skew > MOST_SKEW => Check::poor("clock", found, remedy),
+        skew if skew > MOST_CLOCK_AHEAD => Check::poor("clock", found, remedy),
         skew if skew > USUAL_SKEW => Check::note("clock", found, remedy),
         _ => Check::fine("clock", "as the API's"),
     })

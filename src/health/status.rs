@@ -1,6 +1,7 @@
 //! What the archive says of how the collecting goes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -10,7 +11,9 @@ use crate::archive::Archive;
 use crate::clock::{self, Timestamp, Zone, rfc3339};
 use crate::disk::{self, bytes};
 use crate::journal::{self, Segment};
-use crate::query::{Cell, Days, GapsOptions, MOST_MISSED, QueryError, Window, first_sweeps, gaps, holes, last_sweeps};
+use crate::query::{
+    Cell, Days, GapsOptions, MOST_MISSED, QueryError, Window, devices_seen, first_sweeps, gaps, holes, last_sweeps,
+};
 use crate::schema::Schema;
 use crate::snapshot::HISTORY;
 
@@ -19,8 +22,14 @@ use super::{Check, Level};
 /// Of the requests of a sweep, so many may fail.
 const MOST_FAILED: f64 = 0.1;
 
-/// What is journalled waits an hour at most; twice that is too long.
-const LONGEST_WAIT: TimeDelta = TimeDelta::hours(2);
+/// So far apart are clocks that nobody sets.
+const USUAL_SKEW: TimeDelta = TimeDelta::minutes(1);
+
+/// Segments of a journal that are looked into: a sweep is in the last ones.
+const LAST_SEGMENTS: usize = 4;
+
+/// Of the time before Cloudflare's history, so many days tell which accounts there were.
+const KNOWN_DAYS: usize = 2;
 
 /// The disk should be good for so long.
 const SHORTEST_ROOM: f64 = 14.0;
@@ -38,8 +47,12 @@ pub struct StatusOptions {
     pub now: Timestamp,
     /// A sweep that is older is too old.
     pub max_age: Duration,
-    /// A state of each device is expected in each interval of this length.
+    /// A state of each device is expected in each interval of this length: of so much of the history at most.
     pub expect: Duration,
+    /// For so long, what is journalled waits as it should; for twice that, something is wrong.
+    pub longest_wait: Duration,
+    /// The accounts that are to be collected, as far as anybody said.
+    pub accounts: Vec<String>,
 }
 
 /// How the collecting goes.
@@ -47,6 +60,8 @@ pub struct StatusOptions {
 pub struct Status {
     /// The newest pass over the fleet, of each account.
     pub last_sweeps: Vec<Sweep>,
+    /// Accounts that were collected before, or are to be, and have neither a pass of the last 7 days nor one that waits.
+    pub silent_accounts: Vec<String>,
     /// Intervals of the last day in which a state was expected.
     pub expected: u64,
     /// Those that have one.
@@ -57,8 +72,8 @@ pub struct Status {
     pub pending_bytes: u64,
     /// Since when the oldest of them wait.
     pub pending_since: Option<Moment>,
-    /// When the newest of them was received.
-    pub pending_newest: Option<Moment>,
+    /// When the newest of them was received, of each account.
+    pub pending_newest: BTreeMap<String, Moment>,
     /// Days with device states.
     pub days: u64,
     /// Bytes of the datasets.
@@ -73,6 +88,10 @@ pub struct Status {
     pub oldest_gap: Option<Moment>,
     /// Days until it no longer has.
     pub oldest_gap_days_left: Option<f64>,
+    /// The beginning of the oldest stretch from before the collecting began that Cloudflare still has.
+    pub before_first: Option<Moment>,
+    /// Parts of which rows could not be read.
+    pub damaged: Vec<PathBuf>,
     /// What of that is as it should be.
     pub checks: Vec<Check>,
 }
@@ -109,13 +128,14 @@ impl Status {
         let back = |time: TimeDelta| Window { since: now - time, until: now };
         // An account that stopped days ago is to be told as well.
         let sweeps = last_sweeps(&days, back(HISTORY))?;
-        let began = began(&days, now)?;
+        let known = known(archive, &days, now)?;
+        let began = began(&days, now, &known)?;
         let question =
             |window| GapsOptions { devices: None, window, every: options.expect, zone: Zone::UTC, each: false, now };
         let is_one = sweeps.len() == 1;
         let mut covered = [0; 3];
-        let mut oldest_gap: Option<Timestamp> = None;
-        let expect = TimeDelta::from_std(options.expect).unwrap_or_default();
+        let (mut oldest_gap, mut before_first): (Option<Timestamp>, Option<Timestamp>) = (None, None);
+        let expect = TimeDelta::from_std(options.expect).unwrap_or(HISTORY).min(HISTORY);
         let window = back(HISTORY - expect);
         for account in sweeps.iter().map(|sweep| &sweep.account_id) {
             // Before the collecting began there was nothing to miss; the interval in which it did is not counted.
@@ -124,25 +144,34 @@ impl Status {
             let day = Window { since: since(now - TimeDelta::days(1)), until: now };
             let own = coverage(&days, &question(day), (!is_one).then_some(account))?;
             covered = std::array::from_fn(|at| covered[at] + own[at]);
-            let window = Window { since: since(window.since), ..window };
             let found = match window.check() {
-                Ok(()) => holes(&days, &question(window), account, &[])?,
+                Ok(()) => holes(&days, &question(window), account, &devices_of(&days, account, first, window)?)?,
                 Err(_) => Vec::new(),
             };
-            oldest_gap = found.iter().map(|hole| hole.window.since.max(window.since)).chain(oldest_gap).min();
+            let missed = found.iter().map(|hole| (hole.window.since.max(window.since), hole.window.until));
+            let (before, after): (Vec<_>, Vec<_>) = missed.partition(|(_, until)| *until <= since(window.since));
+            let oldest = |holes: Vec<(Timestamp, Timestamp)>, other| {
+                holes.into_iter().map(|(since, _)| since).chain(other).min()
+            };
+            (before_first, oldest_gap) = (oldest(before, before_first), oldest(after, oldest_gap));
         }
         let [expected, present, missed] = covered;
         let Pending { bytes: pending_bytes, since: pending_since, newest } = Pending::read(archive);
+        let collected =
+            |account: &String| sweeps.iter().any(|sweep| sweep.account_id == *account) || newest.contains_key(account);
+        let silent = known.iter().chain(&options.accounts).filter(|account| !collected(account));
+        let silent: BTreeSet<String> = silent.cloned().collect();
         let (day_count, bytes, bytes_per_day) = size(archive, now)?;
         let free_bytes = disk::free_bytes(archive.state_dir());
         let mut status = Self {
+            silent_accounts: silent.into_iter().collect(),
             last_sweeps: sweeps.into_iter().map(Sweep::from).collect(),
             expected,
             present,
             missed,
             pending_bytes,
             pending_since: pending_since.map(Moment),
-            pending_newest: newest.map(Moment),
+            pending_newest: newest.into_iter().map(|(account, at)| (account, Moment(at))).collect(),
             days: day_count,
             bytes,
             bytes_per_day,
@@ -153,6 +182,8 @@ impl Status {
                 .map(|(free, growth)| ratio(free, growth.max(1))),
             oldest_gap: oldest_gap.map(Moment),
             oldest_gap_days_left: oldest_gap.map(|since| days_of(since + HISTORY - now)),
+            before_first: before_first.map(Moment),
+            damaged: days.skipped(),
             checks: Vec::new(),
         };
         status.checks = status.checks(options);
@@ -166,16 +197,43 @@ impl Status {
     }
 
     fn checks(&self, options: &StatusOptions) -> Vec<Check> {
-        let several = self.last_sweeps.len() > 1;
-        let newest = self.pending_newest.map(|newest| newest.0);
-        let sweeps = self.last_sweeps.iter().map(|sweep| sweep.check(options, newest, several));
-        let mut checks: Vec<Check> = sweeps.collect();
-        if checks.is_empty() {
+        let unpublished = self.unpublished();
+        let several = self.last_sweeps.len() + unpublished.len() + self.silent_accounts.len() > 1;
+        let name = |account: &str| if several { format!("last sweep, {account}") } else { "last sweep".to_owned() };
+        let of_sweep = |sweep: &Sweep| {
+            let newest = self.pending_newest.get(&sweep.account_id).map(|newest| newest.0);
+            sweep.check(&name(&sweep.account_id), options, newest)
+        };
+        let mut checks: Vec<Check> = self.last_sweeps.iter().map(of_sweep).collect();
+        checks.extend(unpublished.into_iter().map(|(account, at)| waits(&name(account), at, options)));
+        let silent = |account: &str| {
             let remedy = "nothing collects: run `dex-archive collect`, by hand and then from cron or as a service";
-            checks.push(Check::poor("last sweep", "none in the last 7 days", remedy));
+            Check::poor(&name(account), "none in the last 7 days", remedy)
+        };
+        checks.extend(self.silent_accounts.iter().map(|account| silent(account)));
+        if checks.is_empty() {
+            checks.push(silent(""));
         }
-        checks.extend([self.coverage(), self.pending(options.now), self.archive(), self.disk(), self.gap()]);
+        checks.extend([self.coverage(), self.pending(options), self.archive(), self.disk(), self.gap()]);
+        checks.extend(self.damage());
         checks
+    }
+
+    /// Accounts of which everything waits, and since when the newest of it does.
+    fn unpublished(&self) -> Vec<(&str, Timestamp)> {
+        let is_published = |account: &str| self.last_sweeps.iter().any(|sweep| sweep.account_id == account);
+        let newest = self.pending_newest.iter().map(|(account, at)| (account.as_str(), at.0));
+        newest.filter(|(account, _)| !is_published(account)).collect()
+    }
+
+    fn damage(&self) -> Option<Check> {
+        let first = self.damaged.first()?.display();
+        let more = match self.damaged.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        let remedy = "see what can be read of it: `dex-archive verify`, and mend it: `dex-archive verify --repair`";
+        Some(Check::poor("damage", format!("rows of {first}{more} cannot be read"), remedy))
     }
 
     fn coverage(&self) -> Check {
@@ -198,12 +256,16 @@ impl Status {
         Check::fine(name, found)
     }
 
-    fn pending(&self, now: Timestamp) -> Check {
+    fn pending(&self, options: &StatusOptions) -> Check {
         let name = "journal";
         let Some(Moment(since)) = self.pending_since else { return Check::fine(name, "nothing waits to be published") };
         let found =
             format!("{} wait to be published since {}", bytes(self.pending_bytes), clock::format_timestamp(since));
-        if now - since > LONGEST_WAIT {
+        if since > options.now + USUAL_SKEW {
+            let remedy = "the clock was set back since: the next `dex-archive collect` publishes it";
+            return Check::poor(name, found, remedy);
+        }
+        if (options.now - since).to_std().unwrap_or_default() > 2 * options.longest_wait {
             return Check::poor(name, found, "the next `dex-archive collect` publishes it, or says why it cannot");
         }
         Check::fine(name, found)
@@ -233,7 +295,15 @@ impl Status {
     fn gap(&self) -> Check {
         let name = "oldest gap";
         let Some((Moment(since), left)) = self.oldest_gap.zip(self.oldest_gap_days_left) else {
-            return Check::fine(name, "nothing of the last 7 days was missed");
+            return match self.before_first {
+                Some(Moment(since)) => {
+                    let since = clock::format_timestamp(since);
+                    let found =
+                        format!("nothing was missed since the first sweep; Cloudflare has states since {since}");
+                    Check::note(name, found, "fetch them before it forgets them: `dex-archive backfill`")
+                }
+                None => Check::fine(name, "nothing of the last 7 days was missed"),
+            };
         };
         let since = clock::format_timestamp(since);
         let found = format!("states since {since} were missed; Cloudflare has them for {left:.1} days more");
@@ -244,21 +314,14 @@ impl Status {
 
 impl Sweep {
     /// What waits in the journal is of a sweep as well, and may be of a newer one.
-    fn check(&self, options: &StatusOptions, waiting: Option<Timestamp>, is_one_of_several: bool) -> Check {
-        let name = if is_one_of_several { format!("last sweep, {}", self.account_id) } else { "last sweep".to_owned() };
+    fn check(&self, name: &str, options: &StatusOptions, waiting: Option<Timestamp>) -> Check {
         let ended = waiting.map_or(self.ended.0, |waiting| waiting.max(self.ended.0));
-        let age = (options.now - ended).to_std().unwrap_or_default();
-        let ago = clock::format_duration(Duration::from_secs(age.as_secs()));
-        let found = format!("{ago} ago: {} states by {} requests, {} failed", self.states, self.requests, self.failed);
-        if age > options.max_age {
-            let longest = clock::format_duration(options.max_age);
-            let remedy = format!("a sweep is expected at least every {longest}: look at the collector's log");
-            return Check::poor(&name, found, &remedy);
+        let counts = format!("{} states by {} requests, {} failed", self.states, self.requests, self.failed);
+        let check = by_age(name, ended, &counts, options);
+        if check.level == Level::Fine && ratio(self.failed, self.requests.max(1)) > MOST_FAILED {
+            return Check::poor(name, check.found, "see what the API says: `dex-archive doctor`");
         }
-        if ratio(self.failed, self.requests.max(1)) > MOST_FAILED {
-            return Check::poor(&name, found, "see what the API says: `dex-archive doctor`");
-        }
-        Check::fine(&name, found)
+        check
     }
 }
 
@@ -275,13 +338,50 @@ impl From<crate::query::LastSweep> for Sweep {
     }
 }
 
+/// A sweep of which nothing is published yet.
+fn waits(name: &str, newest: Timestamp, options: &StatusOptions) -> Check {
+    by_age(name, newest, "it waits in the journal to be published", options)
+}
+
+/// A sweep that is of a time, and what else there is to say of it.
+fn by_age(name: &str, ended: Timestamp, said: &str, options: &StatusOptions) -> Check {
+    let age = (options.now - ended).to_std().unwrap_or_default();
+    let ago = clock::format_duration(Duration::from_secs(age.as_secs()));
+    let found = format!("{ago} ago: {said}");
+    if age <= options.max_age {
+        return Check::fine(name, found);
+    }
+    let longest = clock::format_duration(options.max_age);
+    Check::poor(name, found, &format!("a sweep is expected at least every {longest}: look at the collector's log"))
+}
+
+/// The accounts that were collected before the history that Cloudflare has: on the last days of that time that are there.
+fn known(archive: &Archive, days: &Days, now: Timestamp) -> Result<BTreeSet<String>, QueryError> {
+    let until = now - HISTORY;
+    let before = archive.partitions(&Schema::poll())?.into_iter().rev().filter(|day| day.date <= until.date_naive());
+    let Some(first) = before.take(KNOWN_DAYS).last() else { return Ok(BTreeSet::new()) };
+    let since = first.date.and_time(chrono::NaiveTime::MIN).and_utc();
+    let window = Window { since, until };
+    if window.check().is_err() {
+        return Ok(BTreeSet::new());
+    }
+    Ok(first_sweeps(days, window)?.into_iter().map(|sweep| sweep.account_id).collect())
+}
+
 /// When the first request for each account was made, of those that are new within the history.
-fn began(days: &Days, now: Timestamp) -> Result<BTreeMap<String, Timestamp>, QueryError> {
-    let before = Window { since: now - HISTORY - HISTORY, until: now - HISTORY };
-    let known: BTreeSet<String> = first_sweeps(days, before)?.into_iter().map(|sweep| sweep.account_id).collect();
+fn began(days: &Days, now: Timestamp, known: &BTreeSet<String>) -> Result<BTreeMap<String, Timestamp>, QueryError> {
     let first = first_sweeps(days, Window { since: now - HISTORY, until: now })?.into_iter();
     let new = first.filter(|sweep| !known.contains(&sweep.account_id));
     Ok(new.map(|sweep| (sweep.account_id, sweep.began)).collect())
+}
+
+/// The devices of an account that is new: in the first interval, which is not over, is all that is known of them.
+fn devices_of(days: &Days, account: &str, first: Option<Timestamp>, window: Window) -> Result<Vec<String>, QueryError> {
+    if first.is_none() {
+        return Ok(Vec::new());
+    }
+    let seen = devices_seen(days, window)?.into_iter();
+    Ok(seen.filter(|(own, _)| own == account).map(|(_, device)| device).collect())
 }
 
 /// The first whole interval at or after a time.
@@ -296,7 +396,9 @@ fn next_whole(at: Timestamp, every: Duration) -> Timestamp {
 /// is told only where there are several.
 fn coverage(days: &Days, options: &GapsOptions, account: Option<&String>) -> Result<[u64; 3], QueryError> {
     let answer = match options.window.check().and_then(|()| gaps(days, options)) {
-        Err(QueryError::NothingExpected(_) | QueryError::EmptyWindow(_)) => return Ok([0; 3]),
+        Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_) | QueryError::EmptyWindow(_)) => {
+            return Ok([0; 3]);
+        }
         answer => answer?,
     };
     let column = |name: &str| answer.columns.iter().position(|column| column.name == name);
@@ -318,7 +420,8 @@ fn coverage(days: &Days, options: &GapsOptions, account: Option<&String>) -> Res
 struct Pending {
     bytes: u64,
     since: Option<Timestamp>,
-    newest: Option<Timestamp>,
+    /// Of each account, as far as the last segments tell.
+    newest: BTreeMap<String, Timestamp>,
 }
 
 impl Pending {
@@ -328,9 +431,12 @@ impl Pending {
             let Ok(segments) = journal::segments(&journal) else { continue };
             let received = |(_, path): &(u64, std::path::PathBuf)| Segment::read(path).ok()?.received();
             let Some((since, _)) = segments.iter().find_map(received) else { continue };
-            let newest = segments.iter().rev().find_map(received).map(|(_, newest)| newest);
             pending.since = Some(pending.since.map_or(since, |other| other.min(since)));
-            pending.newest = pending.newest.max(newest);
+            let last = segments.iter().rev().take(LAST_SEGMENTS).filter_map(|(_, path)| Segment::read(path).ok());
+            for (account, at) in last.flat_map(|segment| segment.newest_by_account()) {
+                let newest = pending.newest.entry(account).or_insert(at);
+                *newest = at.max(*newest);
+            }
             let files = segments.iter().filter_map(|(_, path)| path.metadata().ok());
             pending.bytes += files.map(|file| file.len()).sum::<u64>();
         }

@@ -36,6 +36,15 @@ impl PublishRule {
         }
     }
 
+    /// For how long rows wait at most, if there is a chance to publish them.
+    #[must_use]
+    pub fn longest_wait(self) -> Duration {
+        match self {
+            Self::Every(time) => time.max(LONGEST),
+            Self::Auto | Self::Sweep => LONGEST,
+        }
+    }
+
     /// Whether what has waited for so long is published now. If not, there is a chance again after `next`.
     pub(super) fn is_due(self, waited: Duration, next: Duration, day_rows: u64) -> bool {
         let longest = match self {

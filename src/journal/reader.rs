@@ -1,15 +1,17 @@
 //! Segments that are there to be read. Reading never writes.
 
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-
-use crate::snapshot::Answer;
+use twox_hash::XxHash64;
 
 use crate::clock::Timestamp;
+use crate::snapshot::Answer;
 
 use super::{JOURNAL_FORMAT, JournalError, MAGIC, SEGMENT_HEADER, frame, parse_segment_name};
 
@@ -27,7 +29,12 @@ pub struct Bodies {
     length: u64,
     /// When the content was last changed, in seconds and nanoseconds since the Unix epoch.
     changed: (i64, i64),
+    /// The hash of how it begins and ends.
+    edges: u64,
 }
+
+/// So many bytes at either end of a file tell whether it has only grown.
+const EDGE: u64 = 64 << 10;
 
 /// What stands in a segment.
 #[derive(Debug, PartialEq)]
@@ -110,6 +117,16 @@ impl Segment {
         times.fold(None, |found, at| Some((found.map_or(at, |(first, _)| first), at)))
     }
 
+    /// When the last answer of each account in it was received.
+    #[must_use]
+    pub fn newest_by_account(&self) -> BTreeMap<String, Timestamp> {
+        let answers = self.items().filter_map(|item| match item {
+            Item::Answer { answer, .. } => Some((answer.account_id.as_str().to_owned(), answer.collected_at)),
+            Item::Gap { .. } => None,
+        });
+        answers.collect()
+    }
+
     /// The bytes of a gap.
     #[must_use]
     pub fn bytes(&self, start: u64, end: u64) -> &[u8] {
@@ -133,15 +150,20 @@ impl Bodies {
     /// Where nothing can be said of it.
     pub fn of(file: File, path: &Path) -> io::Result<Self> {
         let now = file.metadata()?;
-        Ok(Self { length: now.len(), changed: (now.mtime(), now.mtime_nsec()), file, path: path.to_owned() })
+        let edges = edges(&file, now.len())?;
+        Ok(Self { length: now.len(), changed: (now.mtime(), now.mtime_nsec()), edges, file, path: path.to_owned() })
     }
 
-    /// Whether the file is not what it was when it was opened. It may have grown.
+    /// Whether the file is not what it was when it was opened. It may have grown, if it begins as it did, and what is
+    /// new stands where it ended.
     #[must_use]
     pub fn is_changed(&self) -> bool {
-        self.file.metadata().map_or(true, |now| {
-            now.len() < self.length || now.len() == self.length && (now.mtime(), now.mtime_nsec()) != self.changed
-        })
+        let Ok(now) = self.file.metadata() else { return true };
+        match now.len().cmp(&self.length) {
+            Ordering::Less => true,
+            Ordering::Equal => (now.mtime(), now.mtime_nsec()) != self.changed,
+            Ordering::Greater => edges(&self.file, self.length).ok() != Some(self.edges),
+        }
     }
 
     /// The file's path.
@@ -159,6 +181,16 @@ impl Bodies {
         body.resize(length, 0);
         self.file.read_exact_at(body, at).map_err(JournalError::io("read", &self.path))
     }
+}
+
+/// The hash of the first bytes of a file and of the last before a length.
+fn edges(file: &File, length: u64) -> io::Result<u64> {
+    let most = length.min(EDGE);
+    let mut bytes = vec![0; usize::try_from(most).expect("an edge fits into memory")];
+    file.read_exact_at(&mut bytes, 0)?;
+    let first = XxHash64::oneshot(0, &bytes);
+    file.read_exact_at(&mut bytes, length - most)?;
+    Ok(XxHash64::oneshot(first, &bytes))
 }
 
 struct Items<'a> {

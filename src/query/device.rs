@@ -6,6 +6,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
 
 use crate::archive::Scan;
+use crate::clock::{self, Timestamp};
 use crate::schema::{Personal, Schema};
 use crate::snapshot::DeviceId;
 
@@ -54,25 +55,48 @@ pub fn resolve_devices(days: &Days, text: &str, window: Window) -> Result<Vec<St
 /// # Errors
 /// Where the archive cannot be read.
 pub fn devices_seen(days: &Days, window: Window) -> Result<BTreeSet<(String, String)>, QueryError> {
+    Ok(times_seen(days, window)?.into_keys().collect())
+}
+
+/// When the first and the last state was, by account and device.
+pub type TimesSeen = BTreeMap<(String, String), (Timestamp, Timestamp)>;
+
+/// When the first and the last state was in a window of each device of an account.
+///
+/// # Errors
+/// Where the archive cannot be read.
+pub fn times_seen(days: &Days, window: Window) -> Result<TimesSeen, QueryError> {
+    type Seen = BTreeMap<(String, String), (i64, i64)>;
     let schema = Schema::device_state();
     let columns = ["account_id", "device_id", "timestamp"].map(|name| column(&schema, name)).into();
     let scan = Scan { columns, ..Scan::default() };
-    let add = |found: &mut BTreeSet<(String, String)>, batch: &RecordBatch| {
+    let see = |all: &mut Seen, device: (String, String), (first, last): (i64, i64)| {
+        let times = all.entry(device).or_insert((first, last));
+        *times = (times.0.min(first), times.1.max(last));
+    };
+    let add = |found: &mut Seen, batch: &RecordBatch| {
         let (accounts, ids) = (texts(batch, "account_id"), texts(batch, "device_id"));
         let at = times(batch, "timestamp");
-        let mut last = None;
-        for row in (0..batch.num_rows()).filter(|&row| at.is_valid(row) && window.holds(at.value(row))) {
-            // Rows of a device follow each other.
-            let own = Some((accounts.value(row), ids.value(row)));
-            if own != last {
-                found.extend(own.map(|(account, id)| (account.to_owned(), id.to_owned())));
-                last = own;
+        let counts = |row: usize| at.is_valid(row) && window.holds(at.value(row));
+        let mut rows = (0..batch.num_rows()).filter(|&row| counts(row)).peekable();
+        while let Some(first) = rows.next() {
+            // Rows of a device follow each other, by time.
+            let is_same =
+                |row: usize| ids.value(row) == ids.value(first) && accounts.value(row) == accounts.value(first);
+            let mut last = first;
+            while let Some(row) = rows.next_if(|&row| is_same(row)) {
+                last = row;
             }
+            let device = (accounts.value(first).to_owned(), ids.value(first).to_owned());
+            see(found, device, (at.value(first), at.value(last)));
         }
     };
-    let mut all = BTreeSet::new();
-    days.fold(&schema, window, &scan, BTreeSet::new, add, |found| all.extend(found))?;
-    Ok(all)
+    let mut all = Seen::new();
+    days.fold(&schema, window, &scan, Seen::new, add, |found| {
+        found.into_iter().for_each(|(device, times)| see(&mut all, device, times));
+    })?;
+    let time = |micros| clock::from_micros(micros).unwrap_or_default();
+    Ok(all.into_iter().map(|(device, (first, last))| (device, (time(first), time(last)))).collect())
 }
 
 /// Whether a device is meant by its id (no word), or by a name or an address.

@@ -89,14 +89,13 @@ pub struct Hole {
 pub fn holes(days: &Days, options: &GapsOptions, account: &str, known: &[String]) -> Result<Vec<Hole>, QueryError> {
     let known = known.iter().map(|device| (account.to_owned(), device.clone())).collect();
     let seen = match Seen::read(days, options, known, &[Source::Raw]) {
-        Err(QueryError::NothingExpected(_)) => return Ok(Vec::new()),
+        Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_)) => return Ok(Vec::new()),
         seen => seen?,
     };
     let reading = seen.reading(options);
     let of_device = |(device, seeings)| {
         let gaps = reading.gaps(device, seeings).into_iter();
-        let missed = gaps.filter(|gap| matches!(gap.cause, Cause::NotAsked | Cause::Failed));
-        missed.filter_map(|gap| {
+        gaps.filter_map(|gap| {
             let since = reading.recoverable(&gap).next().and_then(|bucket| seen.buckets.start(bucket))?;
             let window = Window { since, until: seen.buckets.start(gap.last + 1)? };
             Some(Hole { device_id: device.1.clone(), window })
@@ -204,10 +203,9 @@ impl Seen {
     fn read(days: &Days, options: &GapsOptions, known: Vec<Device>, sources: &[Source]) -> Result<Self, QueryError> {
         let buckets = Buckets::new(options.window, options.every, options.zone)?;
         // Of an interval that is not over nobody can say that it has no state.
-        let (buckets, until) = buckets.ended_by(options.now).ok_or(QueryError::NothingExpected(options.window))?;
+        let (buckets, until) = buckets.ended_by(options.now).ok_or(QueryError::NoneEnded(options.every))?;
         // Of one that the window only touches all is read: a state in the rest of it is one too.
-        let asked = options.window;
-        let window = Window { since: buckets.start(0).unwrap_or(asked.since), until };
+        let window = Window { since: buckets.start(0).unwrap_or(options.window.since), until };
         let options = &GapsOptions { window, ..options.clone() };
         let mut seen = Found::default();
         let (states, polls) = (Schema::device_state(), Schema::poll());
@@ -222,7 +220,7 @@ impl Seen {
             seen.devices.entry(device).or_default();
         }
         if seen.devices.is_empty() {
-            return Err(QueryError::NothingExpected(asked));
+            return Err(QueryError::NothingExpected(window));
         }
         let Found { devices, lists, names } = seen;
         let names = names.into_iter().map(|(device, (_, name))| (device, name)).collect();
@@ -457,11 +455,12 @@ impl Reading<'_> {
         gaps
     }
 
-    /// The intervals of a gap that Cloudflare's history still reaches, unless it was read already.
+    /// The intervals of a gap that Cloudflare's history still reaches, unless it was read already, or the API has said
+    /// that there is nothing.
     fn recoverable(&self, gap: &Gap) -> std::ops::RangeInclusive<usize> {
         let oldest = (self.options.now - HISTORY).timestamp_micros();
         let reached = (gap.first..=gap.last).find(|&bucket| self.buckets.range(bucket).end > oldest);
-        reached.filter(|_| !gap.is_searched).unwrap_or(gap.last + 1)..=gap.last
+        reached.filter(|_| gap.is_missed() && !gap.is_searched).unwrap_or(gap.last + 1)..=gap.last
     }
 
     /// Days until the oldest interval of a gap that can still be asked for is gone; none where all are.
@@ -483,6 +482,11 @@ struct Gap {
 }
 
 impl Gap {
+    /// Whether nobody had an answer.
+    fn is_missed(&self) -> bool {
+        matches!(self.cause, Cause::NotAsked | Cause::Failed)
+    }
+
     fn intervals(&self) -> usize {
         self.last + 1 - self.first
     }

@@ -112,7 +112,7 @@ impl Asking<'_> {
     /// Where states are missing. Where no interval is over in which one was expected, none is.
     pub(super) fn gaps(&self, devices: Option<Vec<String>>, each: bool) -> Result<Answer, QueryError> {
         match gaps(self.days, &self.gaps_options(devices, each)) {
-            Err(QueryError::NothingExpected(_)) => {
+            Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_)) => {
                 Ok(Answer { title: String::new(), columns: Vec::new(), rows: Vec::new() })
             }
             answer => answer,

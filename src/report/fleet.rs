@@ -22,10 +22,10 @@ impl Asking<'_> {
     /// Says what there is to say of the fleet.
     pub(super) fn fleet(&self, report: &mut Report) -> Result<(), QueryError> {
         "Fleet report".clone_into(&mut report.title);
-        let (states, received, covered_days) = self.states_by_device()?;
+        let (states, received) = self.states_by_device()?;
         let known = self.known(None)?;
         let changed = self.changed()?;
-        let rankings = self.rankings(&states, &changed, covered_days)?;
+        let rankings = self.rankings(&states, &changed)?;
         let chosen = chosen(&rankings, self.options.worst);
         let anchors: Anchors = chosen.iter().zip(1..).map(|(id, at)| (id.clone(), format!("device-{at}"))).collect();
         let naming = Naming { known: &known, anchors: &anchors };
@@ -53,8 +53,8 @@ impl Asking<'_> {
         Ok(())
     }
 
-    /// How many states there are of each device, and of all over time; and the days from the first to the last.
-    fn states_by_device(&self) -> Result<(BTreeMap<String, i64>, Chart, f64), QueryError> {
+    /// How many states there are of each device, and of all over time.
+    fn states_by_device(&self) -> Result<(BTreeMap<String, i64>, Chart), QueryError> {
         let answer = self.by_device(&[], &[])?;
         let states = answer.rows.iter().filter_map(|row| match row.as_slice() {
             [_, Cell::Text(id), Cell::Count(states)] => Some((id.clone(), *states)),
@@ -62,14 +62,8 @@ impl Asking<'_> {
         });
         let over_time = self.over_time(Who::Fleet { by: None }, &[], &[])?;
         let mut chart = Chart::of("States received", &over_time, 1..2, |_| "states".to_owned());
-        let values = || chart.series.iter().flat_map(|line| &line.values).enumerate();
-        let seen = || values().filter(|(_, states)| states.is_some_and(|states| states > 0.0)).map(|(at, _)| at);
-        // From the first state to the last: how often there are any in between is a matter of the sweeps.
-        let covered = seen().next().zip(seen().last()).map_or(0, |(first, last)| last + 1 - first);
-        let whole = (self.options.window.until - self.options.window.since).to_std().unwrap_or_default();
-        let covered = self.every.saturating_mul(u32::try_from(covered).unwrap_or(u32::MAX)).min(whole);
         chart.leave_out_parts(self.options.window.since, self.options.window.until, self.every);
-        Ok((states.collect(), chart, covered.as_secs_f64() / 86_400.0))
+        Ok((states.collect(), chart))
     }
 
     fn coverage(&self, received: Chart, naming: &Naming) -> Result<(Section, Fact), QueryError> {

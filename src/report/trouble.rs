@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::query::{Agg, Answer, Cell, QueryError};
+use crate::clock::Timestamp;
+use crate::query::{Agg, Answer, Cell, QueryError, times_seen};
 
 use super::Asking;
 use super::ask::{Change, changes_in};
@@ -60,7 +61,6 @@ impl Asking<'_> {
         &self,
         states: &BTreeMap<String, i64>,
         changed: &Answer,
-        days: f64,
     ) -> Result<Vec<Ranking>, QueryError> {
         let mut by_agg: Vec<(Agg, Vec<&Limit>)> = Vec::new();
         for limit in &self.plan.limit {
@@ -86,13 +86,25 @@ impl Asking<'_> {
             change.column == disconnects.column && change.from.text().as_ref() == Some(&disconnects.value)
         };
         for change in changes_in(changed).filter(is_one) {
-            *left.entry(change.device).or_default() += 1.0 / days.max(1.0 / 24.0);
+            *left.entry(change.device).or_default() += 1.0;
         }
+        let days = self.days_seen()?;
+        left.iter_mut().for_each(|(id, times)| *times /= days.get(id).copied().unwrap_or(1.0));
         left.retain(|_, times| *times > 0.0);
         let bound = Bound::Above(disconnects.above);
         let order = self.plan.limit.iter().filter_map(|limit| found.remove(limit.name.as_str()));
         let order: Vec<Ranking> = order.collect();
         Ok(order.into_iter().chain([Ranking::new(&disconnects.title, String::new(), bound, left)]).collect())
+    }
+}
+
+impl Asking<'_> {
+    /// The days from a device's first state to its last, and one at least: what happened once in an hour did not happen
+    /// twenty-four times a day.
+    fn days_seen(&self) -> Result<BTreeMap<String, f64>, QueryError> {
+        let seen = times_seen(self.days, self.options.window)?;
+        let days = |(first, last): (Timestamp, Timestamp)| ((last - first).as_seconds_f64() / 86_400.0).max(1.0);
+        Ok(seen.into_iter().map(|((_, device), times)| (device, days(times))).collect())
     }
 }
 

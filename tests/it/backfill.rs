@@ -14,6 +14,7 @@ use dex_archive::archive::{Archive, Shards};
 use dex_archive::clock::{self, Clock, Timestamp, Zone};
 use dex_archive::collect::{BackfillPlan, CollectOptions, Collector, SourceChoice, Stretch, stop_pair};
 use dex_archive::disk::Disk;
+use dex_archive::health::{Status, StatusOptions};
 use dex_archive::ingest::{Ingest, PublishRule};
 use dex_archive::privacy::Policy;
 use dex_archive::query::{Answer, Cell, Days, GapsOptions, Searched, Window, gaps, holes};
@@ -77,6 +78,69 @@ fn holes_are_filled_where_the_api_has_the_data_and_gaps_explains_the_rest() {
         collector.finish().expect("a disk");
     });
     assert!(archived(&root).values().all(|rows| rows.len() == 1), "no state is there twice");
+}
+
+#[test]
+fn a_long_outage_is_no_beginning() {
+    let (_dir, root) = place();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let clock = Clock::simulated(clock::parse_timestamp("2026-11-02T08:00:00Z").expect("a time"));
+    let gap = |root: &Path| {
+        let archive = Archive::open(root).expect("an archive");
+        let hour = Duration::from_hours(1);
+        let (now, accounts) = (clock.now(), Vec::new());
+        let options = StatusOptions { now, max_age: hour, expect: hour, longest_wait: hour, accounts };
+        let status = Status::read(&archive, &options).expect("a status");
+        status.checks.into_iter().find(|check| check.name == "oldest gap").expect("a check").found
+    };
+    runtime.block_on(async {
+        let (client, _handle) = simulated(&clock).await;
+        let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::default()).expect("an archive");
+        let (ingest, _) = Ingest::open(archive, Shards::All, "test", Policy::default()).expect("the shard");
+        let ((_switch, stop), progress) = (stop_pair(), Silent);
+        let mut collector = Collector::new(client, ingest, clock.clone(), options(), &progress, stop);
+        for step in 0..12 {
+            collector.sweep(step).await;
+            clock.advance(TimeDelta::minutes(15));
+        }
+        let said = gap(&root);
+        assert!(said.starts_with("nothing was missed since the first sweep; Cloudflare has states since"), "{said}");
+        clock.advance(TimeDelta::days(18));
+        for step in 20..28 {
+            collector.sweep(step).await;
+            clock.advance(TimeDelta::minutes(15));
+        }
+        assert!(gap(&root).contains("were missed; Cloudflare has them"), "{}", gap(&root));
+        collector.finish().expect("a disk");
+    });
+}
+
+#[test]
+fn what_is_forgotten_before_it_is_asked_for_is_not_done() {
+    let (_dir, root) = place();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let clock = Clock::simulated(clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time"));
+    runtime.block_on(async {
+        let (client, handle) = simulated(&clock).await;
+        let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::default()).expect("an archive");
+        let (ingest, _) = Ingest::open(archive, Shards::All, "test", Policy::default()).expect("the shard");
+        let ((_switch, stop), progress) = (stop_pair(), Silent);
+        let mut collector = Collector::new(client, ingest, clock.clone(), options(), &progress, stop);
+        let now = clock.now();
+        let stretch = |days: i64| {
+            let from = now - TimeDelta::days(days);
+            Stretch { from, to: from + TimeDelta::hours(1), device: None }
+        };
+        let budget = Budget { limit: None, share: 1.0 };
+        let plan = BackfillPlan::new(Source::Raw, vec![stretch(6), stretch(1)], Some(30), budget, now, None);
+        clock.advance(TimeDelta::days(2));
+        let (stats, failed) = collector.backfill(&plan, None, 1).await;
+        assert!(failed.is_none() && handle.requests() > 0, "{stats:?}");
+        let forgotten = plan.windows.iter().filter(|window| window.to < now - TimeDelta::days(5)).count() as u64;
+        assert_eq!((stats.windows_forgotten, stats.windows_left), (forgotten, 0), "{stats:?}");
+        assert_eq!((forgotten > 0, stats.windows_done), (true, plan.windows.len() as u64 - forgotten));
+        collector.finish().expect("a disk");
+    });
 }
 
 async fn simulated(clock: &Clock) -> (Client, Handle) {

@@ -304,6 +304,27 @@ fn a_person_is_found_in_odd_places() {
 }
 
 #[test]
+fn that_somebodys_device_was_asked_for_is_forgotten_too() {
+    let api = Api::start(8, std::time::Duration::from_secs(2), |options| options);
+    let (_dir, root) = place();
+    assert_eq!(run(api.collect(&root).args(["--source", "live"])).0, Some(0));
+    let states = rows(&root, &Schema::device_state());
+    let text = |(batch, row): &(arrow_array::RecordBatch, usize), name: &str| {
+        let column = batch.column_by_name(name).expect("a column").as_string::<i32>();
+        column.is_valid(*row).then(|| column.value(*row).to_owned())
+    };
+    let (email, device) =
+        states.iter().find_map(|row| Some((text(row, "person_email")?, text(row, "device_id")?))).expect("somebody");
+    let asked =
+        || rows(&root, &Schema::poll()).iter().filter(|row| text(row, "device_id").as_ref() == Some(&device)).count();
+    assert_eq!(asked(), 1);
+    let (code, said) = ask(&root, &["forget", "--email", &email]);
+    assert!(code == Some(0) && said.contains("Cloudflare remembers 7 days"), "{said}");
+    assert_eq!(asked(), 0, "{said}");
+    assert!(rows(&root, &Schema::poll()).len() > 5, "other devices' stay");
+}
+
+#[test]
 fn a_damaged_part_keeps_nobody_in_the_others() {
     let (_dir, root) = two_days();
     import(&root, &[&body(ALICE, LAPTOP, 3, 1), &body(BOB, PHONE, 3, 1), &format!(r#"{{"x":"{ALICE}"}}"#)], 3);
@@ -403,6 +424,16 @@ fn a_pseudonym_is_forgotten_by_whoever_has_the_key() {
     let (code, said) =
         with_key(&["query", "trend", "--device", PHONE, "--since", "2026-10-01", "--until", "2026-10-02"]);
     assert_eq!(code, Some(0), "{said}");
+    // What stands in the table may be typed as it stands there.
+    let id = rows(&root, &Schema::device_state()).into_iter().map(|(batch, row)| {
+        batch.column_by_name("device_id").expect("a column").as_string::<i32>().value(row).to_owned()
+    });
+    let id = id.last().expect("a row");
+    for device in [&id[..], &id[..9], "p-*"] {
+        let window = ["--since", "2026-10-01", "--until", "2026-10-02"];
+        let (code, said) = with_key(&[&["query", "trend", "--device", device][..], &window].concat());
+        assert_eq!(code, Some(0), "{device}: {said}");
+    }
     let (code, said) = with_key(&["forget", "--device", PHONE]);
     assert_eq!((code, emails(&root).len()), (Some(0), 0), "{said}");
 }

@@ -50,6 +50,35 @@ fn bad_input_gets_one_sentence_and_leaves_nothing() {
 }
 
 #[test]
+fn an_empty_variable_says_nothing_and_a_question_that_makes_no_sense_is_one() {
+    let (_dir, archive) = place();
+    let api = Api::start(2, Duration::from_mins(2), |options| options);
+    let mut collect = api.collect(&archive);
+    for name in ["DEX_ARCHIVE_DIR", "DEX_ARCHIVE_CONFIG", "DEX_ARCHIVE_STATE_DIR", "JOB_COMPLETION_INDEX"] {
+        collect.env(name, "");
+    }
+    assert_eq!(run(&mut collect).0, Some(0));
+    let query = |args: &[&str]| {
+        let mut query = program();
+        query.env("DEX_ARCHIVE_DIR", "").arg("--archive").arg(&archive).arg("query").args(args);
+        query
+    };
+    check(&mut query(&["trend", "--fleet", "--metric", "rtt", "--agg", "rate"]), 2, "a rate is of counts");
+    check(&mut query(&["apps", "--resource", "disk"]), 2, "what applications use is known of");
+    check(&mut query(&["gaps", "--since", "2h", "--every", "1h"]), 1, "an interval counts once it is over");
+    check(&mut query(&["gaps", "--since", "1m", "--every", "7d"]), 1, "no whole interval of 7d is over yet");
+    let at = |at: &str| run(query(&["latest", "--at", at]).arg("--tz").arg("Europe/Berlin"));
+    assert_eq!(at("2026-10-25T02:30+01:00").0, Some(0));
+    let mut doctor = program();
+    let config = archive.with_extension("toml");
+    put(&config, "[archive]\npublish = \"now\"\n");
+    check(doctor.arg("--config").arg(&config).arg("doctor"), 2, "is no rule");
+    put(&config, "[report.limits]\nnope = 1\n");
+    let mut doctor = program();
+    check(doctor.arg("--config").arg(&config).arg("doctor"), 2, "nope");
+}
+
+#[test]
 fn an_api_that_cannot_be_reached_leaves_nothing() {
     let (_dir, archive) = place();
     let ask = |url: &str| {

@@ -7,6 +7,8 @@ use std::time::Duration;
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use dex_archive::archive::{Archive, Part};
+use dex_archive::clock::Clock;
+use dex_archive::disk::Disk;
 use dex_archive::schema::Schema;
 use dex_archive::sim::{FaultKind, Faults, RateLimit, Served, ServerOptions};
 
@@ -258,6 +260,77 @@ fn what_there_was_no_time_for_comes_first_in_the_next_sweep() {
     let first: BTreeSet<&String> = asked.iter().take(everybody.len()).collect();
     assert_eq!(first, everybody, "nobody is asked twice before everybody was asked once");
     assert!(everybody.len() > 50 && asked.len() > everybody.len(), "{} requests: {said}", asked.len());
+}
+
+#[test]
+fn a_single_sweep_goes_on_where_the_last_one_ended() {
+    for source in ["list", "live"] {
+        let (_dir, archive) = place();
+        // Four pages of the list.
+        let api = Api::start(160, Duration::from_hours(1), |options| options);
+        let sweep = |limit: &str| {
+            let mut collect = api.collect_at(&archive, limit);
+            run(collect.args(["--source", source, "--budget", "100%", "--deadline", "1s", "--since-minutes", "60"]))
+        };
+        // What was asked for, in this order: pages of the list, or single devices.
+        let asked = || {
+            let served = api.handle.served().into_iter();
+            let asked = served.filter_map(|served| match source {
+                "list" => served.page.map(|page| page.to_string()),
+                _ => served.device_id,
+            });
+            asked.collect::<Vec<_>>()
+        };
+        let limit = if source == "list" { "4/2s" } else { "130/2s" };
+        let (code, said) = sweep(limit);
+        assert!(code == Some(3) && said.contains("left to the next sweep)"), "{source}: {said}");
+        let first = asked().len();
+        sweep(limit);
+        let both = asked();
+        let distinct: BTreeSet<&String> = both.iter().collect();
+        assert!(first > 0 && both.len() > first, "{source}: {both:?}");
+        assert_eq!(distinct.len(), both.len(), "{source}: nothing is asked for twice: {both:?}");
+        for _ in 0..5 {
+            sweep(limit);
+        }
+        let distinct = asked().into_iter().collect::<BTreeSet<String>>();
+        assert_eq!(sweep("none").0, Some(0));
+        assert_eq!(asked().into_iter().collect::<BTreeSet<String>>(), distinct, "{source}: by then all was asked for");
+    }
+}
+
+#[test]
+fn devices_on_pages_that_there_was_no_time_for_count_as_not_asked() {
+    let (_dir, archive) = place();
+    let api = Api::start(160, Duration::from_secs(2), |options| options);
+    let mut collect = api.collect_at(&archive, "4/2s");
+    collect.args(["--source", "list", "--budget", "100%", "--deadline", "1s"]);
+    let (code, said) = run(&mut collect);
+    assert!(code == Some(3) && said.contains("the rest of the list is left to the next sweep"), "{said}");
+    let is_unasked = |(batch, row): &(arrow_array::RecordBatch, usize)| {
+        let outcome = batch.column_by_name("outcome").expect("a column").as_string::<i32>();
+        outcome.value(*row) == "failed" && integer(batch, "attempts", *row) == Some(0)
+    };
+    let polls = rows(&archive, &Schema::poll());
+    assert_eq!(polls.iter().filter(|poll| is_unasked(poll)).count(), 1, "{said}");
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_told() {
+    let (_dir, archive) = place();
+    let faults = Faults::none().with(FaultKind::ClockOff, 1.0);
+    let api = Api::start(5, Duration::from_secs(2), |options| ServerOptions { faults, ..options });
+    let (code, said) = run(&mut api.collect(&archive));
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("warning: this machine's clock is ") && said.contains("set it by NTP"), "{said}");
+}
+
+#[test]
+fn who_has_a_lock_need_not_be_written_down() {
+    let (_dir, root) = place();
+    let archive = Archive::open_or_create(&root, 1, Clock::system().now(), Disk::default()).expect("an archive");
+    std::os::unix::fs::symlink("/dev/full", root.join("_archive/shard-0.lock")).expect("room on the disk");
+    archive.lock(0, "somebody").expect("a lock");
 }
 
 #[test]

@@ -93,6 +93,79 @@ fn status_tells_how_the_collecting_goes_and_when_it_does_not() {
 }
 
 #[test]
+fn status_knows_what_is_only_journalled_and_who_is_not_collected_at_all() {
+    let (dir, archive) = place();
+    let api =
+        Api::start(5, Duration::from_mins(1), |options| ServerOptions { accounts: vec![OTHER.to_owned()], ..options });
+    let config = dir.path().join("config.toml");
+    put(&config, "[archive]\npublish = \"1h\"\n");
+    let status = |more: &[&str]| {
+        let mut command = program();
+        command.arg("--archive").arg(&archive).arg("--config").arg(&config);
+        json(command.args(["status", "--format", "json"]).args(more))
+    };
+    let collect = |account: &str| {
+        let mut collect = program();
+        collect.env("CLOUDFLARE_API_TOKEN", "simulated").arg("--archive").arg(&archive).arg("--config").arg(&config);
+        collect.args(["collect", "--account", account, "--api-url", &api.url, "--rate-limit", "none"]);
+        let (code, said) = run(&mut collect);
+        assert_eq!(code, Some(0), "{said}");
+    };
+    // Of a new archive everything waits.
+    collect(ACCOUNT);
+    let (code, told) = status(&[]);
+    assert_eq!(code, Some(0), "{told:#}");
+    assert!(told["checks"][0]["found"].as_str().expect("a text").contains("it waits in the journal"), "{told:#}");
+    assert_eq!(status(&["--max-age", "1ms"]).0, Some(3));
+    // One account that is collected says nothing of another.
+    put(&config, "");
+    collect(ACCOUNT);
+    put(&config, "[archive]\npublish = \"1h\"\n");
+    collect(OTHER);
+    let later = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < later {
+        std::thread::yield_now();
+    }
+    collect(OTHER);
+    let (_, told) = status(&["--max-age", "2s"]);
+    let (first, second) = (format!("last sweep, {ACCOUNT}"), format!("last sweep, {OTHER}"));
+    let levels = levels(&told["checks"]);
+    assert!(levels.contains(&(&first, "poor")) && levels.contains(&(&second, "fine")), "{told:#}");
+    assert!(told["before_first"].is_string(), "what was before the first sweep is to be fetched: {told:#}");
+    // Nor does one that is to be collected and never was.
+    let third = "21a7362d577a6c3019a474fd6f485823";
+    put(&config, &format!("[[account]]\nid = \"{ACCOUNT}\"\n[[account]]\nid = \"{third}\"\n"));
+    let (code, told) = status(&[]);
+    assert_eq!((code, &told["silent_accounts"]), (Some(3), &serde_json::json!([third])), "{told:#}");
+    put(&config, &format!("[api]\naccount = \"{third}\"\n[[account]]\nid = \"{ACCOUNT}\"\n"));
+    let mut collect = api.collect(&archive);
+    let (code, said) = run(collect.arg("--config").arg(&config).arg("--dry-run"));
+    assert!(code == Some(2) && said.contains("which is no [[account]]"), "{said}");
+    put(&config, "");
+    for expect in ["7d", "100000000d"] {
+        let mut command = program();
+        let (code, said) = run(command.arg("--archive").arg(&archive).args(["status", "--expect", expect]));
+        assert!(code == Some(2) && said.contains("longer than the 7 days"), "{said}");
+    }
+}
+
+#[test]
+fn status_tells_of_damage() {
+    let (_dir, archive) = place();
+    let api = Api::start(5, Duration::from_mins(1), |options| options);
+    assert_eq!(run(&mut api.collect(&archive)).0, Some(0));
+    let schema = dex_archive::schema::Schema::device_state();
+    let opened = dex_archive::archive::Archive::open(&archive).expect("an archive");
+    let today = opened.partitions(&schema).expect("days").pop().expect("a day");
+    let (_, part) = opened.parts(&today).expect("parts").remove(0);
+    let bytes = std::fs::read(&part).expect("a part");
+    std::fs::File::create(&part).and_then(|mut file| file.write_all(&bytes[..bytes.len() / 2])).expect("room");
+    let (code, told) = json(program().arg("--archive").arg(&archive).args(["status", "--format", "json"]));
+    assert_eq!(code, Some(3));
+    assert!(levels(&told["checks"]).contains(&("damage", "poor")), "{told:#}");
+}
+
+#[test]
 fn doctor_names_what_is_wrong_and_what_to_do() {
     let (dir, archive) = place();
     let api = Api::start(5, Duration::from_mins(1), |options| options);

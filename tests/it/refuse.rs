@@ -211,6 +211,7 @@ fn a_full_disk_stops_no_collecting_until_the_journal_is_full_too() {
     let said = journal_full.1.as_ref().expect("it ends");
     assert!(said.contains("/journal/") && said.contains("No space left on device"), "{said}");
     assert!(journal_full.0.requests_sent < 200, "it stops asking: {journal_full:?}");
+    assert!(journal_full.0.held.iter().any(|why| why.contains("memory alone")), "{journal_full:?}");
     assert_eq!(
         still_full.0.requests_sent, 0,
         "nothing more is asked while answers are in memory alone: {still_full:?}"

@@ -69,3 +69,16 @@ def test_a_line_that_says_no_account_needs_one(tmp_path):
     assert done.returncode == 1 and "line 1: it does not say whose state it is: name the account" in done.stderr
     done = run("--archive", root, "import", "--format", "logpush", "--account", ACCOUNTS[0], str(file))
     assert done.returncode == 3 and "1 new states, 0 unchanged, 1 quarantined" in done.stderr
+
+
+def test_a_line_of_nobody_is_not_the_one_befores(tmp_path):
+    of_nobody = {name: value for name, value in line(ACCOUNTS[0], "2026-10-01T01:00:00Z").items() if name != "AccountID"}
+    lines = [line(ACCOUNTS[0], "2026-10-01T00:00:00Z"), of_nobody]
+    (tmp_path / "a.log").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    importing = ["--archive", str(tmp_path / "archive"), "import", "--format", "logpush", str(tmp_path / "a.log")]
+    done = run(*importing)
+    assert done.returncode != 0 and "line 2" in done.stderr, done.stderr
+    assert run(*importing, "--account", ACCOUNTS[1]).returncode == 0
+    query = run("--archive", str(tmp_path / "archive"), "query", "latest", "--at", "2026-10-02", "--column", "account_id",
+                "--format", "csv")
+    assert query.stdout.count(ACCOUNTS[1]) == 1, query.stdout

@@ -102,3 +102,18 @@ def test_kubernetes_manifests_are_yaml_of_their_kinds():
 def test_bash_takes_the_completions():
     script = run("completions", "bash").stdout
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+@pytest.mark.parametrize("typed, expected", [
+    ("dex-archive que", "query"), ("dex-archive service ", "systemd"), ("dex-archive query tr", "trend"),
+    ("dex-archive query trend --de", "--device"),
+])
+def test_bash_completes_what_is_typed(typed, expected):
+    words = typed.split(" ")
+    asked = ("source /dev/stdin; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); "
+             "_dex-archive dex-archive \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"; "
+             "printf '%s\\n' \"${COMPREPLY[@]}\"")
+    done = subprocess.run(["bash", "-c", asked, "bash", *words], input=run("completions", "bash").stdout, text=True,
+                          capture_output=True)
+    assert expected in done.stdout.split(), (done.stdout, done.stderr)
