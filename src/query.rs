@@ -115,7 +115,7 @@ pub enum QueryError {
         ids: Vec<String>,
     },
     /// The window has no length.
-    #[error("the window ends ({}) before it begins ({})", clock::format_timestamp(.0.until), clock::format_timestamp(.0.since))]
+    #[error("{}", empty_words(.0))]
     EmptyWindow(Window),
     /// Buckets of this length do not fit a time zone.
     #[error(
@@ -187,6 +187,15 @@ fn who_words(who: &Who) -> String {
         Who::Devices(ids) => format!("device {:?}", ids.join(", ")),
         Who::Fleet { .. } => "states".to_owned(),
     }
+}
+
+/// Why a window is none.
+fn empty_words(window: &Window) -> String {
+    let (since, until) = (clock::format_timestamp(window.since), clock::format_timestamp(window.until));
+    if since == until {
+        return format!("the window ends as it begins, {since}: a whole day ends when the next one begins");
+    }
+    format!("the window ends ({until}) before it begins ({since})")
 }
 
 fn window_words(window: &Window) -> String {

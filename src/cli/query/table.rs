@@ -17,8 +17,13 @@ const MOST_COURSES: usize = 24;
 /// Buckets that a course has at least: of two or three, the table says enough.
 const SHORTEST_COURSE: usize = 4;
 
-/// An answer as a table.
+/// An answer as a table, no wider than the terminal where that can be had.
 pub(in crate::cli) fn table(answer: &Answer, zone: Zone) -> String {
+    within(answer, zone, print::width().filter(|_| print::is_terminal()))
+}
+
+/// The same within so many letters: the bars go first, then the names of columns stand in several lines.
+fn within(answer: &Answer, zone: Zone, most: Option<usize>) -> String {
     let courses: Vec<Course> =
         course::courses(answer).into_iter().filter(|course| course.values.len() >= SHORTEST_COURSE).collect();
     let width = courses.iter().map(|course| course.name.chars().count()).max().unwrap_or(0);
@@ -30,7 +35,14 @@ pub(in crate::cli) fn table(answer: &Answer, zone: Zone) -> String {
     });
     let lines: String = lines.collect();
     let gap = if lines.is_empty() { "" } else { "\n" };
-    format!("{}\n{lines}{gap}{}\n", print::safe_word(&answer.title), cells(answer, zone, Look::Terminal))
+    let looks = [(true, false), (false, false), (false, true)];
+    let mut looks = looks.map(|(with_bar, splits_names)| Look::Terminal { with_bar, splits_names }).into_iter();
+    let fits =
+        |table: &Table| most.is_none_or(|most| table.lines().all(|line| line.trim_end().chars().count() <= most));
+    let narrowest = Look::Terminal { with_bar: false, splits_names: true };
+    let table = looks.find_map(|look| Some(cells(answer, zone, look)).filter(fits));
+    let table = table.unwrap_or_else(|| cells(answer, zone, narrowest));
+    format!("{}\n{lines}{gap}{table}\n", print::safe_word(&answer.title))
 }
 
 /// An answer as a table of Markdown.
@@ -41,15 +53,20 @@ pub(super) fn markdown(answer: &Answer, zone: Zone) -> String {
 /// Where a table is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Look {
-    Terminal,
+    Terminal { with_bar: bool, splits_names: bool },
     Markdown,
 }
+
+/// Letters of a line of a name that stands in several.
+const NAME_LETTERS: usize = 12;
 
 /// The rows of an answer. On a terminal, what is the same in every row stands in the title alone, and each row shows
 /// how large its first value is that is not the same in all.
 fn cells(answer: &Answer, zone: Zone, look: Look) -> Table {
-    let (mut table, with_bar) = (Table::new(), look == Look::Terminal);
-    let shown: Vec<usize> = (0..answer.columns.len()).filter(|&at| !with_bar || !is_told(answer, at)).collect();
+    let (mut table, with_bar) = (Table::new(), matches!(look, Look::Terminal { with_bar: true, .. }));
+    let shown = (0..answer.columns.len()).filter(|&at| look == Look::Markdown || !is_told(answer, at));
+    let shown: Vec<usize> = shown.collect();
+    let time_form = time_form(answer, zone);
     let differs = |at: usize| answer.rows.iter().any(|row| row[at] != answer.rows[0][at]);
     let is_telling = |at: &usize| answer.columns[*at].role == ColumnRole::Value && differs(*at);
     let bar_of = (0..answer.columns.len()).find(is_telling).filter(|_| with_bar);
@@ -63,7 +80,7 @@ fn cells(answer: &Answer, zone: Zone, look: Look) -> Table {
         let bar = bar_of.zip(highest);
         let bar =
             bar.map(|(at, highest)| row[at].number().map_or(String::new(), |value| bar_of_length(value / highest)));
-        table.add_row(shown.iter().map(|&at| look.word(&row[at], zone)).chain(bar));
+        table.add_row(shown.iter().map(|&at| look.word(&row[at], zone, time_form)).chain(bar));
     }
     for (place, &at) in shown.iter().enumerate() {
         let is_number = answer.rows.iter().any(|row| row[at].number().is_some());
@@ -83,7 +100,7 @@ fn is_told(answer: &Answer, at: usize) -> bool {
 impl Look {
     fn style(self) -> TableStyle {
         match self {
-            Self::Terminal => NOTHING,
+            Self::Terminal { .. } => NOTHING,
             Self::Markdown => ASCII_MARKDOWN,
         }
     }
@@ -91,37 +108,106 @@ impl Look {
     /// Foreign text as it may stand there.
     fn text(self, text: &str) -> String {
         match self {
-            Self::Terminal => print::safe_word(text),
+            Self::Terminal { .. } => print::safe_word(text),
             Self::Markdown => markdown_text(text),
         }
     }
 
     /// In Markdown, a header is one line.
     fn title(self, column: &AnswerColumn, zone: Option<Zone>) -> String {
-        let mut name = self.text(&column.name);
+        let mut name = match self {
+            Self::Terminal { splits_names: true, .. } => in_lines(&self.text(&column.name)),
+            _ => self.text(&column.name),
+        };
         if let Some(zone) = zone {
             name = format!("{name} ({zone})");
         }
         match (column.unit.as_str(), self) {
             ("", _) => name,
-            (unit, Self::Terminal) => format!("{name}\n{}", self.text(unit)),
+            (unit, Self::Terminal { .. }) => format!("{name}\n{}", self.text(unit)),
             (unit, Self::Markdown) => format!("{name} ({})", self.text(unit)),
         }
     }
 
-    fn word(self, cell: &Cell, zone: Zone) -> String {
+    fn word(self, cell: &Cell, zone: Zone, time_form: &str) -> String {
         match cell {
             Cell::Null => "-".to_owned(),
             Cell::Text(text) => self.text(text),
             Cell::Count(count) => count.to_string(),
             Cell::Number(value) => digits(*value),
-            Cell::Time(at) => zone.local(*at).format("%Y-%m-%d %H:%M").to_string(),
+            Cell::Time(at) => zone.local(*at).format(time_form).to_string(),
         }
     }
+}
+
+/// How times are written: with their offset from UTC where that changes, for an hour is there twice then.
+fn time_form(answer: &Answer, zone: Zone) -> &'static str {
+    let times =
+        answer.rows.iter().flatten().filter_map(|cell| if let Cell::Time(at) = cell { Some(*at) } else { None });
+    let mut offsets = times.map(|at| zone.local(at).offset().local_minus_utc());
+    let first = offsets.next();
+    if offsets.all(|offset| Some(offset) == first) { "%Y-%m-%d %H:%M" } else { "%Y-%m-%d %H:%M %:z" }
+}
+
+/// A name in several lines, of which each but the last ends with an underscore.
+fn in_lines(name: &str) -> String {
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in name.split_inclusive('_') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() || line.len() + word.len() <= NAME_LETTERS => line.push_str(word),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 /// A bar of up to 20 blocks.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of 20")]
 fn bar_of_length(share: f64) -> String {
     "█".repeat((share.clamp(0.0, 1.0) * 20.0).round() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+    use crate::clock;
+
+    fn answer(names: &[&str], rows: usize) -> Answer {
+        let mut columns = vec![AnswerColumn::start()];
+        columns.extend(names.iter().map(|name| AnswerColumn::value((*name).to_owned(), "us")));
+        let first = clock::parse_timestamp("2026-10-24T22:00:00Z").expect("a time");
+        let row = |at: usize| {
+            let at_time = first + TimeDelta::hours(i64::try_from(at).expect("few"));
+            let values = (0..names.len()).map(|name| Cell::Count(i64::try_from(100 * at + name).expect("few")));
+            [Cell::Time(at_time)].into_iter().chain(values).collect()
+        };
+        Answer { title: "the fleet".to_owned(), columns, rows: (0..rows).map(row).collect() }
+    }
+
+    #[test]
+    fn a_table_keeps_within_the_terminal_where_it_can() {
+        let answer = answer(&["rtt_min_rtt_us_downstream_mean", "rtt_rtt_var_us_upstream_mean"], 3);
+        let table = |most| within(&answer, Zone::UTC, most);
+        let widest = |text: &str| text.lines().map(|line| line.trim_end().chars().count()).max().unwrap_or(0);
+        let whole = table(None);
+        assert!(whole.contains('█') && whole.contains(" rtt_min_rtt_us_downstream_mean "), "{whole}");
+        let without_bars = table(Some(widest(&whole) - 1));
+        assert!(
+            !without_bars.contains('█') && without_bars.contains("rtt_min_rtt_us_downstream_mean"),
+            "{without_bars}"
+        );
+        let narrow = table(Some(60));
+        assert!(widest(&narrow) <= 60 && narrow.contains("downstream_") && narrow.contains("100"), "{narrow}");
+        assert_eq!(table(Some(1)), narrow, "there is no narrower one");
+    }
+
+    #[test]
+    fn an_hour_that_is_there_twice_is_told_apart() {
+        let berlin = Zone::parse("Europe/Berlin").expect("a zone");
+        let table = within(&answer(&["x"], 4), berlin, None);
+        assert!(table.contains("2026-10-25 02:00 +02:00") && table.contains("2026-10-25 02:00 +01:00"), "{table}");
+        assert!(!within(&answer(&["x"], 2), berlin, None).contains("+02:00"));
+    }
 }
