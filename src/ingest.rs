@@ -152,6 +152,11 @@ pub enum IngestError {
 }
 
 impl Takes {
+    #[cfg(test)]
+    pub(crate) fn of(is_own: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is_own))
+    }
+
     /// Whether a device is one's own.
     #[must_use]
     pub fn is_own(&self, device_id: &str) -> bool {

@@ -56,11 +56,9 @@ pub(super) fn completions(command: &CompletionsArgs) -> anyhow::Result<Exit> {
     clap_complete::generate(command.shell, &mut Args::command(), "dex-archive", &mut text);
     if command.shell == clap_complete::Shell::Bash {
         // For a program with a dash, it writes labels that its own script does not look for.
-        let text = String::from_utf8(text)?.replace("dex__subcmd__archive__", "dex__archive__");
-        print::data(text)?;
-    } else {
-        print::data(text)?;
+        text = String::from_utf8(text)?.replace("dex__subcmd__archive__", "dex__archive__").into_bytes();
     }
+    print::data(text)?;
     Ok(Exit::Done)
 }
 

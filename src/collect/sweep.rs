@@ -255,10 +255,10 @@ impl<'a> Collector<'a> {
         stats.devices = sweep.seen.len() as u64;
         stats.requests_sent = self.client.pacer().sent() - before.sent;
         stats.throttled_s = self.client.pacer().paused().saturating_sub(before.paused).as_secs_f64();
-        stats.stopped = sweep.end.is_reached();
+        (stats.stopped, stats.elapsed_s) = (sweep.end.is_reached(), took.as_secs_f64());
         stats.clock_ahead_s = self.client.clock_ahead().map(TimeDelta::as_seconds_f64);
         let published = published.unwrap_or(Ok(writer::Outcome::default())).and_then(|mut outcome| {
-            stats.elapsed_s = (took + outcome.took).as_secs_f64();
+            stats.elapsed_s += outcome.took.as_secs_f64();
             let fault = outcome.fault.take();
             stats.take(outcome);
             fault.map_or(Ok(()), |fault| Err(fault.into()))
@@ -522,8 +522,12 @@ impl ListState {
     }
 }
 
-/// An answer without the states of devices that are others' to collect.
+/// An answer without the states of devices that are others' to collect. What was asked of a device of one's own is one's
+/// own, however the API writes its id.
 fn own(mut answer: Answer, takes: &Takes) -> Answer {
+    if answer.poll.as_ref().is_some_and(|poll| poll.endpoint == Endpoint::Live) {
+        return answer;
+    }
     let id = |body: &Body| std::str::from_utf8(&body.bytes).ok().and_then(envelope::device_id);
     let before = answer.bodies.len();
     // What is of no device, one of the collectors keeps.
@@ -550,4 +554,45 @@ fn sorted(devices: &HashSet<DeviceId>) -> Vec<DeviceId> {
     let mut devices: Vec<DeviceId> = devices.iter().cloned().collect();
     devices.sort_unstable();
     devices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::snapshot::{AccountId, Poll};
+
+    #[test]
+    fn what_was_asked_of_ones_own_device_is_kept_however_its_id_is_written() {
+        let takes = Takes::of(|id| id == "mine");
+        let answered = |endpoint, ids: &[&str]| {
+            let account_id = AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id");
+            let at = clock::from_micros(0).expect("a time");
+            let poll = Poll {
+                sweep_id: "s".to_owned(),
+                account_id: account_id.clone(),
+                requested_at: at,
+                endpoint,
+                device_id: None,
+                page: None,
+                listing: None,
+                outcome: Outcome::State,
+                rows: 0,
+                http_status: None,
+                error_code: None,
+                error: None,
+                attempts: 1,
+                latency_ms: None,
+                cf_ray: None,
+            };
+            let bodies = ids.iter().map(|id| Body::new(&format!(r#"{{"deviceId":"{id}"}}"#))).collect();
+            let (sweep_id, source) = ("s".to_owned(), Source::List);
+            let answer = Answer { account_id, sweep_id, source, collected_at: at, bodies, poll: Some(poll) };
+            let kept = own(answer, &takes);
+            (kept.bodies.len(), kept.poll.map(|poll| poll.outcome))
+        };
+        assert_eq!(answered(Endpoint::List, &["mine", "yours"]), (1, Some(Outcome::State)));
+        assert_eq!(answered(Endpoint::List, &["yours"]), (0, Some(Outcome::Absent)));
+        assert_eq!(answered(Endpoint::Live, &["MINE"]), (1, Some(Outcome::State)));
+    }
 }
