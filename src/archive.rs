@@ -89,11 +89,12 @@ pub use checksum::Checksum;
 pub use export::to_parquet;
 pub use lock::{ShardLock, Shards};
 pub use merge::{Incoming, Stretches, Supply};
-pub use order::{Spot, day_of, misplaced, partitions_of, shard_of};
+pub use order::{Spot, day_of, is_any_of, misplaced, partitions_of, shard_of};
 pub use paths::{PartName, Partition};
 pub use place::Place;
 pub use publish::{Aside, MOST_RACES, PartInfo, Staged};
 pub use read::{Part, PartFile, Piece, Scan};
+pub use refile::Refiled;
 pub use store::Entry;
 
 use store::{Days, Listed, Store};

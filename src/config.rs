@@ -4,6 +4,7 @@
 //! out is typed and checked; unknown keys and bad values are errors that name them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, fs, io};
@@ -322,7 +323,7 @@ impl ConfigFile {
     /// # Errors
     /// Says which rule or key will not do.
     pub fn policy(&self) -> Result<Policy, ConfigError> {
-        let key = match (env::var_os(PRIVACY_KEY), &self.privacy.key_file) {
+        let key = match (variable(PRIVACY_KEY), &self.privacy.key_file) {
             (Some(text), _) => Some(privacy_key(PRIVACY_KEY.to_owned(), text.as_encoded_bytes())?),
             (None, Some(path)) => {
                 let bytes = fs::read(path).map_err(|error| ConfigError::Read { path: path.clone(), error })?;
@@ -394,7 +395,7 @@ impl ApiSection {
         if let Some(path) = &self.token_file {
             return Ok(Credential::Token(secret(&path.display().to_string(), &read(path)?)?));
         }
-        let variable = |name: &str| env::var(name).ok();
+        let variable = |name: &str| variable(name).and_then(|value| value.into_string().ok());
         if let Some(token) = variable("CLOUDFLARE_API_TOKEN") {
             return Ok(Credential::Token(secret("CLOUDFLARE_API_TOKEN", &token)?));
         }
@@ -419,10 +420,16 @@ impl ArchiveSection {
     }
 }
 
+/// What a variable of the environment says; one that holds nothing says nothing.
+#[must_use]
+pub fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
 /// Whether the environment says who asks.
 #[must_use]
 pub fn has_credential() -> bool {
-    let given = |name: &str| env::var_os(name).is_some();
+    let given = |name: &str| variable(name).is_some();
     given("CLOUDFLARE_API_TOKEN") || (given("CLOUDFLARE_EMAIL") && given("CLOUDFLARE_API_KEY"))
 }
 

@@ -9,6 +9,7 @@
 mod quarantine;
 mod subject;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,8 +20,6 @@ use crate::journal::{self, JournalError};
 use crate::schema::Schema;
 
 pub use subject::{Subject, SubjectKind};
-
-use subject::Found;
 
 /// What was taken out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,14 +77,11 @@ pub fn forget(archive: &Archive, locks: &[ShardLock], subject: &Subject, dry_run
     }
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
-    let forgetting = Forgetting { archive: &archive, locks, dry_run };
-    let seen = forgetting.dataset(&Schema::device_state(), subject, &mut erased)?;
-    forgetting.dataset(&Schema::poll(), subject, &mut erased)?;
-    // That somebody's device was asked for says something of them too, unless others use it.
-    let theirs: Vec<String> = seen.devices.difference(&seen.others).cloned().collect();
-    if !theirs.is_empty() {
-        let devices = Subject::new(SubjectKind::Device, theirs);
-        forgetting.dataset(&Schema::poll(), &devices, &mut erased)?;
+    let subject = &subject.clone().having(devices_of(&archive, subject)?);
+    let forgetting = Forgetting { archive: &archive, locks, subject, dry_run };
+    // The states say whose devices they are: broken off, it is done again from them.
+    for schema in [Schema::poll(), Schema::device_state()] {
+        forgetting.dataset(&schema, &mut erased)?;
     }
     if let Some(first) = locks.first() {
         quarantine::forget(&archive, first, subject, dry_run, &mut erased)?;
@@ -147,32 +143,49 @@ impl Erased {
 struct Forgetting<'a> {
     archive: &'a Archive,
     locks: &'a [ShardLock],
+    subject: &'a Subject,
     dry_run: bool,
 }
 
 impl Forgetting<'_> {
-    /// Takes a subject out of every day of a dataset; returns what devices it and others have in it.
-    fn dataset(&self, schema: &Schema, subject: &Subject, erased: &mut Erased) -> Result<Found, EraseError> {
-        let mut seen = Found::default();
+    /// Takes the subject out of every day of a dataset.
+    fn dataset(&self, schema: &Schema, erased: &mut Erased) -> Result<(), EraseError> {
         for partition in self.archive.partitions(schema)? {
             for (part, path) in self.archive.parts(&partition)? {
                 let lock = self.locks.iter().find(|lock| lock.shard == part.shard);
                 let day = Day { archive: self.archive, lock, schema, partition: &partition };
-                match day.forget(&path, subject, self.dry_run, erased) {
-                    Ok(found) => {
-                        seen.devices.extend(found.devices);
-                        seen.others.extend(found.others);
-                    }
+                match day.forget(&path, self.subject, self.dry_run, erased) {
                     // It keeps nobody from the other days.
                     Err(EraseError::Archive(
                         ArchiveError::Damaged { path, .. } | ArchiveError::Schema { path, .. },
                     )) => erased.leave(path),
-                    Err(error) => return Err(error),
+                    forgotten => forgotten?,
                 }
             }
         }
-        Ok(seen)
+        Ok(())
     }
+}
+
+/// The devices that somebody has for themselves: what is asked of these is about them too.
+fn devices_of(archive: &Archive, subject: &Subject) -> Result<BTreeSet<String>, EraseError> {
+    let schema = Schema::device_state();
+    let (mut theirs, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for partition in archive.partitions(&schema)? {
+        for (_, path) in archive.parts(&partition)? {
+            match archive.hold(&path).and_then(|held| subject.count_in(&held, &schema)) {
+                Ok(found) => {
+                    theirs.extend(found.devices);
+                    others.extend(found.others);
+                }
+                // It is named when it cannot be searched.
+                Err(ArchiveError::Damaged { .. } | ArchiveError::Schema { .. }) => (),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    theirs.retain(|device| !others.contains(device));
+    Ok(theirs)
 }
 
 /// A part of a day.
@@ -185,7 +198,7 @@ struct Day<'a> {
 }
 
 impl Day<'_> {
-    fn forget(&self, path: &Path, subject: &Subject, dry_run: bool, erased: &mut Erased) -> Result<Found, EraseError> {
+    fn forget(&self, path: &Path, subject: &Subject, dry_run: bool, erased: &mut Erased) -> Result<(), EraseError> {
         let Self { archive, lock, schema, partition } = self;
         let held = archive.hold(path)?;
         let found = subject.count_in(&held, schema)?;
@@ -194,11 +207,11 @@ impl Day<'_> {
         }
         erased.other_pseudonyms += found.hidden;
         if found.about == 0 {
-            return Ok(found);
+            return Ok(());
         }
         let Some(lock) = lock else {
             erased.leave(path.to_owned());
-            return Ok(found);
+            return Ok(());
         };
         if !dry_run {
             let freed = match self.write_without(lock, subject, held.length()) {
@@ -209,7 +222,7 @@ impl Day<'_> {
             erased.bytes += freed;
         }
         erased.days.push((partition.dataset.clone(), partition.date, found.about));
-        Ok(found)
+        Ok(())
     }
 
     /// Writes the day anew; returns how many bytes that freed of those before.
@@ -217,7 +230,9 @@ impl Day<'_> {
         let Self { archive, schema, partition, .. } = self;
         let staged = archive.stage_without(lock, schema, partition.date, &|batch| subject.spares(schema, batch))?;
         let Some(staged) = staged else { return Ok(0) };
-        if staged.info.rows == 0 && archive.shards() == 1 && archive.is_on_disk() {
+        // A part of another shard, which should not be there, would go with the day.
+        let is_alone = archive.shards() == 1 && archive.entries(&archive.day_dir(partition))?.len() == 1;
+        if staged.info.rows == 0 && is_alone && archive.is_on_disk() {
             drop(staged);
             archive.remove_day(partition)?;
             return Ok(before);

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use chrono::NaiveDate;
 use serde::{Serialize, Serializer};
 
-use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock, Spot};
+use crate::archive::{Archive, ArchiveError, PartName, Partition, Refiled, ShardLock, Spot};
 use crate::journal::{self, Item, JournalError, Segment};
 use crate::privacy::Action;
 use crate::schema::Schema;
@@ -217,10 +217,13 @@ impl Repaired {
             Err(ArchiveError::Damaged { path: ref at, .. } | ArchiveError::Schema { path: ref at, .. })
                 if at == path =>
             {
-                0
+                Refiled::default()
             }
             refiled => refiled?,
         };
+        let Refiled { rows: refiled, damaged, loses_rows } = refiled;
+        self.sentences.extend(damaged);
+        self.loses_rows |= loses_rows;
         // A part that says no number of rows has none that could be filed.
         let all = archive.look(path, schema).map_or(u64::MAX, |part| part.rows());
         self.loses_rows |= own.is_none() && refiled < all;

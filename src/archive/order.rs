@@ -104,13 +104,22 @@ pub fn misplaced(
     }
 }
 
-/// What is wrong with the place of rows of which some belong elsewhere.
+/// What is wrong with the place of rows of which some belong elsewhere, in an archive of so many shards.
 pub(super) fn elsewhere(schema: &Schema, batch: &RecordBatch, (spot, shards): (Spot, u32)) -> Option<&'static str> {
     let spots = spots_of(schema, batch, shards, spot.shard);
     if spots.keys().any(|other| other.date != spot.date) {
         return Some("it has rows of another day");
     }
     spots.keys().any(|other| other.shard != spot.shard).then_some("it has rows of another shard")
+}
+
+/// Whether any row of a batch belongs to a day and a shard, in an archive of so many shards.
+///
+/// # Panics
+/// Where the batch is not of the schema.
+#[must_use]
+pub fn is_any_of(schema: &Schema, batch: &RecordBatch, (spot, shards): (Spot, u32)) -> bool {
+    spots_of(schema, batch, shards, spot.shard).contains_key(&spot)
 }
 
 /// Whether a row takes the place of one with the same key that was there before it.

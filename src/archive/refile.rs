@@ -18,10 +18,21 @@ use super::{Archive, ArchiveError, Checksum, ShardLock};
 /// Rows that are held until they are merged.
 const HELD_ROWS: usize = 200_000;
 
+/// What was filed where it belongs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refiled {
+    /// Rows.
+    pub rows: u64,
+    /// Parts of the days that they belong to which were found damaged, a sentence each.
+    pub damaged: Vec<String>,
+    /// Whether rows of these could not be carried over.
+    pub loses_rows: bool,
+}
+
 impl Archive {
     /// Files those rows of a part elsewhere that do not belong where it stands, `own`; all of them where that is no place
-    /// at all. Of a part that is not as it was written nothing is filed: a bent time or id belongs nowhere. Returns how
-    /// many were. Whoever calls it holds every shard's lock.
+    /// at all. Of a part that is not as it was written nothing is filed: a bent time or id belongs nowhere. Whoever calls
+    /// it holds every shard's lock.
     ///
     /// # Errors
     /// Where the part cannot be read, or the days that its rows belong to not be written.
@@ -31,13 +42,14 @@ impl Archive {
         schema: &Arc<Schema>,
         path: &Path,
         own: Option<Spot>,
-    ) -> Result<u64, ArchiveError> {
+    ) -> Result<Refiled, ArchiveError> {
+        let mut refiled = Refiled::default();
         let file = self.hold(path)?;
         if file.checksum()? != Checksum::Right {
-            return Ok(0);
+            return Ok(refiled);
         }
         let part = file.part(schema)?;
-        let (mut held, mut rows, mut filed) = (Vec::new(), 0, 0);
+        let (mut held, mut rows) = (Vec::new(), 0);
         for batch in (0..part.groups()).flat_map(|group| readable(&part, group)) {
             let batch = batch?;
             if spots_of(schema, &batch, self.shards, own.map_or(0, |own| own.shard)).keys().all(|at| Some(*at) == own) {
@@ -46,11 +58,12 @@ impl Archive {
             rows += batch.num_rows();
             held.push(batch);
             if rows >= HELD_ROWS {
-                filed += self.file(locks, schema, &std::mem::take(&mut held), own)?;
+                self.file(locks, schema, &std::mem::take(&mut held), own, &mut refiled)?;
                 rows = 0;
             }
         }
-        Ok(filed + self.file(locks, schema, &held, own)?)
+        self.file(locks, schema, &held, own, &mut refiled)?;
+        Ok(refiled)
     }
 
     /// Merges rows into the parts that they belong to, but for those that stand where they should.
@@ -60,15 +73,18 @@ impl Archive {
         schema: &Arc<Schema>,
         batches: &[RecordBatch],
         own: Option<Spot>,
-    ) -> Result<u64, ArchiveError> {
+        refiled: &mut Refiled,
+    ) -> Result<(), ArchiveError> {
         let rows = concat_batches(schema.arrow(), batches).expect("they are of the schema");
         let spots: BTreeMap<Spot, Vec<u32>> = spots_of(schema, &rows, self.shards, own.map_or(0, |own| own.shard));
-        let mut filed = 0;
         for (spot, positions) in spots.into_iter().filter(|(spot, _)| Some(*spot) != own) {
             let Some(lock) = locks.iter().find(|lock| lock.shard == spot.shard) else { continue };
-            self.stage(lock, schema, spot.date, Incoming::new(schema, &rows, &positions))?.publish()?;
-            filed += positions.len() as u64;
+            let staged = self.stage(lock, schema, spot.date, Incoming::new(schema, &rows, &positions))?;
+            refiled.damaged.extend(staged.damage());
+            refiled.loses_rows |= staged.loses_rows(0);
+            staged.publish()?;
+            refiled.rows += positions.len() as u64;
         }
-        Ok(filed)
+        Ok(())
     }
 }

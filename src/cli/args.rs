@@ -776,13 +776,13 @@ impl Args {
         let is_bucket = archive.to_str().is_some_and(Bucket::is_url);
         let state = self.state_dir.clone().or(file.archive.state_dir.take());
         // The environment may name one for other archives.
-        let state = state.filter(|_| is_bucket || std::env::var_os("DEX_ARCHIVE_STATE_DIR").is_none());
+        let state = state.filter(|_| is_bucket || config::variable("DEX_ARCHIVE_STATE_DIR").is_none());
         Ok((Place::new(&archive, state.as_deref())?, file))
     }
 
     /// The folder that was typed, if one was: what the environment says does not count.
     pub(super) fn typed_archive(&self) -> Option<&PathBuf> {
-        let said = std::env::var_os("DEX_ARCHIVE_DIR").map(PathBuf::from);
+        let said = config::variable("DEX_ARCHIVE_DIR").map(PathBuf::from);
         self.archive.as_ref().filter(|typed| said.as_ref() != Some(typed))
     }
 

@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
                 (None, None) => unreachable!("the first takes what writes"),
             });
         }
-        let resumes = Resumes { archive, shard: archive_shard, is_used: every.is_none() };
+        let resumes = Resumes { archive, shard: archive_shard, is_used: every.is_none() && options.devices.is_empty() };
         for (collector, account) in collectors.iter_mut().zip(&accounts) {
             resumes.read(&account.id).into_iter().for_each(|from| collector.resume(from));
         }

@@ -305,6 +305,8 @@ impl<'a> Collector<'a> {
     async fn ask(&mut self, sweep: &mut Sweep) -> Result<(), Halt> {
         let mut plan = Plan::new(&self.options, self.client.pacer().budget());
         let mut carried = std::mem::take(&mut self.carried);
+        // What this one does not look at is left to one that does.
+        self.carried.page = carried.page.filter(|_| !plan.list);
         let mut devices = self.options.devices.clone();
         devices.retain(|device| self.takes.as_ref().is_none_or(|takes| takes.is_own(device.as_str())));
         self.progress.plan(&plan.to_string());
@@ -323,6 +325,9 @@ impl<'a> Collector<'a> {
             devices = sorted(&sweep.seen);
         } else {
             sweep.seen.extend(devices.iter().cloned());
+        }
+        if plan.live != Live::Always {
+            self.carried.place = carried.place;
         }
         if plan.live == Live::Always {
             self.progress.start("devices", Some(devices.len() as u64));

@@ -22,6 +22,8 @@ pub struct Subject {
     kind: SubjectKind,
     /// The values by which it is known, pseudonyms among them, in lower case.
     values: BTreeSet<String>,
+    /// Devices, as the archive has their ids, of which the requests are about it.
+    devices: BTreeSet<String>,
 }
 
 /// What a subject is.
@@ -49,7 +51,13 @@ impl Subject {
     /// A subject that is known by some values; where rules have made pseudonyms of them, by these too.
     #[must_use]
     pub fn new(kind: SubjectKind, values: impl IntoIterator<Item = String>) -> Self {
-        Self { kind, values: values.into_iter().map(|value| value.to_lowercase()).collect() }
+        let values = values.into_iter().map(|value| value.to_lowercase()).collect();
+        Self { kind, values, devices: BTreeSet::new() }
+    }
+
+    /// The same, who has devices.
+    pub(super) fn having(self, devices: BTreeSet<String>) -> Self {
+        Self { devices, ..self }
     }
 
     /// Whether it is known by a pseudonym too.
@@ -61,7 +69,12 @@ impl Subject {
     pub(super) fn spares(&self, schema: &Schema, batch: &RecordBatch) -> BooleanArray {
         let columns = texts(schema).into_iter().filter_map(|at| batch.column_by_name(&schema.columns[at].name));
         let mut texts: Vec<Texts> = columns.flat_map(Texts::of).collect();
-        (0..batch.num_rows()).map(|row| Some(!texts.iter_mut().any(|texts| texts.mention(self, row)))).collect()
+        let asked = batch.column_by_name("device_id").filter(|_| schema.dataset == Schema::poll().dataset);
+        let asked = asked.and_then(|ids| ids.as_string_opt::<i32>());
+        let is_theirs =
+            |row: usize| asked.is_some_and(|ids| ids.is_valid(row) && self.devices.contains(ids.value(row)));
+        let is_about = |row: usize| is_theirs(row) || texts.iter_mut().any(|texts| texts.mention(self, row));
+        (0..batch.num_rows()).map(is_about).map(|is_about| Some(!is_about)).collect()
     }
 
     /// Rows of a part that are about it.

@@ -155,7 +155,17 @@ struct Found {
     devices: BTreeMap<Device, Seeings>,
     /// What came of asking for all devices of an account.
     lists: BTreeMap<String, Seeings>,
+    /// When each sweep of an account read the list, and whether all of it.
+    sweeps: BTreeMap<(String, String), Pages>,
     names: BTreeMap<String, (i64, String)>,
+}
+
+/// The pages of the list that a sweep asked for: the first and the last interval in which it did, and whether one failed.
+#[derive(Clone, Copy)]
+struct Pages {
+    first: usize,
+    last: usize,
+    has_failed: bool,
 }
 
 impl Seeing {
@@ -163,6 +173,8 @@ impl Seeing {
     const ANSWERED: Self = Self(2);
     const ABSENT: Self = Self(4);
     const FAILED: Self = Self(8);
+    /// A whole list, of which no page failed.
+    const WHOLE: Self = Self(16);
 
     fn of_outcome(outcome: &str) -> Self {
         match outcome {
@@ -212,7 +224,8 @@ impl Seen {
         let scan = scan(&states, options, &["account_id", "device_id", "timestamp", "device_name"]);
         let add = |found: &mut Found, batch: &RecordBatch| found.states(batch, options, &buckets);
         days.fold(&states, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
-        let scan = self::scan(&polls, options, &["account_id", "device_id", "requested_at", "source", "outcome"]);
+        let names = ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id"];
+        let scan = self::scan(&polls, options, &names);
         let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, options, &buckets);
         days.fold(&polls, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
         seen.expect(options.devices.as_deref().unwrap_or_default());
@@ -222,7 +235,8 @@ impl Seen {
         if seen.devices.is_empty() {
             return Err(QueryError::NothingExpected(window));
         }
-        let Found { devices, lists, names } = seen;
+        seen.note_whole_lists();
+        let Found { devices, lists, names, .. } = seen;
         let names = names.into_iter().map(|(device, (_, name))| (device, name)).collect();
         let searched = Searched::read(days, options.window, sources)?;
         Ok(Self { buckets, devices, lists, names, searched })
@@ -242,8 +256,8 @@ impl Seen {
             (own.has(Seeing::ABSENT), Cause::Absent),
             // Where the history has nothing, nothing was missed, whatever failed at the time.
             (self.is_searched(device, bucket), Cause::Silent),
-            // Which devices would have stood on a page that failed, nobody knows.
-            (own.has(Seeing::FAILED) || list.has(Seeing::FAILED), Cause::Failed),
+            // Which devices would have stood on a page that failed, nobody knows, unless another sweep read all pages.
+            (own.has(Seeing::FAILED) || list.has(Seeing::FAILED) && !list.has(Seeing::WHOLE), Cause::Failed),
             (list.has(Seeing::ANSWERED.and(Seeing::ABSENT)), Cause::Silent),
         ];
         let found = causes.into_iter().find_map(|(is_so, cause)| is_so.then_some(cause));
@@ -272,7 +286,7 @@ impl Found {
 
     fn polls(&mut self, batch: &RecordBatch, options: &GapsOptions, buckets: &Buckets) {
         let rows = Rows::of(batch, "requested_at");
-        let (outcomes, sources) = (texts(batch, "outcome"), texts(batch, "source"));
+        let (outcomes, sources, sweeps) = (texts(batch, "outcome"), texts(batch, "source"), texts(batch, "sweep_id"));
         // A page of the history says nothing of the time at which it was asked for.
         let is_of_now = |row: usize| sources.is_null(row) || sources.value(row) == Source::List.as_str();
         rows.each_run(options, buckets, |account, device, bucket, rows| {
@@ -280,14 +294,37 @@ impl Found {
             if of_now.peek().is_none() {
                 return;
             }
-            let outcomes =
-                of_now.filter(|&row| outcomes.is_valid(row)).map(|row| Seeing::of_outcome(outcomes.value(row)));
-            let seeing = outcomes.fold(Seeing::default(), Seeing::and);
+            let seen = of_now.filter(|&row| outcomes.is_valid(row));
+            let seen = seen.map(|row| (row, Seeing::of_outcome(outcomes.value(row))));
             match device {
-                Some(device) => self.see(account, device, bucket, seeing),
-                None => self.lists.entry(account.to_owned()).or_default().see(bucket, seeing),
+                Some(device) => {
+                    let seeing = seen.fold(Seeing::default(), |all, (_, seeing)| all.and(seeing));
+                    self.see(account, device, bucket, seeing);
+                }
+                None => seen.for_each(|(row, seeing)| self.page(account, sweeps.value(row), bucket, seeing)),
             }
         });
+    }
+
+    /// Takes in a page of the list that a sweep asked for.
+    fn page(&mut self, account: &str, sweep: &str, bucket: usize, seeing: Seeing) {
+        self.lists.entry(account.to_owned()).or_default().see(bucket, seeing);
+        let pages = Pages { first: bucket, last: bucket, has_failed: seeing.has(Seeing::FAILED) };
+        self.pages((account.to_owned(), sweep.to_owned()), pages);
+    }
+
+    fn pages(&mut self, sweep: (String, String), pages: Pages) {
+        let all = self.sweeps.entry(sweep).or_insert(pages);
+        (all.first, all.last) = (all.first.min(pages.first), all.last.max(pages.last));
+        all.has_failed |= pages.has_failed;
+    }
+
+    /// Notes the intervals in which a sweep read a whole list.
+    fn note_whole_lists(&mut self) {
+        for ((account, _), pages) in self.sweeps.iter().filter(|(_, pages)| !pages.has_failed) {
+            let list = self.lists.entry(account.clone()).or_default();
+            (pages.first..=pages.last).for_each(|bucket| list.see(bucket, Seeing::WHOLE));
+        }
     }
 
     /// Devices that were asked about by name are expected, even where nothing was seen of them.
@@ -317,6 +354,9 @@ impl Found {
         }
         for (account, seeings) in other.lists {
             self.lists.entry(account).or_default().merge(&seeings);
+        }
+        for (sweep, pages) in other.sweeps {
+            self.pages(sweep, pages);
         }
         other.names.into_iter().for_each(|(device, (at, name))| self.name(&device, at, &name));
     }
@@ -499,4 +539,36 @@ fn count(count: usize) -> Cell {
 #[expect(clippy::cast_precision_loss, reason = "a share of fewer than 2^53")]
 fn share(part: usize, whole: usize) -> Cell {
     Cell::Number(part as f64 / whole as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn a_page_that_failed_is_made_up_for_by_a_whole_list() {
+        let time = |text| clock::parse_timestamp(text).expect("a time");
+        let window = Window { since: time("2026-10-01T00:00:00Z"), until: time("2026-10-01T03:00:00Z") };
+        let mut found = Found::default();
+        let pages = [
+            // In the first hour one sweep breaks off, and another reads all; in the second both break off.
+            (0, "a", Seeing::ANSWERED),
+            (0, "a", Seeing::FAILED),
+            (0, "b", Seeing::ANSWERED),
+            (1, "c", Seeing::ANSWERED),
+            (1, "c", Seeing::FAILED),
+            (1, "d", Seeing::FAILED),
+        ];
+        for (bucket, sweep, seeing) in pages {
+            found.page("account", sweep, bucket, seeing);
+        }
+        found.note_whole_lists();
+        let buckets = Buckets::new(window, AN_HOUR, Zone::UTC).expect("buckets");
+        let (lists, searched) = (found.lists, Searched::default());
+        let seen = Seen { buckets, devices: BTreeMap::new(), lists, names: BTreeMap::new(), searched };
+        let device = ("account".to_owned(), "device".to_owned());
+        let cause = |bucket| seen.cause(&device, &Seeings::default(), bucket);
+        assert_eq!([cause(0), cause(1), cause(2)], [Some(Cause::Silent), Some(Cause::Failed), Some(Cause::NotAsked)]);
+    }
 }

@@ -1,11 +1,16 @@
 //! What stands in the folders, and what should not.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::archive::{Archive, Checksum, Entry, OWN_FOLDER, PartName, Partition};
+use arrow_array::RecordBatch;
+
+use crate::archive::{
+    Archive, ArchiveError, Checksum, Entry, OWN_FOLDER, Part, PartName, Partition, Scan, Spot, is_any_of,
+};
 use crate::schema::Schema;
 
+use super::part::whole;
 use super::{Findings, Repair, Severity};
 
 /// Looks for what is no part of the archive, and for what is there too often.
@@ -26,7 +31,7 @@ pub(super) fn look(archive: &Archive, findings: &mut Findings) {
         let dir = archive.dataset_dir(&schema);
         for Entry { name, path, is_folder, .. } in entries(archive, &dir, findings) {
             match Partition::parse(&schema.dataset, &name) {
-                Some(_) if is_folder => look_at_day(archive, &schema, &path, findings),
+                Some(partition) if is_folder => look_at_day(archive, &schema, &partition, &path, findings),
                 _ => foreign(&path, findings),
             }
         }
@@ -38,7 +43,7 @@ pub(super) fn count(dir: &Path) -> u64 {
     fs::read_dir(dir).map_or(0, |entries| entries.count() as u64)
 }
 
-fn look_at_day(archive: &Archive, schema: &Schema, day: &Path, findings: &mut Findings) {
+fn look_at_day(archive: &Archive, schema: &Schema, partition: &Partition, day: &Path, findings: &mut Findings) {
     let (mut parts, mut has_others) = (Vec::new(), false);
     for Entry { name, path, is_file, .. } in entries(archive, day, findings) {
         match PartName::parse(&name) {
@@ -46,14 +51,8 @@ fn look_at_day(archive: &Archive, schema: &Schema, day: &Path, findings: &mut Fi
             Some(part) if part.shard >= archive.shards() && !archive.is_resharding() => {
                 has_others = true;
                 let problem = format!("shard {} is none of the archive's {}", part.shard, archive.shards());
-                let remedy = "verify --repair files its rows where they belong, and moves it to the quarantine";
-                findings.add(
-                    Severity::Error,
-                    &path,
-                    &problem,
-                    remedy,
-                    Some(Repair::Refile { dataset: schema.dataset.clone() }),
-                );
+                let repair = Repair::Refile { dataset: schema.dataset.clone() };
+                findings.add(Severity::Error, &path, &problem, REFILE, Some(repair));
             }
             Some(part) if is_file => parts.push((part, path)),
             _ => foreign(&path, findings),
@@ -61,14 +60,7 @@ fn look_at_day(archive: &Archive, schema: &Schema, day: &Path, findings: &mut Fi
     }
     parts.sort_unstable();
     for pair in parts.windows(2).filter(|pair| pair[0].0.shard == pair[1].0.shard) {
-        let [(old, older), (new, newer)] = pair else { continue };
-        if is_sound(archive, schema, newer) || !is_sound(archive, schema, older) {
-            let problem = format!("{new} took its place: readers find its rows twice");
-            findings.add(Severity::Error, older, &problem, SET_ASIDE, Some(Repair::SetAside));
-        } else {
-            let problem = format!("it is damaged, and {old}, whose place it took, is not");
-            findings.add(Severity::Error, newer, &problem, SET_ASIDE, Some(Repair::SetDamagedAside));
-        }
+        look_at_pair(archive, schema, partition, (&pair[0], &pair[1]), findings);
     }
     if parts.is_empty() && !has_others {
         let problem = "the day has no part: its files were removed, or moved elsewhere";
@@ -76,11 +68,80 @@ fn look_at_day(archive: &Archive, schema: &Schema, day: &Path, findings: &mut Fi
     }
 }
 
-/// Whether a part is as it was written, and of a dataset.
-fn is_sound(archive: &Archive, schema: &Schema, part: &Path) -> bool {
-    let held = archive.hold(part);
-    held.is_ok_and(|held| matches!(held.checksum(), Ok(Checksum::Right)) && held.part(schema).is_ok())
+/// A part, and where it is.
+type Placed = (PartName, PathBuf);
+
+/// Two parts of a shard: readers see both, the archive's own the newer one.
+fn look_at_pair(
+    archive: &Archive,
+    schema: &Schema,
+    partition: &Partition,
+    ((old, older), (new, newer)): (&Placed, &Placed),
+    findings: &mut Findings,
+) {
+    let spot = Spot { date: partition.date, shard: new.shard };
+    let judged = |path: &Path| State::of(archive, schema, spot, path);
+    let (subject, problem, remedy, repair) = match (judged(older), judged(newer)) {
+        (_, State::Sound) => {
+            (older, format!("{new} took its place: readers find its rows twice"), SET_ASIDE, Some(Repair::SetAside))
+        }
+        (_, State::Astray) => {
+            let problem = format!("its rows belong elsewhere, and {old} has those of the day");
+            (newer, problem, REFILE, Some(Repair::Refile { dataset: schema.dataset.clone() }))
+        }
+        (_, State::Unknown) => {
+            let remedy = "make it readable to this user, or use the newer dex-archive that wrote it";
+            (newer, format!("it cannot be read, and stands in the place of {old}"), remedy, None)
+        }
+        (State::Sound, State::Bad) => {
+            let problem = format!("it is damaged, and {old}, whose place it took, is not");
+            (newer, problem, SET_ASIDE, Some(Repair::SetDamagedAside))
+        }
+        (_, State::Bad) => {
+            let problem = format!("{new} took its place, and is damaged too");
+            (older, problem, SET_ASIDE, Some(Repair::SetDamagedAside))
+        }
+    };
+    findings.add(Severity::Error, subject, &problem, remedy, repair);
 }
+
+/// What a part is that stands beside another one.
+enum State {
+    /// As it was written.
+    Sound,
+    /// As it was written, and none of its rows belongs where it stands.
+    Astray,
+    /// Damaged, or of another dataset.
+    Bad,
+    /// Nobody can tell: it cannot be read here, or by this version.
+    Unknown,
+}
+
+impl State {
+    fn of(archive: &Archive, schema: &Schema, spot: Spot, path: &Path) -> Self {
+        let Ok(held) = archive.hold(path) else { return Self::Unknown };
+        match (held.checksum(), held.part(schema)) {
+            (Ok(Checksum::Right), Ok(part)) if is_astray(&part, schema, (spot, archive.shards())) => Self::Astray,
+            (Ok(Checksum::Right), Ok(_)) => Self::Sound,
+            (Ok(Checksum::Right), Err(ArchiveError::Schema { .. })) => {
+                let is_others = Schema::all().iter().any(|other| held.part(other).is_ok());
+                if is_others { Self::Bad } else { Self::Unknown }
+            }
+            (Ok(_), Ok(_) | Err(ArchiveError::Damaged { .. } | ArchiveError::Schema { .. })) => Self::Bad,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Whether a part has rows, and none of them belongs where it stands.
+fn is_astray(part: &Part, schema: &Schema, (spot, shards): (Spot, u32)) -> bool {
+    let columns = schema.key.iter().chain(&schema.partition_by).copied().collect();
+    let scan = Scan { columns, ..Scan::default() };
+    let belongs = |batch: RecordBatch| is_any_of(schema, &whole(schema, &batch), (spot, shards));
+    part.rows() > 0 && !part.batches(Some(&scan)).any(|batch| batch.is_ok_and(belongs))
+}
+
+const REFILE: &str = "verify --repair files its rows where they belong, and moves it to the quarantine";
 
 const SET_ASIDE: &str = "verify --repair moves it to the quarantine";
 

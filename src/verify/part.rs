@@ -74,7 +74,7 @@ impl Look<'_> {
         let mut last: Option<RecordBatch> = None;
         let (mut rows, mut treated) = (0, BTreeSet::new());
         for batch in part.batches(self.scan().as_ref()) {
-            let batch = self.whole(&batch?);
+            let batch = whole(self.schema, &batch?);
             if let Some(problem) = misplaced(self.schema, last.as_ref(), &batch, place, self.options.deep) {
                 self.add(Severity::Error, problem, findings);
                 return Ok(());
@@ -117,16 +117,6 @@ impl Look<'_> {
         (!self.options.deep).then(|| Scan { columns: columns.collect(), ..Scan::default() })
     }
 
-    /// The batch with every column of the schema; those that were not read are null.
-    fn whole(&self, batch: &RecordBatch) -> RecordBatch {
-        let columns = self.schema.arrow().fields().iter().map(|field| {
-            let read = batch.column_by_name(field.name()).map(Arc::clone);
-            read.unwrap_or_else(|| new_null_array(field.data_type(), batch.num_rows()))
-        });
-        let columns: Vec<ArrayRef> = columns.collect();
-        RecordBatch::try_new(Arc::clone(self.schema.arrow()), columns).expect("the columns are the schema's")
-    }
-
     /// Notes the columns that hold what the rules in force would have kept out.
     fn treatment(&self, batch: &RecordBatch, found: &mut BTreeSet<String>) {
         for (name, action) in self.options.treated.iter().filter(|_| self.options.deep) {
@@ -149,6 +139,16 @@ impl Look<'_> {
         let Partition { dataset, date } = self.partition.clone();
         Repair::Rewrite { dataset, date, shard: self.name.shard }
     }
+}
+
+/// A batch with every column of its schema; those that were not read are null.
+pub(super) fn whole(schema: &Schema, batch: &RecordBatch) -> RecordBatch {
+    let columns = schema.arrow().fields().iter().map(|field| {
+        let read = batch.column_by_name(field.name()).map(Arc::clone);
+        read.unwrap_or_else(|| new_null_array(field.data_type(), batch.num_rows()))
+    });
+    let columns: Vec<ArrayRef> = columns.collect();
+    RecordBatch::try_new(Arc::clone(schema.arrow()), columns).expect("the columns are the schema's")
 }
 
 const REWRITE: &str = "verify --repair writes the part anew from what can be read, and keeps it in the quarantine";

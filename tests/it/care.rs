@@ -92,6 +92,10 @@ fn what_does_not_belong_is_found_and_moved() {
         fs::copy(entry(&day_of_polls), day(root, 1).join("part-0-000009.parquet")).expect("room on the disk");
     };
     check(of_another_dataset, &[("error", "whose place it took, is not"), ("error", "has a column")], 8);
+    let of_another_day = |root: &Path| {
+        fs::copy(part(root, 1), day(root, 2).join("part-0-000009.parquet")).expect("room on the disk");
+    };
+    check(of_another_day, &[("error", "its rows belong elsewhere"), ("error", "it has rows of another day")], 8);
 }
 
 #[test]
@@ -105,6 +109,33 @@ fn rows_are_filed_where_they_belong() {
         drop(fs::remove_dir(day(root, 1)));
     };
     check(moved, &[("error", "it has rows of another day")], 8);
+}
+
+#[test]
+fn damage_that_is_met_on_the_way_is_told() {
+    let (_dir, root) = two_days();
+    // Rows of the second day, whose own part is damaged, under the first one.
+    fs::copy(part(&root, 2), day(&root, 1).join("part-3-000001.parquet")).expect("room on the disk");
+    let cut = fs::read(part(&root, 2)).expect("a part");
+    put(&part(&root, 2), &cut[..cut.len() / 2]);
+    let (code, said) = ask(&root, &["verify", "--repair"]);
+    assert!(code == Some(3) && said.contains("none of its rows could be carried over"), "{said}");
+    assert_eq!(rows(&root, &Schema::device_state()).len(), 8, "what was elsewhere is there now");
+}
+
+#[test]
+fn a_part_of_no_shard_is_left_and_named_when_somebody_is_forgotten() {
+    let (_dir, root) = two_days();
+    let (_other_dir, other) = two_days();
+    assert_eq!(ask(&other, &["forget", "--email", ALICE]).0, Some(0));
+    assert_eq!(ask(&root, &["forget", "--email", BOB]).0, Some(0));
+    let stray = day(&root, 1).join("part-3-000001.parquet");
+    fs::copy(part(&other, 1), &stray).expect("room on the disk");
+    let (code, said) = ask(&root, &["forget", "--email", ALICE]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(stray.exists(), "others' rows stay");
+    let (code, said) = ask(&root, &["forget", "--email", BOB]);
+    assert!(code == Some(3) && said.contains("part-3-000001.parquet mentions it"), "{said}");
 }
 
 #[test]
@@ -318,9 +349,20 @@ fn that_somebodys_device_was_asked_for_is_forgotten_too() {
     let asked =
         || rows(&root, &Schema::poll()).iter().filter(|row| text(row, "device_id").as_ref() == Some(&device)).count();
     assert_eq!(asked(), 1);
+    // A part of polls that was set aside has them too.
+    let polls = entry(&entry(&root.join("poll")));
+    fs::copy(&polls, polls.with_file_name("part-0-000000.parquet")).expect("room on the disk");
+    assert_eq!(ask(&root, &["verify", "--repair"]).0, Some(0));
+    let counted = |said: &str| {
+        said.lines().find(|line| line.contains(" rows, ")).map(|line| line.split(", ").nth(1).map(str::to_owned))
+    };
+    let rehearsed = counted(&ask(&root, &["forget", "--email", &email, "--dry-run"]).1);
     let (code, said) = ask(&root, &["forget", "--email", &email]);
     assert!(code == Some(0) && said.contains("Cloudflare remembers 7 days"), "{said}");
-    assert_eq!(asked(), 0, "{said}");
+    assert_eq!((asked(), counted(&said)), (0, rehearsed), "{said}");
+    for file in everything(&root.join("_archive/quarantine")) {
+        assert!(!String::from_utf8_lossy(&file).contains(&device), "none is left");
+    }
     assert!(rows(&root, &Schema::poll()).len() > 5, "other devices' stay");
 }
 

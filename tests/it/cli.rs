@@ -58,6 +58,20 @@ fn an_empty_variable_says_nothing_and_a_question_that_makes_no_sense_is_one() {
         collect.env(name, "");
     }
     assert_eq!(run(&mut collect).0, Some(0));
+    let mut keyed = api.collect(&archive);
+    keyed
+        .env("CLOUDFLARE_API_TOKEN", "")
+        .env("CLOUDFLARE_EMAIL", "a@example.com")
+        .env("CLOUDFLARE_API_KEY", "0123456789abcdef");
+    let (code, said) = run(keyed.arg("--dry-run"));
+    assert_eq!(code, Some(0), "{said}");
+    let (config, key) = (archive.with_extension("privacy.toml"), archive.with_extension("key"));
+    put(&key, "sixteen letters!");
+    put(&config, &format!("[privacy]\nkey_file = {key:?}\n[privacy.classes]\nperson = \"pseudonym\"\n"));
+    let mut latest = program();
+    latest.env("DEX_ARCHIVE_PRIVACY_KEY", "").arg("--archive").arg(&archive).arg("--config").arg(&config);
+    let (code, said) = run(latest.args(["query", "latest"]));
+    assert_eq!(code, Some(0), "{said}");
     let query = |args: &[&str]| {
         let mut query = program();
         query.env("DEX_ARCHIVE_DIR", "").arg("--archive").arg(&archive).arg("query").args(args);

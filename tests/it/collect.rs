@@ -313,6 +313,17 @@ fn devices_on_pages_that_there_was_no_time_for_count_as_not_asked() {
     };
     let polls = rows(&archive, &Schema::poll());
     assert_eq!(polls.iter().filter(|poll| is_unasked(poll)).count(), 1, "{said}");
+    // Who asks for one device in between leaves the place where the list was left.
+    let noted = || std::fs::read_dir(archive.join("_archive/resume")).map_or(0, Iterator::count);
+    assert_eq!(noted(), 1);
+    let device = api.handle.served().iter().find_map(|served| {
+        let state: serde_json::Value = serde_json::from_str(served.states.first()?).ok()?;
+        Some(state["deviceId"].as_str()?.to_owned())
+    });
+    let (code, said) = run(api.collect(&archive).args(["--device", &device.expect("a device")]));
+    assert_eq!((code, noted()), (Some(0), 1), "{said}");
+    assert_eq!(run(api.collect(&archive).args(["--source", "list"])).0, Some(0));
+    assert_eq!(noted(), 0, "all was read");
 }
 
 #[test]

@@ -112,7 +112,8 @@ def test_bash_takes_the_completions():
 def test_bash_completes_what_is_typed(typed, expected):
     words = typed.split(" ")
     asked = ("source /dev/stdin; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); "
-             "_dex-archive dex-archive \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"; "
+             "read -r _ _ function _ < <(complete -p dex-archive | sed 's/.*\\(-F\\)/complete \\1/'); "
+             "\"$function\" dex-archive \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD-1]}\"; "
              "printf '%s\\n' \"${COMPREPLY[@]}\"")
     done = subprocess.run(["bash", "-c", asked, "bash", *words], input=run("completions", "bash").stdout, text=True,
                           capture_output=True)

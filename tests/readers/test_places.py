@@ -185,7 +185,7 @@ def test_damage_is_found_mended_and_kept(place, states):
     place.put("device_state/date=2026-10-02/notes.txt", b"somebody else's")
     found = json.loads(place.run("verify", "--format", "json", code=3).stdout)["findings"]
     assert sorted(os.path.basename(finding["subject"]) for finding in found) == ["notes.txt", os.path.basename(name)]
-    assert "was damaged" in place.run("verify", "--repair").stderr
+    assert "was damaged" in place.run("verify", "--repair", code=3).stderr
     assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
     kept = os.path.join(place.state or os.path.join(place.root, "_archive"), "quarantine")
     contents = [open(os.path.join(kept, file), "rb").read() for file in os.listdir(kept)]

@@ -370,11 +370,15 @@ def test_gaps(swept):
                             bool_or(outcome = 'failed') AS failed FROM polls WHERE device_id IS NOT NULL GROUP BY 1, 2),
              list AS (SELECT bucket, bool_or(outcome != 'failed') AS answered, bool_or(outcome = 'failed') AS failed
                       FROM polls WHERE device_id IS NULL GROUP BY 1),
+             sweeps AS (SELECT min(bucket) AS first, max(bucket) AS last FROM polls WHERE device_id IS NULL
+                        GROUP BY sweep_id HAVING NOT bool_or(outcome = 'failed')),
+             whole AS (SELECT DISTINCT bucket FROM buckets JOIN sweeps ON bucket BETWEEN first AND last),
              seen AS (SELECT device_id, CASE WHEN states.bucket IS NOT NULL THEN 'present' WHEN own.answered THEN 'silent'
-                                             WHEN own.absent THEN 'absent' WHEN own.failed OR list.failed THEN 'failed'
+                                             WHEN own.absent THEN 'absent' WHEN own.failed OR list.failed AND whole.bucket IS NULL THEN 'failed'
                                              WHEN list.answered THEN 'silent' ELSE 'not_asked' END AS cause
                       FROM devices CROSS JOIN buckets LEFT JOIN states USING (device_id, bucket)
-                      LEFT JOIN own USING (device_id, bucket) LEFT JOIN list USING (bucket))
+                      LEFT JOIN own USING (device_id, bucket) LEFT JOIN list USING (bucket)
+                      LEFT JOIN whole USING (bucket))
         SELECT device_id, count(*) AS expected, count(*) FILTER (cause = 'present') AS present,
                (count(*) FILTER (cause = 'present') / count(*))::DOUBLE AS coverage,
                count(*) FILTER (cause = 'not_asked') AS not_asked, count(*) FILTER (cause = 'failed') AS failed,
