@@ -480,7 +480,7 @@ pub(super) struct AppsArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Causes: not_asked, no request was made; failed, it was made and failed; absent, the API has no state of the\ndevice; silent, there was an answer with nothing of that time. days_left: until Cloudflare's history of 7 days\nno longer has the oldest interval that can still be asked for.\n\nExamples:\n  dex-archive query gaps --since 7d\n  dex-archive query gaps --since 7d --every 15m --device alice-mbp000 --each"
+    after_help = "Causes: not_asked, no request was made; failed, it was made and failed; absent, the API has no state of the\ndevice; silent, there was an answer with nothing of that time. recoverable: those not asked for or failed\nthat Cloudflare's history of 7 days still has; days_left: until it no longer has the oldest of them.\n\nExamples:\n  dex-archive query gaps --since 7d\n  dex-archive query gaps --since 7d --every 15m --device alice-mbp000 --each"
 )]
 pub(super) struct GapsArgs {
     /// A device, as for `query trend`; all without it
@@ -689,7 +689,7 @@ pub(super) struct PruneArgs {
 #[derive(Debug, ClapArgs)]
 #[command(
     group = clap::ArgGroup::new("subject").required(true).args(["device", "email"]).multiple(true),
-    after_help = "The days concerned are written anew, the quarantine too, and all is read again to prove it. With [privacy]\nrules and their key, pseudonyms are found as well.\n\nExamples:\n  dex-archive forget --email alice@example.com --dry-run    what would go\n  dex-archive forget --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7"
+    after_help = "Every row goes in which any text names the person, and what was asked of devices that are theirs alone. The\ndays concerned are written anew, the quarantine too, and all is read again to prove it. With [privacy] rules and\ntheir key, pseudonyms are found as well. Cloudflare remembers 7 days: what it still has may be collected again.\n\nExamples:\n  dex-archive forget --email alice@example.com --dry-run    what would go\n  dex-archive forget --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7"
 )]
 pub(super) struct ForgetArgs {
     /// A device, by its id; may be repeated
