@@ -3,7 +3,7 @@
 //! The only reader of the environment beside the flags' own `env`, and of the config file. What comes
 //! out is typed and checked; unknown keys and bad values are errors that name them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -297,12 +297,15 @@ impl ConfigFile {
         }
     }
 
-    /// The ids of the accounts that the file names.
+    /// The ids of the accounts that the file names, and what each is called.
     #[must_use]
-    pub fn known_accounts(&self) -> Vec<String> {
-        let named = self.account.iter().map(|account| &account.id).chain(&self.api.account);
-        let ids = named.filter_map(|id| AccountId::parse(id).ok()).map(|id| id.as_str().to_owned());
-        ids.collect::<BTreeSet<_>>().into_iter().collect()
+    pub fn known_accounts(&self) -> BTreeMap<String, String> {
+        let named = self.account.iter().map(|account| (&account.id, account.called()));
+        let lone = self.api.account.iter().map(|id| (id, id.clone()));
+        // One that has a section is called what that says.
+        let all =
+            lone.chain(named).filter_map(|(id, name)| Some((AccountId::parse(id).ok()?.as_str().to_owned(), name)));
+        all.collect()
     }
 
     /// The one account that is meant.

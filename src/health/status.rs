@@ -51,8 +51,8 @@ pub struct StatusOptions {
     pub expect: Duration,
     /// For so long, what is journalled waits as it should; for twice that, something is wrong.
     pub longest_wait: Duration,
-    /// The accounts that are to be collected, as far as anybody said.
-    pub accounts: Vec<String>,
+    /// The accounts that are to be collected, as far as anybody said, and what each is called.
+    pub accounts: BTreeMap<String, String>,
 }
 
 /// How the collecting goes.
@@ -159,7 +159,7 @@ impl Status {
         let Pending { bytes: pending_bytes, since: pending_since, newest } = Pending::read(archive);
         let collected =
             |account: &String| sweeps.iter().any(|sweep| sweep.account_id == *account) || newest.contains_key(account);
-        let silent = known.iter().chain(&options.accounts).filter(|account| !collected(account));
+        let silent = known.iter().chain(options.accounts.keys()).filter(|account| !collected(account));
         let silent: BTreeSet<String> = silent.cloned().collect();
         let (day_count, bytes, bytes_per_day) = size(archive, now)?;
         let free_bytes = disk::free_bytes(archive.state_dir());
@@ -199,7 +199,10 @@ impl Status {
     fn checks(&self, options: &StatusOptions) -> Vec<Check> {
         let unpublished = self.unpublished();
         let several = self.last_sweeps.len() + unpublished.len() + self.silent_accounts.len() > 1;
-        let name = |account: &str| if several { format!("last sweep, {account}") } else { "last sweep".to_owned() };
+        let name = |account: &str| {
+            let called = options.accounts.get(account).map_or(account, String::as_str);
+            if several { format!("last sweep, {called}") } else { "last sweep".to_owned() }
+        };
         let of_sweep = |sweep: &Sweep| {
             let newest = self.pending_newest.get(&sweep.account_id).map(|newest| newest.0);
             sweep.check(&name(&sweep.account_id), options, newest)

@@ -88,7 +88,7 @@ fn a_long_outage_is_no_beginning() {
     let gap = |root: &Path| {
         let archive = Archive::open(root).expect("an archive");
         let hour = Duration::from_hours(1);
-        let (now, accounts) = (clock.now(), Vec::new());
+        let (now, accounts) = (clock.now(), BTreeMap::new());
         let options = StatusOptions { now, max_age: hour, expect: hour, longest_wait: hour, accounts };
         let status = Status::read(&archive, &options).expect("a status");
         status.checks.into_iter().find(|check| check.name == "oldest gap").expect("a check").found

@@ -134,9 +134,10 @@ fn status_knows_what_is_only_journalled_and_who_is_not_collected_at_all() {
     assert!(told["before_first"].is_string(), "what was before the first sweep is to be fetched: {told:#}");
     // Nor does one that is to be collected and never was.
     let third = "21a7362d577a6c3019a474fd6f485823";
-    put(&config, &format!("[[account]]\nid = \"{ACCOUNT}\"\n[[account]]\nid = \"{third}\"\n"));
+    put(&config, &format!("[[account]]\nid = \"{ACCOUNT}\"\n[[account]]\nid = \"{third}\"\nname = \"apac\"\n"));
     let (code, told) = status(&[]);
     assert_eq!((code, &told["silent_accounts"]), (Some(3), &serde_json::json!([third])), "{told:#}");
+    assert!(self::levels(&told["checks"]).contains(&("last sweep, apac", "poor")), "{told:#}");
     put(&config, &format!("[api]\naccount = \"{third}\"\n[[account]]\nid = \"{ACCOUNT}\"\n"));
     let mut collect = api.collect(&archive);
     let (code, said) = run(collect.arg("--config").arg(&config).arg("--dry-run"));
