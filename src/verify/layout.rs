@@ -81,13 +81,17 @@ fn look_at_pair(
 ) {
     let spot = Spot { date: partition.date, shard: new.shard };
     let judged = |path: &Path| State::of(archive, schema, spot, path);
+    let refile = || Some(Repair::Refile { dataset: schema.dataset.clone() });
     let (subject, problem, remedy, repair) = match (judged(older), judged(newer)) {
+        (State::Astray, _) => {
+            (older, format!("its rows belong elsewhere, and {new} has those of the day"), REFILE, refile())
+        }
         (_, State::Sound) => {
             (older, format!("{new} took its place: readers find its rows twice"), SET_ASIDE, Some(Repair::SetAside))
         }
         (_, State::Astray) => {
             let problem = format!("its rows belong elsewhere, and {old} has those of the day");
-            (newer, problem, REFILE, Some(Repair::Refile { dataset: schema.dataset.clone() }))
+            (newer, problem, REFILE, refile())
         }
         (_, State::Unknown) => {
             let remedy = "make it readable to this user, or use the newer dex-archive that wrote it";

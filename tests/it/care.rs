@@ -109,6 +109,13 @@ fn rows_are_filed_where_they_belong() {
         drop(fs::remove_dir(day(root, 1)));
     };
     check(moved, &[("error", "it has rows of another day")], 8);
+    // Beside the day's own.
+    let beside = |root: &Path| {
+        fs::copy(part(root, 1), day(root, 2).join("part-0-000000.parquet")).expect("room on the disk");
+        remove(&part(root, 1));
+        drop(fs::remove_dir(day(root, 1)));
+    };
+    check(beside, &[("error", "its rows belong elsewhere, and part-0-000001.parquet has those of the day")], 8);
 }
 
 #[test]
