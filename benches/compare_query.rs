@@ -35,6 +35,7 @@ static INSTALLED: LazyLock<PathBuf> = LazyLock::new(|| {
     std::fs::copy(PROGRAM, &copy).expect("room for a copy of the program");
     copy
 });
+
 const ACCOUNT: &str = "01a7362d577a6c3019a474fd6f485823";
 const ROUNDS: usize = 15;
 const TICKS: u32 = 288;

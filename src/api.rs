@@ -168,6 +168,10 @@ impl Client {
         *self.clock_ahead.lock().expect("no holder of it panics")
     }
 
+    fn ahead_of(&self, attempt: &Attempt) -> Option<TimeDelta> {
+        attempt.date().map(|date| self.clock.now() - date)
+    }
+
     /// Checks that something answers at the API's address, whatever it says. Made once before an
     /// archive comes into being, so that a wrong address leaves nothing behind.
     ///
@@ -293,8 +297,8 @@ impl Client {
                 attempt = Attempt::send(self, permit, url.clone(), poll.endpoint) => attempt,
                 () = &mut end => return self.conclude(Attempt::cut_off(), source, poll),
             };
-            if let Some(date) = attempt.date() {
-                *self.clock_ahead.lock().expect("no holder of it panics") = Some(self.clock.now() - date);
+            if let Some(ahead) = self.ahead_of(&attempt) {
+                *self.clock_ahead.lock().expect("no holder of it panics") = Some(ahead);
             }
             let retry = retry::classify(poll.endpoint, &attempt);
             self.pacer.observe(&attempt.limits);

@@ -179,8 +179,9 @@ impl CollectStats {
         self.clock_ahead_s.is_some_and(|ahead| ahead.abs() > MOST_CLOCK_AHEAD.as_seconds_f64())
     }
 
-    fn take(&mut self, outcome: writer::Outcome) {
-        let writer::Outcome { published, waiting, .. } = outcome;
+    /// Takes in what was published. An error where the journal failed before, which a publish may have mended.
+    fn take(&mut self, outcome: writer::Outcome) -> Result<(), IngestError> {
+        let writer::Outcome { published, waiting, fault, .. } = outcome;
         self.waiting_bytes = waiting.map_or(0, |waiting| waiting.bytes);
         self.waiting_since = waiting.map(|waiting| clock::format_timestamp(waiting.since));
         self.states_new += published.states_new;
@@ -192,5 +193,6 @@ impl CollectStats {
         self.journal_gaps += published.gaps;
         self.damaged.extend(published.damaged);
         self.held.extend(published.held);
+        fault.map_or(Ok(()), Err)
     }
 }

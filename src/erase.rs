@@ -173,9 +173,9 @@ fn devices_of(archive: &Archive, subject: &Subject) -> Result<BTreeSet<String>, 
     let (mut theirs, mut others) = (BTreeSet::new(), BTreeSet::new());
     for partition in archive.partitions(&schema)? {
         for (_, path) in archive.parts(&partition)? {
-            match archive.hold(&path).and_then(|held| subject.count_in(&held, &schema)) {
+            match archive.hold(&path).and_then(|held| subject.devices_in(&held, &schema)) {
                 Ok(found) => {
-                    theirs.extend(found.devices);
+                    theirs.extend(found.theirs);
                     others.extend(found.others);
                 }
                 // It is named when it cannot be searched.

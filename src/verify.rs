@@ -173,13 +173,13 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
             Some(Repair::SetAside) => (),
             Some(Repair::SetDamagedAside) => done.loses_rows = true,
             Some(Repair::Refile { dataset }) => {
-                for schema in Schema::all().into_iter().filter(|schema| schema.dataset == *dataset) {
+                for schema in schemas_of(dataset) {
                     done.refile(archive, locks, &schema, &subject, None)?;
                 }
             }
             Some(Repair::Rewrite { dataset, date, shard }) => {
                 let Some(lock) = locks.iter().find(|lock| lock.shard == *shard) else { continue };
-                for schema in Schema::all().into_iter().filter(|schema| schema.dataset == *dataset) {
+                for schema in schemas_of(dataset) {
                     let own = Spot { date: *date, shard: *shard };
                     let parts = archive.parts(&Partition { dataset: dataset.clone(), date: *date })?;
                     // By now it may be another one: what was repaired before has filed rows into this day.
@@ -200,6 +200,11 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
         done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
     }
     Ok(done)
+}
+
+/// The schema of a dataset; none where there is no such.
+fn schemas_of(dataset: &str) -> impl Iterator<Item = Arc<Schema>> {
+    Schema::all().into_iter().filter(move |schema| schema.dataset == dataset)
 }
 
 impl Repaired {

@@ -62,7 +62,7 @@ impl Client {
             failure: (!is_fine || attempt.refusal().is_some()).then(|| attempt.failure()),
             status: attempt.status,
             latency: attempt.latency,
-            clock_ahead: attempt.date().map(|date| self.clock.now() - date),
+            clock_ahead: self.ahead_of(&attempt),
             quotas: attempt.limits.policies.iter().map(|policy| (policy.quota, policy.window)).collect(),
             remaining: attempt.limits.states.iter().map(|state| state.remaining).min(),
             states: match attempt.said {

@@ -130,17 +130,7 @@ impl Archive {
         let (held, part) = self.hold_whole(&path, schema)?;
         let name = self.store.next_name(lock.shard, Some(old));
         let folder = Staging::make(self, &partition.staging_dir(&self.own, lock.shard))?;
-        let rows_expected = usize::try_from(part.rows()).unwrap_or(usize::MAX);
-        let staged = folder.path().join(name.to_string());
-        let mut writer = PartWriter::create(&self.disk, &staged, schema, rows_expected)?;
-        let mut rows_before = 0;
-        for batch in part.batches(None) {
-            let batch = batch?;
-            rows_before += batch.num_rows() as u64;
-            let mapped = map(&batch).map_err(|error| writer.error(error))?;
-            writer.write(&mapped)?;
-        }
-        let (rows, bytes) = writer.finish(schema)?;
+        let info = self.write_mapped(&part, schema, &folder.path().join(name.to_string()), map)?;
         Ok(Some(Staged {
             partition,
             folder,
@@ -150,9 +140,30 @@ impl Archive {
             is_whole_day: false,
             damage: None,
             redo: None,
-            info: PartInfo { rows, rows_before, bytes },
+            info,
             fresh: Vec::new(),
         }))
+    }
+
+    /// Writes a part's rows to a new file, as [`Archive::stage_mapped`] does.
+    pub(super) fn write_mapped(
+        &self,
+        part: &Part,
+        schema: &Schema,
+        to: &Path,
+        map: &mut dyn FnMut(&RecordBatch) -> Result<RecordBatch, ArrowError>,
+    ) -> Result<PartInfo, ArchiveError> {
+        let expected = usize::try_from(part.rows()).unwrap_or(usize::MAX);
+        let mut writer = PartWriter::create(&self.disk, to, schema, expected)?;
+        let mut rows_before = 0;
+        for batch in part.batches(None) {
+            let batch = batch?;
+            rows_before += batch.num_rows() as u64;
+            let mapped = map(&batch).map_err(|error| writer.error(error))?;
+            writer.write(&mapped)?;
+        }
+        let (rows, bytes) = writer.finish(schema)?;
+        Ok(PartInfo { rows, rows_before, bytes })
     }
 
     /// Stages a day in parts of so many shards, in place of all those it has. `lock` is that of the first shard; whoever
@@ -387,9 +398,9 @@ impl<'a> Merge<'a> {
         (spot, shards): (Spot, u32),
         problem: &mut Option<String>,
     ) -> Result<RecordBatch, ArchiveError> {
-        let Some(said) = elsewhere(self.schema, batch, (spot, shards)) else { return Ok(batch.clone()) };
-        *problem = Some(said.to_owned());
         let mut spots = spots_of(self.schema, batch, shards, spot.shard);
+        let Some(said) = elsewhere(&spots, spot) else { return Ok(batch.clone()) };
+        *problem = Some(said.to_owned());
         let rows = UInt32Array::from(spots.remove(&spot).unwrap_or_default());
         take_record_batch(batch, &rows).map_err(|error| self.writer.error(error))
     }

@@ -100,17 +100,16 @@ pub fn misplaced(
     match across.into_iter().chain(inside).max() {
         Some(Ordering::Greater) => Some("its rows are not in order"),
         Some(Ordering::Equal) => Some("it has a key twice"),
-        _ => elsewhere(schema, batch, (spot, shards)),
+        _ => elsewhere(&spots_of(schema, batch, shards, spot.shard), spot),
     }
 }
 
-/// What is wrong with the place of rows of which some belong elsewhere, in an archive of so many shards.
-pub(super) fn elsewhere(schema: &Schema, batch: &RecordBatch, (spot, shards): (Spot, u32)) -> Option<&'static str> {
-    let spots = spots_of(schema, batch, shards, spot.shard);
-    if spots.keys().any(|other| other.date != spot.date) {
+/// What is wrong with the place of rows that belong to these; none where they all belong where they stand.
+pub(super) fn elsewhere(spots: &BTreeMap<Spot, Vec<u32>>, own: Spot) -> Option<&'static str> {
+    if spots.keys().any(|spot| spot.date != own.date) {
         return Some("it has rows of another day");
     }
-    spots.keys().any(|other| other.shard != spot.shard).then_some("it has rows of another shard")
+    spots.keys().any(|spot| spot.shard != own.shard).then_some("it has rows of another shard")
 }
 
 /// Whether any row of a batch belongs to a day and a shard, in an archive of so many shards.

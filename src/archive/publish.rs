@@ -18,7 +18,6 @@ use twox_hash::XxHash64;
 
 use super::merge::Redo;
 use super::read::PartFile;
-use super::write::PartWriter;
 use super::{Archive, ArchiveError, Part, PartName, Partition, ShardLock, paths};
 use crate::bucket::Version;
 use crate::disk::DiskFile;
@@ -336,8 +335,7 @@ impl Archive {
         self.write_durably(lock.shard, path, bytes)
     }
 
-    /// Writes a part of the quarantine anew with those rows that `keep` says stay; where none do, it goes, and its report
-    /// with it.
+    /// Writes a part of the quarantine anew with those rows that `keep` says stay, unless none do; returns how many.
     ///
     /// # Errors
     /// Where it is damaged, or the file system says no.
@@ -347,29 +345,19 @@ impl Archive {
         path: &Path,
         schema: &Schema,
         keep: &dyn Fn(&RecordBatch) -> BooleanArray,
-    ) -> Result<(), ArchiveError> {
-        let part = Part::open(path, schema)?;
-        let staged = paths::staging(&self.own, lock.shard).join(format!("{UNFINISHED}{}", name_of(path)));
-        self.disk.make_dirs(staged.parent().unwrap_or(&self.own))?;
-        if staged.exists() {
+    ) -> Result<u64, ArchiveError> {
+        let staging = paths::staging(&self.own, lock.shard);
+        self.disk.make_dirs(&staging)?;
+        let staged = self.unfinished_path(&staging, &name_of(path))?;
+        let mut map = |batch: &RecordBatch| filter_record_batch(batch, &keep(batch));
+        let rows = self.write_mapped(&Part::open(path, schema)?, schema, &staged, &mut map)?.rows;
+        if rows == 0 {
             self.disk.remove(&staged)?;
+            return Ok(0);
         }
-        let expected = usize::try_from(part.rows()).unwrap_or(usize::MAX);
-        let mut writer = PartWriter::create(&self.disk, &staged, schema, expected)?;
-        for batch in part.batches(None) {
-            let batch = batch?;
-            let kept = filter_record_batch(&batch, &keep(&batch)).map_err(|error| writer.error(error))?;
-            writer.write(&kept)?;
-        }
-        if writer.finish(schema)?.0 > 0 {
-            self.disk.rename(&staged, path)?;
-        } else {
-            let report = path.with_file_name(format!("{}.report.json", name_of(path)));
-            for gone in [path, &staged, &report].into_iter().filter(|gone| gone.exists()) {
-                self.disk.remove(gone)?;
-            }
-        }
-        Ok(self.disk.sync_dir(path.parent().unwrap_or(&self.own))?)
+        self.disk.rename(&staged, path)?;
+        self.disk.sync_dir(path.parent().unwrap_or(&self.own))?;
+        Ok(rows)
     }
 
     /// Where the next pass over an account goes on, as [`Archive::keep_resume`] noted it; none where it begins anew.
@@ -414,12 +402,17 @@ impl Archive {
 
     /// Begins a file that stands in a staging folder until it is complete.
     pub(super) fn unfinished(&self, staging: &Path, name: &str) -> Result<DiskFile, ArchiveError> {
+        Ok(self.disk.create(&self.unfinished_path(staging, name)?)?)
+    }
+
+    /// Where such a file stands, free for it.
+    fn unfinished_path(&self, staging: &Path, name: &str) -> Result<PathBuf, ArchiveError> {
         // Two processes may be about to make the same archive.
         let staged = staging.join(format!("{UNFINISHED}{name}.{}", std::process::id()));
         if staged.exists() {
             self.disk.remove(&staged)?;
         }
-        Ok(self.disk.create(&staged)?)
+        Ok(staged)
     }
 
     /// Keeps a part under another name.

@@ -179,13 +179,10 @@ fn options() -> CollectOptions {
     }
 }
 
-fn is_partial(stats: &BackfillStats) -> bool {
-    stats.asked.has_failures() || stats.windows_left + stats.windows_forgotten > 0
-}
-
 fn report(stats: &BackfillStats, failed: bool, quiet: bool) -> Exit {
     let asked = &stats.asked;
-    let exit = collect::exit_for(failed || !asked.held.is_empty(), is_partial(stats));
+    let is_partial = asked.has_failures() || stats.windows_left + stats.windows_forgotten > 0;
+    let exit = collect::exit_for(failed || !asked.held.is_empty(), is_partial);
     if !quiet || exit != Exit::Done {
         let left = match stats.windows_left {
             0 => String::new(),

@@ -10,7 +10,6 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::config::{self, ConfigError};
 use crate::health::{Check, Level, Status, StatusOptions, examine, examine_place};
-
 use crate::snapshot::HISTORY;
 
 use super::args::{Args, CheckFormat, DoctorArgs, StatusArgs};

@@ -342,9 +342,7 @@ impl Collector<'_> {
             return Ok(());
         }
         backfill.unpublished.set(0);
-        let mut outcome = self.publish(None).await.map_err(Halt::Failed)?;
-        let fault = outcome.fault.take();
-        backfill.sweep.borrow_mut().stats.take(outcome);
-        fault.map_or(Ok(()), |fault| Err(Halt::Failed(fault.into())))
+        let outcome = self.publish(None).await.map_err(Halt::Failed)?;
+        backfill.sweep.borrow_mut().stats.take(outcome).map_err(|fault| Halt::Failed(fault.into()))
     }
 }

@@ -61,7 +61,7 @@ struct Carried {
     page: Option<u32>,
     devices: Vec<DeviceId>,
     /// The place of the first of these among all that were to be asked for, in the order of their ids.
-    place: Option<u64>,
+    place: Option<usize>,
 }
 
 /// Where a sweep ended, for one that another process makes: no ids, which are personal.
@@ -72,7 +72,7 @@ pub struct Resume {
     page: Option<u32>,
     /// The place of the first device that it had no time for, in the order of their ids.
     #[serde(skip_serializing_if = "Option::is_none")]
-    device: Option<u64>,
+    device: Option<usize>,
 }
 
 /// A sweep under way.
@@ -257,11 +257,9 @@ impl<'a> Collector<'a> {
         stats.throttled_s = self.client.pacer().paused().saturating_sub(before.paused).as_secs_f64();
         (stats.stopped, stats.elapsed_s) = (sweep.end.is_reached(), took.as_secs_f64());
         stats.clock_ahead_s = self.client.clock_ahead().map(TimeDelta::as_seconds_f64);
-        let published = published.unwrap_or(Ok(writer::Outcome::default())).and_then(|mut outcome| {
+        let published = published.unwrap_or(Ok(writer::Outcome::default())).and_then(|outcome| {
             stats.elapsed_s += outcome.took.as_secs_f64();
-            let fault = outcome.fault.take();
-            stats.take(outcome);
-            fault.map_or(Ok(()), |fault| Err(fault.into()))
+            Ok(stats.take(outcome)?)
         });
         let failed = match (came_to, published) {
             (Err(Halt::Failed(error)), _) | (_, Err(error)) => Some(error),
@@ -297,7 +295,8 @@ impl<'a> Collector<'a> {
             && let Ok(outcome) = self.publish(None).await
         {
             self.unwritten = outcome.published.unwritten;
-            stats.take(outcome);
+            // Nothing was journalled since the last publish, which told of what failed before.
+            let _ = stats.take(outcome);
         }
         self.unwritten == 0
     }
@@ -326,9 +325,6 @@ impl<'a> Collector<'a> {
         } else {
             sweep.seen.extend(devices.iter().cloned());
         }
-        if plan.live != Live::Always {
-            self.carried.place = carried.place;
-        }
         if plan.live == Live::Always {
             self.progress.start("devices", Some(devices.len() as u64));
             if self.carried.page.is_none() && !sweep.list.is_given_up {
@@ -336,10 +332,12 @@ impl<'a> Collector<'a> {
                 carried.devices.retain(|device| sweep.seen.contains(device));
             }
             if let Some(place) = carried.place.filter(|_| carried.devices.is_empty()) {
-                let place = usize::try_from(place).unwrap_or(0).min(devices.len());
+                let place = place.min(devices.len());
                 devices.rotate_left(place);
             }
             self.ask_each(sweep, first(carried.devices, devices)).await?;
+        } else {
+            self.carried.place = carried.place;
         }
         Ok(())
     }
@@ -418,12 +416,9 @@ impl<'a> Collector<'a> {
                 }
             }
         }
-        let first = devices.iter().find(|device| unasked.contains(*device)).cloned();
         self.carried.devices = devices.iter().filter(|device| unasked.contains(*device)).cloned().collect();
-        self.carried.place = first.and_then(|first| {
-            let smaller = devices.iter().filter(|device| **device < first).count();
-            u64::try_from(smaller).ok()
-        });
+        let first = self.carried.devices.first();
+        self.carried.place = first.map(|first| devices.iter().filter(|device| *device < first).count());
         halted
     }
 

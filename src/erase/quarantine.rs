@@ -41,8 +41,8 @@ pub(super) fn forget(
             (Mention::Rows(schema, gone), true) => {
                 erased.quarantined += gone;
                 let spares = |batch: &RecordBatch| subject.spares(&schema, batch);
-                if !dry_run {
-                    archive.rewrite_quarantined_part(lock, &path, &schema, &spares)?;
+                if !dry_run && archive.rewrite_quarantined_part(lock, &path, &schema, &spares)? == 0 {
+                    remove(archive, &path)?;
                 }
             }
             (Mention::All, true) => {
@@ -139,7 +139,7 @@ fn look_into_part(file: &PartFile, subject: &Subject) -> Mention {
     let schemas = Schema::all();
     let schema = schemas.iter().find(|schema| file.part(schema).is_ok());
     match schema.and_then(|schema| Some((schema, subject.count_in(file, schema).ok()?))) {
-        Some((_, Found { about: 0, hidden, .. })) if hidden == 0 || subject.has_pseudonym() => Mention::None,
+        Some((_, Found { about: 0, hidden })) if hidden == 0 || subject.has_pseudonym() => Mention::None,
         Some((schema, Found { about: gone @ 1.., .. })) => Mention::Rows(Arc::clone(schema), gone),
         _ => Mention::Hidden,
     }

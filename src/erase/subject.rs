@@ -36,15 +36,21 @@ pub enum SubjectKind {
 }
 
 /// What a part holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Devices in the rows that are about the subject, and in the others.
-    pub(super) devices: BTreeSet<String>,
-    pub(super) others: BTreeSet<String>,
     /// Rows that are about the subject.
     pub(super) about: u64,
     /// Rows that are of a pseudonym which none of the subject's is.
     pub(super) hidden: u64,
+}
+
+/// Devices by whose rows they are in.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    /// In those that are about the subject.
+    pub(super) theirs: BTreeSet<String>,
+    /// In the others.
+    pub(super) others: BTreeSet<String>,
 }
 
 impl Subject {
@@ -79,22 +85,42 @@ impl Subject {
 
     /// Rows of a part that are about it.
     pub(super) fn count_in(&self, file: &PartFile, schema: &Schema) -> Result<Found, ArchiveError> {
-        let scan = Scan { columns: texts(schema).into_iter().collect(), ..Scan::default() };
         let mut found = Found::default();
-        for batch in file.part(schema)?.batches(Some(&scan)) {
-            let batch = batch?;
-            let spares = self.spares(schema, &batch);
+        self.search(file, schema, |batch, spares| {
             found.about += (batch.num_rows() - spares.true_count()) as u64;
-            found.hidden += self.hidden_in(schema, &batch);
+            found.hidden += self.hidden_in(schema, batch);
+        })?;
+        Ok(found)
+    }
+
+    /// The devices in a part's rows.
+    pub(super) fn devices_in(&self, file: &PartFile, schema: &Schema) -> Result<Devices, ArchiveError> {
+        let mut devices = Devices::default();
+        self.search(file, schema, |batch, spares| {
             let ids = batch.column_by_name("device_id").and_then(|ids| ids.as_string_opt::<i32>());
             for (id, is_spared) in ids.into_iter().flatten().zip(spares.values()) {
-                let seen = if is_spared { &mut found.others } else { &mut found.devices };
+                let seen = if is_spared { &mut devices.others } else { &mut devices.theirs };
                 if let Some(id) = id.filter(|id| !seen.contains(*id)) {
                     seen.insert(id.to_owned());
                 }
             }
+        })?;
+        Ok(devices)
+    }
+
+    /// Hands over the texts of a part's rows, and which of these are about something else.
+    fn search(
+        &self,
+        file: &PartFile,
+        schema: &Schema,
+        mut see: impl FnMut(&RecordBatch, &BooleanArray),
+    ) -> Result<(), ArchiveError> {
+        let scan = Scan { columns: texts(schema).into_iter().collect(), ..Scan::default() };
+        for batch in file.part(schema)?.batches(Some(&scan)) {
+            let batch = batch?;
+            see(&batch, &self.spares(schema, &batch));
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Whether a text mentions it, however its letters are written.

@@ -137,6 +137,9 @@ impl Status {
         let (mut oldest_gap, mut before_first): (Option<Timestamp>, Option<Timestamp>) = (None, None);
         let expect = TimeDelta::from_std(options.expect).unwrap_or(HISTORY).min(HISTORY);
         let window = back(HISTORY - expect);
+        // Of an account that is new, the first interval is not over, and what is in it is all that is known.
+        let of_new =
+            if began.is_empty() || window.check().is_err() { BTreeSet::new() } else { devices_seen(&days, window)? };
         for account in sweeps.iter().map(|sweep| &sweep.account_id) {
             // Before the collecting began there was nothing to miss; the interval in which it did is not counted.
             let first = began.get(account).map(|began| next_whole(*began, options.expect));
@@ -145,7 +148,11 @@ impl Status {
             let own = coverage(&days, &question(day), (!is_one).then_some(account))?;
             covered = std::array::from_fn(|at| covered[at] + own[at]);
             let found = match window.check() {
-                Ok(()) => holes(&days, &question(window), account, &devices_of(&days, account, first, window)?)?,
+                Ok(()) => {
+                    let is_its = |(own, _): &&(String, String)| own == account && first.is_some();
+                    let devices: Vec<String> = of_new.iter().filter(is_its).map(|(_, device)| device.clone()).collect();
+                    holes(&days, &question(window), account, &devices)?
+                }
                 Err(_) => Vec::new(),
             };
             let missed = found.iter().map(|hole| (hole.window.since.max(window.since), hole.window.until));
@@ -363,8 +370,7 @@ fn known(archive: &Archive, days: &Days, now: Timestamp) -> Result<BTreeSet<Stri
     let until = now - HISTORY;
     let before = archive.partitions(&Schema::poll())?.into_iter().rev().filter(|day| day.date <= until.date_naive());
     let Some(first) = before.take(KNOWN_DAYS).last() else { return Ok(BTreeSet::new()) };
-    let since = first.date.and_time(chrono::NaiveTime::MIN).and_utc();
-    let window = Window { since, until };
+    let window = Window { since: clock::midnight(first.date, Zone::UTC).unwrap_or(until), until };
     if window.check().is_err() {
         return Ok(BTreeSet::new());
     }
@@ -376,15 +382,6 @@ fn began(days: &Days, now: Timestamp, known: &BTreeSet<String>) -> Result<BTreeM
     let first = first_sweeps(days, Window { since: now - HISTORY, until: now })?.into_iter();
     let new = first.filter(|sweep| !known.contains(&sweep.account_id));
     Ok(new.map(|sweep| (sweep.account_id, sweep.began)).collect())
-}
-
-/// The devices of an account that is new: in the first interval, which is not over, is all that is known of them.
-fn devices_of(days: &Days, account: &str, first: Option<Timestamp>, window: Window) -> Result<Vec<String>, QueryError> {
-    if first.is_none() {
-        return Ok(Vec::new());
-    }
-    let seen = devices_seen(days, window)?.into_iter();
-    Ok(seen.filter(|(own, _)| own == account).map(|(_, device)| device).collect())
 }
 
 /// The first whole interval at or after a time.
@@ -432,8 +429,8 @@ impl Pending {
         let mut pending = Self::default();
         for journal in archive.journals() {
             let Ok(segments) = journal::segments(&journal) else { continue };
-            let received = |(_, path): &(u64, std::path::PathBuf)| Segment::read(path).ok()?.received();
-            let Some((since, _)) = segments.iter().find_map(received) else { continue };
+            let received = |(_, path): &(u64, PathBuf)| Segment::read(path).ok()?.first_received();
+            let Some(since) = segments.iter().find_map(received) else { continue };
             pending.since = Some(pending.since.map_or(since, |other| other.min(since)));
             let last = segments.iter().rev().take(LAST_SEGMENTS).filter_map(|(_, path)| Segment::read(path).ok());
             for (account, at) in last.flat_map(|segment| segment.newest_by_account()) {

@@ -107,16 +107,6 @@ impl Segment {
         })
     }
 
-    /// When the first and the last answer in it were received.
-    #[must_use]
-    pub fn received(&self) -> Option<(Timestamp, Timestamp)> {
-        let times = self.items().filter_map(|item| match item {
-            Item::Answer { answer, .. } => Some(answer.collected_at),
-            Item::Gap { .. } => None,
-        });
-        times.fold(None, |found, at| Some((found.map_or(at, |(first, _)| first), at)))
-    }
-
     /// When the last answer of each account in it was received.
     #[must_use]
     pub fn newest_by_account(&self) -> BTreeMap<String, Timestamp> {

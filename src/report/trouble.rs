@@ -88,9 +88,9 @@ impl Asking<'_> {
         for change in changes_in(changed).filter(is_one) {
             *left.entry(change.device).or_default() += 1.0;
         }
-        let days = self.days_seen()?;
-        left.iter_mut().for_each(|(id, times)| *times /= days.get(id).copied().unwrap_or(1.0));
         left.retain(|_, times| *times > 0.0);
+        let days = if left.is_empty() { BTreeMap::new() } else { self.days_seen()? };
+        left.iter_mut().for_each(|(id, times)| *times /= days.get(id).copied().unwrap_or(1.0));
         let bound = Bound::Above(disconnects.above);
         let order = self.plan.limit.iter().filter_map(|limit| found.remove(limit.name.as_str()));
         let order: Vec<Ranking> = order.collect();

@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 
-use crate::archive::{
-    Archive, ArchiveError, Checksum, Entry, OWN_FOLDER, Part, PartName, Partition, Scan, Spot, is_any_of,
-};
+use crate::archive::{Archive, ArchiveError, Checksum, Entry, OWN_FOLDER, Part, PartName, Partition, Spot, is_any_of};
 use crate::schema::Schema;
 
-use super::part::whole;
+use super::part::{of_keys, whole};
 use super::{Findings, Repair, Severity};
 
 /// Looks for what is no part of the archive, and for what is there too often.
@@ -139,10 +137,8 @@ impl State {
 
 /// Whether a part has rows, and none of them belongs where it stands.
 fn is_astray(part: &Part, schema: &Schema, (spot, shards): (Spot, u32)) -> bool {
-    let columns = schema.key.iter().chain(&schema.partition_by).copied().collect();
-    let scan = Scan { columns, ..Scan::default() };
     let belongs = |batch: RecordBatch| is_any_of(schema, &whole(schema, &batch), (spot, shards));
-    part.rows() > 0 && !part.batches(Some(&scan)).any(|batch| batch.is_ok_and(belongs))
+    part.rows() > 0 && !part.batches(Some(&of_keys(schema))).any(|batch| batch.is_ok_and(belongs))
 }
 
 const REFILE: &str = "verify --repair files its rows where they belong, and moves it to the quarantine";

@@ -113,8 +113,7 @@ impl Look<'_> {
 
     /// The columns that rows are told apart by, unless all are read.
     fn scan(&self) -> Option<Scan> {
-        let columns = self.schema.key.iter().chain(&self.schema.partition_by).copied();
-        (!self.options.deep).then(|| Scan { columns: columns.collect(), ..Scan::default() })
+        (!self.options.deep).then(|| of_keys(self.schema))
     }
 
     /// Notes the columns that hold what the rules in force would have kept out.
@@ -139,6 +138,12 @@ impl Look<'_> {
         let Partition { dataset, date } = self.partition.clone();
         Repair::Rewrite { dataset, date, shard: self.name.shard }
     }
+}
+
+/// A scan of the columns that rows are told apart by.
+pub(super) fn of_keys(schema: &Schema) -> Scan {
+    let columns = schema.key.iter().chain(&schema.partition_by).copied();
+    Scan { columns: columns.collect(), ..Scan::default() }
 }
 
 /// A batch with every column of its schema; those that were not read are null.

@@ -12,7 +12,7 @@ use chrono::TimeDelta;
 use dex_archive::api::{Budget, Client, ClientOptions, Credential, Secret};
 use dex_archive::archive::{Archive, Shards};
 use dex_archive::clock::{self, Clock, Timestamp, Zone};
-use dex_archive::collect::{BackfillPlan, CollectOptions, Collector, SourceChoice, Stretch, stop_pair};
+use dex_archive::collect::{BackfillPlan, CollectOptions, Collector, SourceChoice, Stop, Stretch, stop_pair};
 use dex_archive::disk::Disk;
 use dex_archive::health::{Status, StatusOptions};
 use dex_archive::ingest::{Ingest, PublishRule};
@@ -38,15 +38,8 @@ fn holes_are_filled_where_the_api_has_the_data_and_gaps_explains_the_rest() {
     let clock = Clock::simulated(start);
     runtime.block_on(async {
         let (client, handle) = simulated(&clock).await;
-        let ingest = Ingest::open(
-            Archive::open_or_create(&root, 1, start, Disk::default()).expect("an archive"),
-            Shards::All,
-            "test",
-            Policy::default(),
-        );
-        let ((_switch, stop), progress) = (stop_pair(), Silent);
-        let mut collector =
-            Collector::new(client, ingest.expect("an archive").0, clock.clone(), options(), &progress, stop);
+        let (_switch, stop) = stop_pair();
+        let mut collector = collector(client, &root, &clock, stop);
         for step in 0..24_u16 {
             let hour = step / 4;
             handle.set_faults(if hour == 4 { Faults::none().with(FaultKind::Server, 1.0) } else { Faults::none() });
@@ -95,10 +88,8 @@ fn a_long_outage_is_no_beginning() {
     };
     runtime.block_on(async {
         let (client, _handle) = simulated(&clock).await;
-        let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::default()).expect("an archive");
-        let (ingest, _) = Ingest::open(archive, Shards::All, "test", Policy::default()).expect("the shard");
-        let ((_switch, stop), progress) = (stop_pair(), Silent);
-        let mut collector = Collector::new(client, ingest, clock.clone(), options(), &progress, stop);
+        let (_switch, stop) = stop_pair();
+        let mut collector = collector(client, &root, &clock, stop);
         for step in 0..12 {
             collector.sweep(step).await;
             clock.advance(TimeDelta::minutes(15));
@@ -122,10 +113,8 @@ fn what_is_forgotten_before_it_is_asked_for_is_not_done() {
     let clock = Clock::simulated(clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time"));
     runtime.block_on(async {
         let (client, handle) = simulated(&clock).await;
-        let archive = Archive::open_or_create(&root, 1, clock.now(), Disk::default()).expect("an archive");
-        let (ingest, _) = Ingest::open(archive, Shards::All, "test", Policy::default()).expect("the shard");
-        let ((_switch, stop), progress) = (stop_pair(), Silent);
-        let mut collector = Collector::new(client, ingest, clock.clone(), options(), &progress, stop);
+        let (_switch, stop) = stop_pair();
+        let mut collector = collector(client, &root, &clock, stop);
         let now = clock.now();
         let stretch = |days: i64| {
             let from = now - TimeDelta::days(days);
@@ -141,6 +130,13 @@ fn what_is_forgotten_before_it_is_asked_for_is_not_done() {
         assert_eq!((forgotten > 0, stats.windows_done), (true, plan.windows.len() as u64 - forgotten));
         collector.finish().expect("a disk");
     });
+}
+
+/// A collector of an archive that is made if there is none.
+fn collector(client: Client, root: &Path, clock: &Clock, stop: Stop) -> Collector<'static> {
+    let archive = Archive::open_or_create(root, 1, clock.now(), Disk::default()).expect("an archive");
+    let (ingest, _) = Ingest::open(archive, Shards::All, "test", Policy::default()).expect("the shard");
+    Collector::new(client, ingest, clock.clone(), options(), &Silent, stop)
 }
 
 async fn simulated(clock: &Clock) -> (Client, Handle) {

@@ -35,13 +35,11 @@ fn within(answer: &Answer, zone: Zone, most: Option<usize>) -> String {
     });
     let lines: String = lines.collect();
     let gap = if lines.is_empty() { "" } else { "\n" };
-    let looks = [(true, false), (false, false), (false, true)];
-    let mut looks = looks.map(|(with_bar, splits_names)| Look::Terminal { with_bar, splits_names }).into_iter();
     let fits =
         |table: &Table| most.is_none_or(|most| table.lines().all(|line| line.trim_end().chars().count() <= most));
-    let narrowest = Look::Terminal { with_bar: false, splits_names: true };
-    let table = looks.find_map(|look| Some(cells(answer, zone, look)).filter(fits));
-    let table = table.unwrap_or_else(|| cells(answer, zone, narrowest));
+    let shaped = |with_bar, splits_names| cells(answer, zone, Look::Terminal { with_bar, splits_names });
+    let table = Some(shaped(true, false)).filter(fits);
+    let table = table.or_else(|| Some(shaped(false, false)).filter(fits)).unwrap_or_else(|| shaped(false, true));
     format!("{}\n{lines}{gap}{table}\n", print::safe_word(&answer.title))
 }
 
