@@ -54,6 +54,10 @@ pub struct ImportStats {
     pub values: u64,
     /// Bodies in them.
     pub bodies: u64,
+    /// Lines that were passed over, for nobody says whose states they are.
+    pub nobodys: u64,
+    /// The first of these, from 1.
+    pub first_of_nobody: Option<u64>,
 }
 
 /// Why a file could not be taken in.
@@ -67,14 +71,6 @@ pub enum ImportError {
         /// Why not.
         error: io::Error,
     },
-    /// Nobody says whose state it is.
-    #[error("{name}, line {line}: it does not say whose state it is: name the account with --account")]
-    NoAccount {
-        /// Name of the file.
-        name: String,
-        /// The line, from 1.
-        line: u64,
-    },
     /// What was read cannot be taken in.
     #[error(transparent)]
     Ingest(#[from] IngestError),
@@ -86,9 +82,9 @@ const ANSWER_BODIES: usize = 256;
 /// How long a body may wait for others before it is handed over, and synced where it is journalled.
 const SYNC_AFTER: Duration = Duration::from_millis(500);
 
-/// The longest value that may be spread over lines, in bytes. More is taken for lines of which the first
-/// is broken.
-const WHOLE_BYTES: u64 = 256 << 20;
+/// The longest value that may be spread over lines, in bytes. More is taken for lines; where it begins as an array, for its
+/// elements, one a line. (Tests have less.)
+const WHOLE_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 256 << 20 };
 
 /// Bytes that are read at once. What is buffered before should be no more.
 pub const PIECE_BYTES: usize = 256 << 10;
@@ -113,7 +109,7 @@ pub fn read_file(
     let account = options.account_id.clone();
     // Lines of Logpush become other bodies than stand in the file.
     let lasting = lasting.filter(|_| options.form == Form::Api).map(Arc::new);
-    let mut import = Import { ingest, lasting, name, options, account, bodies, places, stats, synced };
+    let mut import = Import { ingest, lasting, name, options, account, bodies, places, is_array: false, stats, synced };
     // A thread reads, so that what was read need not wait for what is still to come.
     let (sender, pieces) = flume::bounded(WAITING_PIECES);
     thread::spawn(move || read_pieces(file, &sender));
@@ -127,6 +123,8 @@ pub fn read_file(
 enum Piece {
     /// One value that may be spread over lines: the whole file.
     Whole(Bytes),
+    /// The lines that come are an array's.
+    Array,
     /// Lines, as many as were there to be read.
     Lines(Bytes),
     /// Nothing more can be read.
@@ -147,11 +145,16 @@ fn read_pieces(mut file: Box<dyn BufRead + Send>, pieces: &Sender<Piece>) {
 fn read_first(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()> {
     let mut text = Vec::new();
     let mut start = 0;
-    while file.read_until(b'\n', &mut text)? > 0 && text[start..].trim_ascii().is_empty() {
+    while file.read_until(b'\n', &mut text)? > 0 {
+        take_mark(&mut text)?;
+        if !text[start..].trim_ascii().is_empty() {
+            break;
+        }
         start = text.len();
     }
     let line = text[start..].trim_ascii();
-    if !is_value(line) && matches!(line.first(), Some(b'[' | b'{')) {
+    let is_array = line.first() == Some(&b'[');
+    if !is_value(line) && (is_array || line.first() == Some(&b'{')) {
         file.by_ref().take(WHOLE_BYTES).read_to_end(&mut text)?;
         if is_value(&text) {
             let _ = pieces.send(Piece::Whole(text.into()));
@@ -159,9 +162,32 @@ fn read_first(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()>
         }
         // The last line may have been cut by the limit.
         file.read_until(b'\n', &mut text)?;
+        if is_array {
+            let _ = pieces.send(Piece::Array);
+        }
     }
     let _ = pieces.send(Piece::Lines(text.into()));
     Ok(())
+}
+
+/// Puts blanks in the place of the mark that some programs write before a file's text.
+fn take_mark(text: &mut [u8]) -> io::Result<()> {
+    if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is UTF-16: write it as UTF-8"));
+    }
+    if text.starts_with(&[0xef, 0xbb, 0xbf]) {
+        text[..3].fill(b' ');
+    }
+    Ok(())
+}
+
+/// The element of an array in a line of it; the line where it is something else.
+fn element(line: &[u8]) -> &[u8] {
+    let bare = line.strip_suffix(b",").unwrap_or(line);
+    let bare = bare.strip_prefix(b"[").unwrap_or(bare);
+    let bare = bare.strip_suffix(b"]").unwrap_or(bare).trim_ascii();
+    let is_one = bare.is_empty() || (bare.starts_with(b"{") && bare.ends_with(b"}"));
+    if is_one { bare } else { line }
 }
 
 /// Hands over lines as they come. The last may have no end.
@@ -200,6 +226,8 @@ struct Import<'a> {
     bodies: Vec<Body>,
     /// Where each stands in the file.
     places: Vec<u64>,
+    /// Whether each line is an element of an array.
+    is_array: bool,
     stats: ImportStats,
     synced: Instant,
 }
@@ -217,6 +245,7 @@ impl Import<'_> {
                     self.take(1, &text, 0)?;
                     behind += text.len() as u64;
                 }
+                Ok(Piece::Array) => self.is_array = true,
                 Ok(Piece::Lines(lines)) => {
                     let mut start = 0;
                     for end in memchr::memchr_iter(b'\n', &lines).chain([lines.len()]) {
@@ -237,7 +266,8 @@ impl Import<'_> {
 
     /// Takes a value, or a line that should be one, which stands at a place of the file.
     fn take(&mut self, number: u64, line: &Bytes, at: u64) -> Result<(), ImportError> {
-        let text = line.slice_ref(line.trim_ascii());
+        let text = line.trim_ascii();
+        let text = line.slice_ref(if self.is_array { element(text) } else { text });
         let place = |part: &[u8]| at + (part.as_ptr().addr() - line.as_ptr().addr()) as u64;
         if text.is_empty() {
             return Ok(());
@@ -278,7 +308,9 @@ impl Import<'_> {
 
     fn push(&mut self, line: u64, place: u64, bytes: Bytes) -> Result<(), ImportError> {
         if self.account.is_none() {
-            return Err(ImportError::NoAccount { name: self.name.to_string(), line });
+            self.stats.nobodys += 1;
+            self.stats.first_of_nobody.get_or_insert(line);
+            return Ok(());
         }
         let origin = Some(Origin { file: Arc::clone(self.name), line });
         self.bodies.push(Body { bytes, origin });
@@ -311,6 +343,63 @@ impl Import<'_> {
             self.ingest.sync()?;
             self.synced = Instant::now();
         }
-        Ok(())
+        Ok(self.ingest.publish_if_much()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::archive::{Archive, Shards};
+    use crate::clock;
+    use crate::disk::Disk;
+    use crate::privacy::Policy;
+
+    /// What a file of these bytes brings: bodies, new states, and what went to the quarantine.
+    fn taken(file: &[u8]) -> (u64, u64, u64) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let now = clock::parse_timestamp("2026-10-02T12:00:00Z").expect("a time");
+        let archive = Archive::open_or_create(&dir.path().join("a"), 1, now, Disk::default()).expect("an archive");
+        let (mut ingest, _) = Ingest::open(archive, Shards::All, "a test", Policy::default()).expect("the shard");
+        let account = AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id");
+        let options =
+            ImportOptions { form: Form::Api, account_id: Some(account), sweep_id: "s".to_owned(), collected_at: now };
+        let file = Box::new(Cursor::new(file.to_vec()));
+        let stats = read_file(&mut ingest, file, None, "file", &options).expect("a file");
+        let published = ingest.publish().expect("a publish");
+        (stats.bodies, published.states_new, published.quarantined)
+    }
+
+    fn states(count: usize, between: &str) -> String {
+        let state = |n: usize| format!(r#"{{"deviceId":"{n}","timestamp":"2026-10-02T10:00:00Z","mode":"[x],"}}"#);
+        (0..count).map(state).collect::<Vec<_>>().join(between)
+    }
+
+    #[test]
+    fn an_array_of_any_length_is_taken_element_by_element() {
+        for count in [3, 500] {
+            for text in [
+                format!("[{}]", states(count, ",")),
+                format!("[\n{}\n]\n", states(count, ",\n")),
+                format!("[{}]\n", states(count, ",\n")),
+                format!(" [\n\n{}\n,\n{}\n]", states(1, ""), states(count, "\n,\n")),
+            ] {
+                let (_, new, quarantined) = taken(text.as_bytes());
+                assert_eq!((new, quarantined), (count as u64, 0), "{}", &text[..60]);
+            }
+        }
+        assert_eq!(taken(b"[\n{\"deviceId\":\n").2, 1, "what is no element is kept as it is");
+    }
+
+    #[test]
+    fn a_mark_before_the_text_costs_no_state() {
+        for text in [states(2, "\n"), format!("[\n{}]", states(2, ","))] {
+            assert_eq!(taken(format!("\u{feff}{text}").as_bytes()).1, 2, "{text}");
+        }
+        let (sender, pieces) = flume::unbounded();
+        read_pieces(Box::new(Cursor::new(b"\xff\xfe{\0".to_vec())), &sender);
+        assert!(matches!(pieces.recv(), Ok(Piece::Failed(error)) if error.to_string().contains("UTF-16")));
     }
 }

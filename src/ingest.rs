@@ -56,6 +56,9 @@ pub use due::PublishRule;
 const SEGMENT_BODIES: usize = 12 * 1024;
 const SEGMENT_BYTES: usize = 64 << 20;
 
+/// So much in the journal is no small thing on a disk: where nothing else says so, it is published.
+const MUCH_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 1 << 30 };
+
 /// The writer of one shard, or of all.
 #[derive(Debug)]
 pub struct Ingest {
@@ -69,6 +72,8 @@ pub struct Ingest {
     next_sequence: u64,
     bodies: usize,
     bytes: usize,
+    /// Bytes of bodies that were journalled since the last publish.
+    unpublished: u64,
     /// Bodies of files that are there to stay.
     lasting: Batch,
     /// What was published before anybody asked.
@@ -146,6 +151,9 @@ pub enum IngestError {
     /// A file that bodies are taken from is not what it was a moment ago.
     #[error("a file that is taken in was changed meanwhile: take it in again")]
     Changing,
+    /// The same of one that is known.
+    #[error("{0} was changed while it was taken in, and nothing of it is: take it in again")]
+    Changed(String),
     /// The archive's fault: what is journalled stays there until a publish succeeds.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -218,6 +226,7 @@ impl Ingest {
             next_sequence,
             bodies: 0,
             bytes: 0,
+            unpublished: 0,
             lasting: Batch::default(),
             published: Published::default(),
             unwritten: VecDeque::new(),
@@ -328,13 +337,27 @@ impl Ingest {
         Ok(())
     }
 
+    /// Publishes where so much is journalled since the last publish that the journal is no place for it. What it brings,
+    /// the next publish tells.
+    ///
+    /// # Errors
+    /// As for [`Ingest::publish`].
+    pub fn publish_if_much(&mut self) -> Result<(), IngestError> {
+        if self.unpublished >= MUCH_BYTES {
+            self.published = self.publish()?;
+        }
+        Ok(())
+    }
+
     /// Journals what was taken of files and is not published, for a later publish.
     ///
     /// # Errors
     /// As for [`Ingest::append`], and where the files cannot be read.
     pub fn keep_lasting(&mut self) -> Result<(), IngestError> {
         let rest = std::mem::take(&mut self.lasting).divide(&self.plans.states, self.archive.shards());
-        self.journal(&rest)
+        let (rest, changed) = rest.without_changed(&self.plans.states, self.archive.shards());
+        self.journal(&rest)?;
+        changed.first().map_or(Ok(()), |file| Err(IngestError::Changed(file.clone())))
     }
 
     /// Journals those bodies that are nowhere yet and can be read.
@@ -375,8 +398,10 @@ impl Ingest {
             self.close_segment()?;
             return Err(error.into());
         }
+        let bytes = answer.bodies.iter().map(|body| body.bytes.len()).sum::<usize>();
         self.bodies += 1 + answer.bodies.len();
-        self.bytes += answer.bodies.iter().map(|body| body.bytes.len()).sum::<usize>();
+        self.bytes += bytes;
+        self.unpublished += bytes as u64;
         Ok(())
     }
 
@@ -399,6 +424,7 @@ impl Ingest {
     /// Where the journal itself cannot be used.
     pub fn publish(&mut self) -> Result<Published, IngestError> {
         self.close_segment()?;
+        self.unpublished = 0;
         let mut published = std::mem::take(&mut self.published);
         self.publish_segments(&mut published)?;
         self.publish_lasting(&mut published);
@@ -473,20 +499,36 @@ impl Ingest {
             return;
         }
         let mut divided = std::mem::take(&mut self.lasting).divide(&self.plans.states, self.archive.shards());
-        if !self.is_filed(self.journals[0].0, &mut divided, published) && !divided.is_changed() {
-            self.journal(&divided).unwrap_or_else(|error| published.held.push(error.to_string()));
+        loop {
+            divided = self.unchanged(divided, published);
+            let held_before = published.held.len();
+            match self.file(self.journals[0].0, &mut divided, published) {
+                // Nothing of the others is filed yet.
+                Err(IngestError::Changing) if divided.is_changed() => continue,
+                // Nothing of it is journalled: nobody knows what it is.
+                Err(error @ IngestError::Changing) => return published.held.push(error.to_string()),
+                Err(error) => published.hold(&error),
+                Ok(()) => (),
+            }
+            if published.held.len() > held_before {
+                divided = self.unchanged(divided, published);
+                self.journal(&divided).unwrap_or_else(|error| published.held.push(error.to_string()));
+            }
+            return;
         }
+    }
+
+    /// What is left of a batch without files that were changed, which are told.
+    fn unchanged(&self, divided: Divided, published: &mut Published) -> Divided {
+        let (divided, changed) = divided.without_changed(&self.plans.states, self.archive.shards());
+        published.held.extend(changed.into_iter().map(|file| IngestError::Changed(file).to_string()));
+        divided
     }
 
     /// Files a batch; says whether all of it is in the archive now.
     fn is_filed(&self, shard: u32, divided: &mut Divided, published: &mut Published) -> bool {
         let held_before = published.held.len();
-        match self.file(shard, divided, published) {
-            Ok(()) => (),
-            // Nothing of it is journalled: nobody knows what it is.
-            Err(error @ IngestError::Changing) => published.held.push(error.to_string()),
-            Err(error) => published.hold(&error),
-        }
+        self.file(shard, divided, published).unwrap_or_else(|error| published.hold(&error));
         published.held.len() == held_before
     }
 
@@ -556,6 +598,7 @@ impl Ingest {
         for (part, rows) in &divided.parts {
             let supply = Arc::clone(rows) as Arc<dyn Supply>;
             match self.stage_part(*part, self.plans.states.schema(), supply, borrowed) {
+                Ok(_) if !rows.is_all_found() => staged.failed.push(ArchiveError::Incoming(UNREAD.into())),
                 Ok(day) => {
                     let found = rows.found();
                     found.rows.iter().zip(&day.fresh).for_each(|(&at, &new)| staged.fresh[at as usize] = Some(new));
@@ -605,6 +648,9 @@ impl Ingest {
         staged
     }
 }
+
+/// What a fault of the program's own is called: the bodies stay where they are.
+const UNREAD: &str = "some of the bodies of a day became neither rows nor findings: please report this";
 
 /// Days that are about to be published.
 #[derive(Debug, Default)]
@@ -717,6 +763,15 @@ mod tests {
         assert!(!is_due("2026-10-02T11:55:00Z"));
         assert!(is_due("2026-10-02T11:45:00Z"));
         assert!(is_due("2026-10-03T12:00:00Z"));
+    }
+
+    #[test]
+    fn behind_however_much_that_is_no_state_the_states_are_found() {
+        let broken =
+            format!(r#"{{"deviceId":"a","timestamp":"2026-10-02T10:00:00Z","x":"{}"}}}}"#, "x".repeat(33 << 20));
+        let (_dir, _, published) =
+            published(&[&broken, r#"{"deviceId":"b","timestamp":"2026-10-02T11:00:00Z"}"#, &broken]);
+        assert_eq!((published.quarantined, published.states_new), (2, 1));
     }
 
     #[test]

@@ -36,8 +36,8 @@ pub struct Schema {
     pub partition_by: Vec<usize>,
     /// The timestamp by which the later of two rows with one key stays; without, the first does.
     pub newest_by: Option<usize>,
-    /// A column and a value: a row that has it stays only where no other of its key is without it.
-    pub yields: Option<(usize, String)>,
+    /// A column and values: a row that has one stays only where no other of its key has none of them, or a later one.
+    pub yields: Option<(usize, Vec<String>)>,
     by_name: HashMap<String, usize>,
     fingerprint: String,
     arrow: SchemaRef,

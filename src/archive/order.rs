@@ -124,7 +124,7 @@ pub fn is_any_of(schema: &Schema, batch: &RecordBatch, (spot, shards): (Spot, u3
 /// Whether a row takes the place of one with the same key that was there before it.
 pub(super) fn replaces(new: &Keys, new_row: usize, old: &Keys, old_row: usize) -> bool {
     match (&new.newest_by, &old.newest_by) {
-        _ if new.yields(new_row) != old.yields(old_row) => old.yields(old_row),
+        _ if new.rank(new_row) != old.rank(old_row) => new.rank(new_row) > old.rank(old_row),
         (Some(new), Some(old)) => new.compare(new_row, old, old_row) != Ordering::Less,
         _ => false,
     }
@@ -140,8 +140,8 @@ pub(super) struct Keys<'a> {
     time: &'a TimestampMicrosecondArray,
     stand_in: Option<KeyColumn<'a>>,
     newest_by: Option<KeyColumn<'a>>,
-    /// What a row has that yields to others of its key.
-    yields: Option<(&'a StringArray, &'a str)>,
+    /// What rows have that yield to others of their key.
+    yields: Option<(&'a StringArray, &'a [String])>,
 }
 
 enum KeyColumn<'a> {
@@ -160,7 +160,7 @@ impl<'a> Keys<'a> {
             time: times(batch, schema.partition_by[0]),
             stand_in: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
             newest_by: schema.newest_by.map(|at| KeyColumn::new(batch.column(at))),
-            yields: schema.yields.as_ref().map(|(at, value)| (batch.column(*at).as_string(), value.as_str())),
+            yields: schema.yields.as_ref().map(|(at, values)| (batch.column(*at).as_string(), &values[..])),
         }
     }
 
@@ -176,9 +176,12 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// Whether a row gives way to others of its key.
-    fn yields(&self, row: usize) -> bool {
-        self.yields.is_some_and(|(values, value)| values.is_valid(row) && values.value(row) == value)
+    /// Of two rows with one key, that of the higher rank stays.
+    fn rank(&self, row: usize) -> usize {
+        let (texts, values) = self.yields.filter(|(texts, _)| texts.is_valid(row)).unzip();
+        let place =
+            texts.zip(values).and_then(|(texts, values)| values.iter().position(|value| value == texts.value(row)));
+        place.unwrap_or(usize::MAX)
     }
 
     /// All that a row says, but for where it comes from; the same for the same values.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -11,7 +12,7 @@ use anyhow::Context;
 use crate::bucket::Bucket;
 use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
-use crate::import::{Form, ImportOptions, ImportStats, PIECE_BYTES, read_file};
+use crate::import::{Form, ImportError, ImportOptions, ImportStats, PIECE_BYTES, read_file};
 use crate::ingest::{Bodies, Ingest};
 use crate::snapshot::sweep_id;
 
@@ -46,7 +47,8 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
             continue;
         }
         for path in below(path).with_context(|| format!("cannot read {}", path.display()))? {
-            if path != Path::new("-") {
+            // A pipe that is opened and closed again has lost its writer.
+            if path != Path::new("-") && !is_pipe(&path) {
                 File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
             }
             files.push(Source::File(path));
@@ -55,8 +57,8 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     let (mut ingest, recovered) = collect::open(&place, &clock, "import", file.archive.readable_by, policy)?;
     let exit = collect::note_recovered(&recovered);
     let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, random(0)), collected_at };
-    let total = match read_all(&mut ingest, files, &options) {
-        Ok(total) => total,
+    let (total, read) = match read_all(&mut ingest, files, &options, command.collected_at.is_none()) {
+        Ok(read) => read,
         // What was read so far is there for the next start, or in its file still.
         Err(error) => {
             ingest.keep_lasting().unwrap_or_else(|second| tracing::warn!("{second}"));
@@ -77,17 +79,58 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
             print::bytes(published.bytes),
         ));
     }
-    Ok(collect::worse(exit, collect::exit_of(&published)))
+    Ok(collect::worse(collect::worse(exit, read), collect::exit_of(&published)))
 }
 
-fn read_all(ingest: &mut Ingest, sources: Vec<Source>, options: &ImportOptions) -> anyhow::Result<ImportStats> {
-    let mut total = ImportStats::default();
+/// Reads one file after the other: what was read, and how that went. A file that cannot be read keeps no other from
+/// being taken in. With `is_later`, states of each file count as collected after those of the files before it.
+fn read_all(
+    ingest: &mut Ingest,
+    sources: Vec<Source>,
+    options: &ImportOptions,
+    is_later: bool,
+) -> anyhow::Result<(ImportStats, Exit)> {
+    let (mut total, mut exit, mut options) = (ImportStats::default(), Exit::Done, options.clone());
     for source in sources {
-        let (file, lasting) = open(&source).with_context(|| format!("cannot read {source}"))?;
-        let stats = read_file(ingest, file, lasting, &source.to_string(), options)?;
-        total = ImportStats { values: total.values + stats.values, bodies: total.bodies + stats.bodies };
+        let name = source.to_string();
+        let read = match open(&source) {
+            Ok((file, lasting)) => read_file(ingest, file, lasting, &name, &options),
+            Err(error) => {
+                print::note(&format!("error: cannot read {name}: {error:#}"));
+                exit = Exit::Failed;
+                continue;
+            }
+        };
+        match read {
+            Ok(stats) => {
+                total.values += stats.values;
+                total.bodies += stats.bodies;
+                exit = collect::worse(exit, nobodys(&name, &stats));
+            }
+            Err(error @ ImportError::Read { .. }) => {
+                print::note(&format!("error: {error}"));
+                exit = Exit::Failed;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        options.collected_at += chrono::TimeDelta::microseconds(i64::from(is_later));
     }
-    Ok(total)
+    Ok((total, exit))
+}
+
+/// Tells of lines that were passed over.
+fn nobodys(name: &str, stats: &ImportStats) -> Exit {
+    let Some(first) = stats.first_of_nobody else { return Exit::Done };
+    print::note(&format!(
+        "warning: {name}: {} lines do not say whose states they are, the first is line {first}: passed over; name the account with --account to keep them",
+        stats.nobodys
+    ));
+    Exit::Partly
+}
+
+/// Whether a path leads to something that can be read once.
+fn is_pipe(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 /// The files that are meant by a path: itself, or those of a folder and what is below it, in the order of their names.
@@ -148,6 +191,10 @@ fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<Bodi
             let metadata = file.metadata()?;
             if metadata.is_file() && metadata.len() >= LASTING_BYTES {
                 lasting = Some(Bodies::of(file.try_clone()?, path)?);
+            }
+            if metadata.is_file() && metadata.len() == 0 {
+                // Not even the beginning of something compressed.
+                return Ok((Box::new(io::empty()), None));
             }
             (Box::new(file), path)
         }

@@ -321,9 +321,39 @@ impl Divided {
         batch.divide(plan, shards)
     }
 
-    /// Whether a file that others may change is not any more what it was when it was opened.
+    /// Whether a file that others may change, and of which there are bodies, is not any more what it was when it was opened.
     pub(super) fn is_changed(&self) -> bool {
-        self.bodies.files.iter().any(|file| file.is_foreign && file.bodies.is_changed())
+        !self.changed().is_empty()
+    }
+
+    /// The same without the bodies of such files; and what these are called. Only files that are there to stay may be
+    /// among them, of which no request brought anything.
+    pub(super) fn without_changed(self, plan: &Arc<Plan>, shards: u32) -> (Self, Vec<String>) {
+        let changed = self.changed();
+        if changed.is_empty() {
+            return (self, Vec::new());
+        }
+        let Self { parts, bodies, polls, gaps, mut no_states, .. } = self;
+        drop(parts);
+        let mut bodies = Arc::into_inner(bodies).expect("only the rows shared them");
+        let names = changed.iter().map(|&file| bodies.files[file as usize].from.clone()).collect();
+        let mut batch = Batch { polls, gaps, ..Batch::default() };
+        for mut body in std::mem::take(&mut bodies.located) {
+            if !changed.contains(&body.place.file) {
+                let number = index(bodies.located.len());
+                batch.no_states.extend(no_states.remove(&body.place.number).map(|error| (number, error)));
+                body.place.number = number;
+                bodies.located.push(body);
+            }
+        }
+        (Batch { bodies, ..batch }.divide(plan, shards), names)
+    }
+
+    fn changed(&self) -> BTreeSet<u32> {
+        let mut files: Vec<u32> = self.bodies.located.iter().map(|body| body.place.file).collect();
+        files.dedup();
+        let file = |number: u32| &self.bodies.files[number as usize];
+        files.into_iter().filter(|&number| file(number).is_foreign && file(number).bodies.is_changed()).collect()
     }
 
     /// The bodies that are neither in the archive nor in the quarantine, as answers of so many.

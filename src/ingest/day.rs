@@ -52,6 +52,12 @@ impl DayRows {
         self.order.iter().copied()
     }
 
+    /// Whether each body became a row or is known to be none, when they were last read.
+    pub(super) fn is_all_found(&self) -> bool {
+        let found = self.found();
+        found.rows.len() + found.no_states.len() == self.order.len()
+    }
+
     /// What was found when the rows were last read to their end.
     pub(super) fn found(&self) -> MutexGuard<'_, Found> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
@@ -98,7 +104,9 @@ impl Iterator for Reading<'_> {
         while let Some(&place) = self.day.order.get(self.next) {
             // Rows that only other columns put in order are in one stretch, which sorts them.
             let key = self.day.bodies.key(place);
-            let is_enough = self.columns.rows() >= STRETCH_ROWS || bytes >= STRETCH_BYTES;
+            // Without a row it is none, and would be taken for the last.
+            let rows = self.columns.rows();
+            let is_enough = rows >= STRETCH_ROWS || (rows > 0 && bytes >= STRETCH_BYTES);
             if is_enough && last.is_some_and(|last| last != key) {
                 break;
             }

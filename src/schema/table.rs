@@ -12,7 +12,7 @@ pub(super) struct Checked {
     pub(super) key: Vec<usize>,
     pub(super) partition_by: Vec<usize>,
     pub(super) newest_by: Option<usize>,
-    pub(super) yields: Option<(usize, String)>,
+    pub(super) yields: Option<(usize, Vec<String>)>,
 }
 
 /// Reads a table and holds it against its rules.
@@ -35,8 +35,8 @@ fn checked(table: Table) -> Result<Schema, SchemaError> {
     let partition_by = positions(&columns, &table.partition_by)?;
     let newest_by = positions(&columns, table.newest_by.as_slice())?.first().copied();
     let yields = match table.yields {
-        Some(Yields { column, value }) => {
-            positions(&columns, std::slice::from_ref(&column))?.first().map(|&at| (at, value))
+        Some(Yields { column, values }) => {
+            positions(&columns, std::slice::from_ref(&column))?.first().map(|&at| (at, values))
         }
         None => None,
     };
@@ -76,12 +76,12 @@ struct Table {
     column: Vec<Entry>,
 }
 
-/// Rows with a value in a column.
+/// Rows with one of some values in a column.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Yields {
     column: String,
-    value: String,
+    values: Vec<String>,
 }
 
 #[derive(Deserialize)]

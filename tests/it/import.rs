@@ -24,11 +24,8 @@ fn what_stands_before_a_fault_is_taken_in() {
     let (code, said) = run(import(&root).arg(&cut));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("cannot read ") && said.contains("cut.ndjson.gz"), "{said}");
-    // What was read is published by the next start, and the half line is told.
-    let rest = dir.path().join("rest.ndjson");
-    put(&rest, state(5_000).as_bytes());
-    let (code, said) = run(import(&root).arg(&rest));
-    assert_eq!(code, Some(3), "{said}");
+    // What was read is published, and the half line is told.
+    assert!(said.contains(" 1 quarantined"), "{said}");
     let count = rows(&root, &Schema::device_state()).len();
     assert!(count > 600, "{count} of about a thousand");
     let quarantine = std::fs::read_dir(root.join("_archive/quarantine")).expect("a folder").count();
@@ -168,6 +165,56 @@ fn what_was_taken_of_a_file_outlives_a_fault_of_the_next() {
     std::fs::remove_file(&file).expect("a file");
     let (code, said) = run(import(&root).arg("/dev/null"));
     assert_eq!((code, rows(&root, &Schema::device_state()).len()), (Some(0), 300), "{said}");
+}
+
+#[test]
+fn a_file_that_is_changed_meanwhile_costs_no_other() {
+    let (dir, root) = place();
+    let files = ["one.ndjson", "two.ndjson"].map(|name| dir.path().join(name));
+    for (file, first) in files.iter().zip([0, 300]) {
+        put(file, &large((first..first + 300).map(state)));
+    }
+    let mut importing = import(&root);
+    let importing = importing.args(&files).arg("-").stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut importing = importing.spawn().expect("the program starts");
+    let mut input = importing.stdin.take().expect("a pipe");
+    writeln!(input, "{}", state(900)).expect("a pipe");
+    let journal = root.join("_archive/journal/shard-0");
+    // What comes by the pipe is read last.
+    let written =
+        || std::fs::read_dir(&journal).into_iter().flatten().any(|entry| size(&entry.expect("an entry").path()) > 100);
+    let start = std::time::Instant::now();
+    while !written() && start.elapsed() < Duration::from_mins(1) {
+        std::thread::yield_now();
+    }
+    put(&files[0], &large((0..300).map(|n| state(n).replace("cpuPct", "cpuPkt"))));
+    drop(input);
+    let output = importing.wait_with_output().expect("a process");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("one.ndjson was changed while") && !said.contains("two.ndjson"), "{said}");
+    assert_eq!(rows(&root, &Schema::device_state()).len(), 301, "{said}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_costs_no_other_and_the_last_of_two_says_what_counts() {
+    let (dir, root) = place();
+    let paths = ["a.ndjson.gz", "b.ndjson.gz", "c.ndjson", "d.ndjson"].map(|name| dir.path().join(name));
+    put(&paths[0], b"\x1f\x8bno gzip");
+    put(&paths[1], b"");
+    // The first is read where it lies, the second is journalled.
+    put(&paths[2], &large(std::iter::once(state(1))));
+    put(&paths[3], state(1).replace(":1}", ":99}").as_bytes());
+    let (code, said) = run(import(&root).arg(dir.path()));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("a.ndjson.gz") && !said.contains("b.ndjson.gz") && said.contains("2 bodies: 1 new"),
+        "{said}"
+    );
+    let rows = rows(&root, &Schema::device_state());
+    let [(batch, row)] = &rows[..] else { panic!("one state: {said}") };
+    let cpu = batch.column_by_name("cpu_pct").expect("a column").as_primitive::<arrow_array::types::Float64Type>();
+    assert_eq!(cpu.value(*row).to_bits(), 99.0_f64.to_bits(), "of two files the later one counts");
 }
 
 #[test]

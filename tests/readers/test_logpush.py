@@ -66,7 +66,7 @@ def test_a_line_that_says_no_account_needs_one(tmp_path):
     file, root = tmp_path / "lines.log", str(tmp_path / "archive")
     file.write_text(json.dumps({"DeviceID": DEVICE, "Timestamp": 1790812800}) + "\nno JSON\n")
     done = run("--archive", root, "import", "--format", "logpush", str(file))
-    assert done.returncode == 1 and "line 1: it does not say whose state it is: name the account" in done.stderr
+    assert done.returncode == 3 and "2 lines do not say whose states they are, the first is line 1" in done.stderr
     done = run("--archive", root, "import", "--format", "logpush", "--account", ACCOUNTS[0], str(file))
     assert done.returncode == 3 and "1 new states, 0 unchanged, 1 quarantined" in done.stderr
 
@@ -77,8 +77,22 @@ def test_a_line_of_nobody_is_not_the_one_befores(tmp_path):
     (tmp_path / "a.log").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
     importing = ["--archive", str(tmp_path / "archive"), "import", "--format", "logpush", str(tmp_path / "a.log")]
     done = run(*importing)
-    assert done.returncode != 0 and "line 2" in done.stderr, done.stderr
+    assert done.returncode == 3 and "1 lines do not say" in done.stderr and "line 2" in done.stderr, done.stderr
+    assert "1 new states" in done.stderr, "and costs no other"
     assert run(*importing, "--account", ACCOUNTS[1]).returncode == 0
     query = run("--archive", str(tmp_path / "archive"), "query", "latest", "--at", "2026-10-02", "--column", "account_id",
                 "--format", "csv")
     assert query.stdout.count(ACCOUNTS[1]) == 1, query.stdout
+
+
+def test_what_the_api_says_stays_where_logpush_says_less(tmp_path):
+    root, at = str(tmp_path / "archive"), "2026-10-01T00:00:00Z"
+    (tmp_path / "api.ndjson").write_text(json.dumps({"deviceId": DEVICE, "timestamp": at, "deviceName": "its name"}) + "\n")
+    (tmp_path / "lines.log").write_text(json.dumps(line(ACCOUNTS[0], at)) + "\n")
+    api = ["--archive", root, "import", "--account", ACCOUNTS[0], str(tmp_path / "api.ndjson")]
+    logpush = ["--archive", root, "import", "--format", "logpush", str(tmp_path / "lines.log")]
+    for commands in ((api, logpush), (logpush, api)):
+        for command in commands:
+            assert run(*command).returncode == 0
+        ((name, source),) = duckdb.sql(f"SELECT device_name, source FROM '{root}/device_state/*/*.parquet'").fetchall()
+        assert (name, source) == ("its name", "import")
