@@ -62,6 +62,7 @@ mod place;
 mod publish;
 mod read;
 mod refile;
+mod salvage;
 mod source;
 mod store;
 #[cfg(test)]
@@ -199,12 +200,20 @@ pub enum ArchiveError {
         /// How many there are.
         shards: u32,
     },
-    /// Its days are being filed into another number of shards, or that was broken off, or was done just now.
+    /// Its days are being filed into another number of shards, or that was broken off.
     #[error("archive {} is being filed into other shards: wait for it, or end it by `reshard --shards {shards}`", path.display())]
     Resharding {
         /// The archive.
         path: PathBuf,
         /// How many there will be.
+        shards: u32,
+    },
+    /// Its days were filed into another number of shards since it was opened.
+    #[error("archive {} was filed into {shards} shards meanwhile: start this command again", path.display())]
+    Resharded {
+        /// The archive.
+        path: PathBuf,
+        /// How many there are now.
         shards: u32,
     },
     /// The archive is a folder and is to have its state elsewhere.
@@ -254,7 +263,7 @@ pub enum ArchiveError {
         error: ParquetError,
     },
     /// A part has a column that the schema has not, or has with another type.
-    #[error("{} has a column {column:?} that this version's schema has not: use a newer dex-archive", path.display())]
+    #[error("{} has a column {column:?} that is not as in this version's schema: use a newer dex-archive, or, where another tool wrote it, `verify --repair`", path.display())]
     Schema {
         /// The part.
         path: PathBuf,
@@ -378,15 +387,33 @@ impl Archive {
         (0..self.shards).map(|shard| self.journal_path(shard)).chain(orphaned).collect()
     }
 
-    /// Whether days were, or are being, filed into another number of shards since this was opened.
-    fn was_resharded(&self) -> Result<bool, ArchiveError> {
-        let Some(text) = self.store.description()? else { return Ok(false) };
+    /// That no days were, or are being, filed into another number of shards since this was opened.
+    fn check_shards(&self) -> Result<(), ArchiveError> {
+        let Some(text) = self.store.description()? else { return Ok(()) };
         let Needed { shards, resharding } = self.read_description(&text)?;
-        Ok((shards, resharding) != (self.shards, self.is_resharding))
+        let path = self.root.clone();
+        match (shards, resharding) == (self.shards, self.is_resharding) {
+            true => Ok(()),
+            false if resharding => Err(ArchiveError::Resharding { path, shards }),
+            false => Err(ArchiveError::Resharded { path, shards }),
+        }
     }
 
-    fn resharded(&self) -> ArchiveError {
-        ArchiveError::Resharding { path: self.root.clone(), shards: self.shards }
+    /// That what is on the local disk, if anything is, belongs to this archive and no other.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Claimed`] where it belongs to another one.
+    pub fn check_state(&self) -> Result<(), ArchiveError> {
+        self.store.is_claimed(self).map(drop)
+    }
+
+    /// Whether one of two writers to a part is kept from overwriting the other's: not every object store does so. Tries
+    /// to write.
+    ///
+    /// # Errors
+    /// Where the place may not be written to, or cannot be reached.
+    pub fn is_guarded(&self) -> Result<bool, ArchiveError> {
+        self.store.is_guarded()
     }
 
     /// The folder of what could not be filed, which may not be there yet.
@@ -420,7 +447,7 @@ impl Archive {
     /// Where the file system says no. That something cannot be cleared away is only told.
     pub fn settle(&self, shard: u32) -> Result<PathBuf, ArchiveError> {
         if self.is_resharding {
-            return Err(self.resharded());
+            return Err(ArchiveError::Resharding { path: self.root.clone(), shards: self.shards });
         }
         let journal = self.journal_path(shard);
         self.disk.make_dirs(&journal)?;
@@ -511,9 +538,7 @@ impl Archive {
             };
             let name = |path: &Path| PartName::parse(path.file_name()?.to_str()?);
             let (Some(name), Some(dir)) = (name(&path), path.parent()) else { return Err(error) };
-            if self.was_resharded()? {
-                return Err(self.resharded());
-            }
+            self.check_shards()?;
             let names = paths::names(dir)?;
             let later = names.iter().filter_map(|other| PartName::parse(other));
             match later.filter(|other| other.shard == name.shard && other.publish > name.publish).max() {
@@ -657,6 +682,12 @@ impl ArchiveError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |error| Self::Io { action, path, error }
+    }
+
+    /// Whether something is wrong with one part, whatever the others are.
+    #[must_use]
+    pub fn is_of_part(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Schema { .. })
     }
 
     /// Whether somebody else wrote what was read, since then: trying again may do.

@@ -33,8 +33,8 @@ const TIMEOUT: (ClientConfigKey, &str) = (ClientConfigKey::Timeout, "10 minutes"
 /// How often a request is tried again at most: with its growing pauses, for about 20 seconds.
 const MOST_RETRIES: usize = 7;
 
-/// What is read at once of an object that is read from one end to the other.
-const PIECE: u64 = 16 << 20;
+/// What is read at once of an object that is read from one end to the other. (Tests have smaller ones.)
+const PIECE: u64 = if cfg!(test) { 1 << 10 } else { 16 << 20 };
 
 /// Ranges that are less apart are one request: fewer requests are worth more than fewer bytes.
 const GAP: u64 = 4 * 1024;
@@ -42,6 +42,15 @@ const GAP: u64 = 4 * 1024;
 /// Codes of S3 by which it refuses credentials, whatever the status.
 const REFUSED: [&str; 5] =
     ["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "RequestTimeTooSkewed"];
+
+/// Codes that are about the settings, and what to look at.
+const HINTS: [(&str, &str); 5] = [
+    ("NoSuchBucket", "look at the bucket's name, and at AWS_ENDPOINT"),
+    ("AuthorizationHeaderMalformed", "set AWS_REGION to the bucket's region"),
+    ("PermanentRedirect", "set AWS_REGION to the bucket's region"),
+    ("SignatureDoesNotMatch", "look at AWS_SECRET_ACCESS_KEY"),
+    ("ContainerNotFound", "look at the container's name"),
+];
 
 /// A place in a bucket, below which all keys are.
 #[derive(Clone)]
@@ -252,9 +261,11 @@ impl Bucket {
         let read = run(async move {
             let options = |range, if_match| GetOptions { range: Some(range), if_match, ..GetOptions::default() };
             let result = match store.get_opts(&path, options(GetRange::Suffix(length), None)).await {
-                // Azure cannot count from the end.
-                Err(Error::NotSupported { .. }) => {
+                Err(error) if says_no_range(&error) => {
                     let meta = store.head(&path).await?;
+                    if meta.size == 0 {
+                        return Ok((Bytes::new(), 0, Version::of(&meta)));
+                    }
                     let range = GetRange::Bounded(meta.size.saturating_sub(length)..meta.size);
                     store.get_opts(&path, options(range, meta.e_tag)).await?
                 }
@@ -411,13 +422,25 @@ fn run<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static) -> 
     receiver.recv().expect("the request does not panic")
 }
 
+/// Whether nothing is counted from the end: Azure does so never, others not where there is no byte.
+fn says_no_range(error: &Error) -> bool {
+    match error {
+        Error::NotSupported { .. } => true,
+        Error::Generic { .. } => error.to_string().contains(" 416 "),
+        _ => false,
+    }
+}
+
 /// What the server or the network says, in one line and without what could be a credential: the server's code where
 /// it gives one, else the innermost cause.
 fn said_by(error: &Error) -> String {
     let whole = error.to_string();
     let code = whole.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
     if let Some((code, _)) = code.filter(|(code, _)| code.chars().all(|letter| letter.is_ascii_alphanumeric())) {
-        return code.to_owned();
+        return match HINTS.iter().find(|(known, _)| *known == code) {
+            Some((_, hint)) => format!("{code}: {hint}"),
+            None => code.to_owned(),
+        };
     }
     let mut inner: &dyn std::error::Error = error;
     while let Some(cause) = inner.source() {

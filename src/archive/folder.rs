@@ -87,9 +87,18 @@ impl Store for Folder {
         archive.write_durably(0, &paths::description(&self.root), text.as_bytes())
     }
 
-    fn claim(&self, _archive: &Archive) -> Result<(), ArchiveError> {
+    fn is_claimed(&self, _archive: &Archive) -> Result<bool, ArchiveError> {
         // What is not data lies in the archive's own folder.
+        Ok(true)
+    }
+
+    fn claim(&self, _archive: &Archive) -> Result<(), ArchiveError> {
         Ok(())
+    }
+
+    fn is_guarded(&self) -> Result<bool, ArchiveError> {
+        // By the lock.
+        Ok(true)
     }
 
     fn entries(&self, dir: &Path) -> Result<Vec<Entry>, ArchiveError> {

@@ -3,9 +3,8 @@
 //! The old part is read and the new one written batch by batch, and what comes in stretch by stretch, so that memory
 //! depends on neither. Rows that stay are copied in runs.
 //!
-//! An old part is believed where its checksum is right. Of one that is damaged, the rows that can still
-//! be read and stand where they belong are carried over; the part itself is kept in the quarantine when
-//! the new one is published.
+//! An old part is believed where its checksum is right; else its rows come from what can be
+//! [salvaged](super::salvage) of it.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -23,8 +22,8 @@ use chrono::NaiveDate;
 
 use crate::schema::Schema;
 
-use super::order::{Keys, Spot, elsewhere, misplaced, partitions_of, replaces, shards_of, spots_of};
-use super::publish::{Damage, Staging};
+use super::order::{Keys, Spot, partitions_of, replaces, shards_of};
+use super::publish::Staging;
 use super::read::{BATCH_ROWS, PartFile};
 use super::write::PartWriter;
 use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
@@ -74,11 +73,14 @@ impl Archive {
         let rows_expected = usize::try_from(rows_before).unwrap_or(usize::MAX).saturating_add(rows.expected());
         let path = folder.path().join(name.to_string());
         let writer = PartWriter::create(&self.disk, &path, schema, rows_expected)?;
-        let mut merge = Merge::new(schema, rows.in_order(), writer);
-        let damage = match old {
-            Some(old) => merge.take_old(old, (Spot { date, shard }, self.shards), trusting)?,
-            None => None,
+        let (part, damage) = match old {
+            Some(old) => self.believed(old, schema, Spot { date, shard }, trusting)?,
+            None => (None, None),
         };
+        let mut merge = Merge::new(schema, rows.in_order(), writer);
+        for batch in part.iter().flat_map(|part| part.batches(None)) {
+            merge.pass(&batch?)?;
+        }
         let (fresh, info) = merge.finish()?;
         let (names, bases) = (vec![name], bases.into_iter().collect());
         // On a local disk the shard's lock keeps others away.
@@ -243,11 +245,19 @@ impl Archive {
         Ok((info.rows > 0).then_some((info.rows, info.bytes)))
     }
 
+    /// That a part is as it was written.
+    ///
+    /// # Errors
+    /// Where it is not, or cannot be read.
+    pub fn check_whole(&self, path: &Path, schema: &Schema) -> Result<(), ArchiveError> {
+        self.hold_whole(path, schema).map(drop)
+    }
+
     /// A part that is as it was written.
     fn hold_whole(&self, path: &Path, schema: &Schema) -> Result<(PartFile, Part), ArchiveError> {
         let held = self.hold(path)?;
         if held.checksum()? != Checksum::Right {
-            let problem = "its checksum is wrong or missing".to_owned();
+            let problem = "its checksum is wrong or missing: `verify --repair` writes it anew".to_owned();
             return Err(ArchiveError::Damaged { path: path.to_owned(), problem });
         }
         let part = held.part(schema)?;
@@ -266,7 +276,7 @@ pub(super) struct Redo {
 }
 
 /// A merge on its way through the old part.
-struct Merge<'a> {
+pub(super) struct Merge<'a> {
     schema: &'a Schema,
     supply: iter::Fuse<Stretches<'a>>,
     /// The stretch that is being written; none once all of them are.
@@ -330,83 +340,12 @@ const OLD: usize = 0;
 const NEW: usize = 1;
 
 impl<'a> Merge<'a> {
-    fn new(schema: &'a Schema, supply: Stretches<'a>, writer: PartWriter) -> Self {
+    pub(super) fn new(schema: &'a Schema, supply: Stretches<'a>, writer: PartWriter) -> Self {
         Self { schema, supply: supply.fuse(), incoming: None, next: 0, writer, rows_before: 0, fresh: Vec::new() }
     }
 
-    /// Writes the old part's rows, with those that come in at their places among them. Says what is
-    /// wrong with the part, if something is.
-    fn take_old(&mut self, old: PartFile, place: (Spot, u32), trusting: bool) -> Result<Option<Damage>, ArchiveError> {
-        let checksum = old.checksum()?;
-        let part = match old.part(self.schema) {
-            // Columns that nobody knows may be a newer program's, but hardly in a file without its checksum.
-            Err(ArchiveError::Damaged { problem, .. }) => return Ok(Some(Damage::of_all(old, problem))),
-            Err(ArchiveError::Schema { column, .. }) if checksum != Checksum::Right => {
-                let problem = format!("somebody else's, or bent: it has a column {column:?} that is none of ours");
-                return Ok(Some(Damage::of_all(old, problem)));
-            }
-            other => other?,
-        };
-        if checksum != Checksum::Right || !trusting {
-            return self.salvage(old, &part, checksum, place);
-        }
-        for batch in part.batches(None) {
-            self.pass(&batch?)?;
-        }
-        Ok(None)
-    }
-
-    /// Takes from a part that cannot be believed what can still be read and stands where it belongs.
-    fn salvage(
-        &mut self,
-        old: PartFile,
-        part: &Part,
-        checksum: Checksum,
-        place: (Spot, u32),
-    ) -> Result<Option<Damage>, ArchiveError> {
-        let mut last: Option<RecordBatch> = None;
-        let (mut kept, mut elsewhere, mut problem) = (0, 0, None);
-        for group in 0..part.groups() {
-            for batch in readable(part, group) {
-                let all = batch.as_ref().map_or(0, RecordBatch::num_rows);
-                let own = batch.and_then(|batch| self.of_the_spot(&batch, place, &mut problem));
-                elsewhere += own.as_ref().map_or(0, |own| (all - own.num_rows()) as u64);
-                match own {
-                    Ok(batch) => match misplaced(self.schema, last.as_ref(), &batch, place, true) {
-                        None => {
-                            kept += batch.num_rows() as u64;
-                            self.pass(&batch)?;
-                            last = Some(batch);
-                        }
-                        Some(said) => problem = Some(said.to_owned()),
-                    },
-                    Err(ArchiveError::Damaged { problem: said, .. }) => problem = Some(said),
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        let missing = part.rows().saturating_sub(kept + elsewhere);
-        let is_bent = checksum == Checksum::Wrong;
-        let problem = problem.or(is_bent.then(|| "its checksum is wrong".to_owned()));
-        Ok(problem.map(|problem| Damage { part: old, problem, rows_lost: Some(missing), elsewhere, is_bent }))
-    }
-
-    /// The rows of a batch that belong where it stands; notes where others are among them.
-    fn of_the_spot(
-        &self,
-        batch: &RecordBatch,
-        (spot, shards): (Spot, u32),
-        problem: &mut Option<String>,
-    ) -> Result<RecordBatch, ArchiveError> {
-        let mut spots = spots_of(self.schema, batch, shards, spot.shard);
-        let Some(said) = elsewhere(&spots, spot) else { return Ok(batch.clone()) };
-        *problem = Some(said.to_owned());
-        let rows = UInt32Array::from(spots.remove(&spot).unwrap_or_default());
-        take_record_batch(batch, &rows).map_err(|error| self.writer.error(error))
-    }
-
     /// Writes a batch of old rows, with those that come in at their places among them.
-    fn pass(&mut self, batch: &RecordBatch) -> Result<(), ArchiveError> {
+    pub(super) fn pass(&mut self, batch: &RecordBatch) -> Result<(), ArchiveError> {
         self.rows_before += batch.num_rows() as u64;
         let mut at = 0;
         while at < batch.num_rows() {
@@ -441,7 +380,7 @@ impl<'a> Merge<'a> {
     }
 
     /// Writes what comes after every old row, and closes the part.
-    fn finish(mut self) -> Result<(Vec<bool>, PartInfo), ArchiveError> {
+    pub(super) fn finish(mut self) -> Result<(Vec<bool>, PartInfo), ArchiveError> {
         loop {
             self.refill()?;
             let Some(incoming) = &mut self.incoming else { break };
@@ -503,29 +442,6 @@ impl Incoming {
     fn mark_fresh(&mut self, row: usize) {
         self.fresh[self.first[row]] = true;
     }
-}
-
-/// The batches of a row group that can be read, and an error for each that cannot: behind it, reading begins anew.
-pub(super) fn readable(part: &Part, group: usize) -> impl Iterator<Item = Result<RecordBatch, ArchiveError>> {
-    let (mut at, mut batches) = (0, None);
-    std::iter::from_fn(move || {
-        while at < part.group_rows(group) {
-            let opened = match batches.take() {
-                Some(batches) => Ok(batches),
-                None => part.group_from(group, at),
-            };
-            let next = opened.and_then(|mut opened| {
-                let next = opened.next().transpose();
-                batches = next.is_ok().then_some(opened);
-                next
-            });
-            at += next.as_ref().map_or(BATCH_ROWS, |batch| batch.as_ref().map_or(BATCH_ROWS, RecordBatch::num_rows));
-            if let Some(next) = next.transpose() {
-                return Some(next);
-            }
-        }
-        None
-    })
 }
 
 impl Sorted {

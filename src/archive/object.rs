@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::NaiveDate;
 
-use super::publish::told;
+use super::publish::{MOST_RACES, told};
 use super::read::PartFile;
 use super::source::Source;
 use super::store::{Days, Entry, Listed, Store};
@@ -77,12 +77,21 @@ impl Objects {
         }
     }
 
-    /// Copies an object to a place on the local disk, durably.
-    fn keep(&self, archive: &Archive, path: &Path, place: &Path) -> Result<(), ArchiveError> {
+    /// Moves an object to a place on the local disk, durably. One that is written in between stays.
+    fn move_to(&self, archive: &Archive, path: &Path, place: &Path) -> Result<(), ArchiveError> {
         let mut file = archive.disk.create(place)?;
-        self.download(path, &mut file, place)?;
+        let version = self.download(path, &mut file, place)?;
         file.sync()?;
-        Ok(archive.disk.sync_dir(place.parent().unwrap_or(&archive.own))?)
+        archive.disk.sync_dir(place.parent().unwrap_or(&archive.own))?;
+        self.remove(&self.key(path), &version)
+    }
+
+    /// Removes an object, if it still is what was read.
+    fn remove(&self, key: &str, read: &Version) -> Result<(), ArchiveError> {
+        if self.bucket.end(key, 1)?.2 != *read {
+            return Err(BucketError::Replaced(format!("{}/{key}", self.bucket.url())).into());
+        }
+        Ok(self.bucket.remove(key)?)
     }
 
     /// Where the objects of a shard's parts are, and what they have to be to be replaced.
@@ -121,20 +130,35 @@ impl Store for Objects {
         Ok(())
     }
 
-    fn claim(&self, archive: &Archive) -> Result<(), ArchiveError> {
+    fn is_claimed(&self, archive: &Archive) -> Result<bool, ArchiveError> {
         let path = archive.own.join(CLAIM);
         let claimed = match std::fs::read_to_string(&path) {
             Ok(claimed) => claimed,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return archive.write_durably(0, &path, format!("{}\n", self.bucket.url()).as_bytes());
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(ArchiveError::io("read", &path)(error)),
         };
         if claimed.trim_end() == self.bucket.url() {
-            return Ok(());
+            return Ok(true);
         }
         let claimed = claimed.chars().filter(|letter| !letter.is_control()).take(200).collect();
         Err(ArchiveError::Claimed { path: archive.own.clone(), claimed })
+    }
+
+    fn claim(&self, archive: &Archive) -> Result<(), ArchiveError> {
+        if self.is_claimed(archive)? {
+            return Ok(());
+        }
+        archive.write_durably(0, &archive.own.join(CLAIM), format!("{}\n", self.bucket.url()).as_bytes())
+    }
+
+    fn is_guarded(&self) -> Result<bool, ArchiveError> {
+        // The description is there, and would be replaced by itself.
+        let (text, ..) = self.bucket.end(&self.description_key(), DESCRIPTION_BYTES)?;
+        match self.bucket.put(&self.description_key(), vec![text], Condition::IsNew) {
+            Ok(_) => Ok(false),
+            Err(BucketError::Replaced(_)) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn entries(&self, dir: &Path) -> Result<Vec<Entry>, ArchiveError> {
@@ -182,12 +206,19 @@ impl Store for Objects {
         let staging = paths::staging(&archive.own, 0);
         archive.disk.make_dirs(&staging)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut file = archive.unfinished(&staging, &format!("read.{name}"))?;
-        let local = file.path().to_owned();
-        let version = self.download(path, &mut file, &local);
-        // Nobody else needs its name; what a killed process leaves, the next writer clears away.
-        archive.disk.remove(&local).unwrap_or_else(|error| told(&error));
-        PartFile::held(path, file.into_file(), version?)
+        let mut races = 0;
+        loop {
+            let mut file = archive.unfinished(&staging, &format!("read.{name}"))?;
+            let local = file.path().to_owned();
+            let version = self.download(path, &mut file, &local);
+            // Nobody else needs its name; what a killed process leaves, the next writer clears away.
+            archive.disk.remove(&local).unwrap_or_else(|error| told(&error));
+            match version {
+                // A collector published it anew while it was read: what is there now is read.
+                Err(ArchiveError::Bucket(BucketError::Replaced(_))) if races < MOST_RACES => races += 1,
+                version => return PartFile::held(path, file.into_file(), version?),
+            }
+        }
     }
 
     fn next_name(&self, shard: u32, old: Option<PartName>) -> PartName {
@@ -197,9 +228,7 @@ impl Store for Objects {
 
     fn replace(&self, archive: &Archive, staged: &mut Staged) -> Result<(), ArchiveError> {
         // No lock keeps a collector elsewhere from writing while days are filed into other shards.
-        if archive.was_resharded()? {
-            return Err(archive.resharded());
-        }
+        archive.check_shards()?;
         for name in &staged.names {
             let path = staged.folder.path().join(name.to_string());
             let bytes = std::fs::read(&path).map_err(ArchiveError::io("read", &path))?;
@@ -208,10 +237,8 @@ impl Store for Objects {
         }
         let mut gone = staged.bases.iter().map(|(name, _)| *name).filter(|name| !staged.names.contains(name));
         gone.try_for_each(|name| match self.target(staged, name) {
-            (key, Condition::Is(read)) if self.bucket.end(&key, 1)?.2 != read => {
-                Err(BucketError::Replaced(format!("{}/{key}", self.bucket.url())).into())
-            }
-            (key, _) => Ok(self.bucket.remove(&key)?),
+            (key, Condition::Is(read)) => self.remove(&key, &read),
+            (key, Condition::IsNew) => Ok(self.bucket.remove(&key)?),
         })
     }
 
@@ -225,14 +252,12 @@ impl Store for Objects {
     fn take_away(&self, archive: &Archive, path: &Path, place: &Path) -> Result<(), ArchiveError> {
         let below = self.bucket.objects(&self.key(path), &Range::default())?;
         if below.is_empty() {
-            self.keep(archive, path, place)?;
-            return Ok(self.bucket.remove(&self.key(path))?);
+            return self.move_to(archive, path, place);
         }
         archive.disk.make_dirs(place)?;
         for object in below {
             let name = object.key.replace('/', ".");
-            self.keep(archive, &self.path(&object.key), &place.join(name))?;
-            self.bucket.remove(&object.key)?;
+            self.move_to(archive, &self.path(&object.key), &place.join(name))?;
         }
         Ok(())
     }

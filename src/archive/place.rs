@@ -58,6 +58,12 @@ impl Place {
         if self.bucket.is_some() { Ok(self.root.clone()) } else { std::path::absolute(&self.root) }
     }
 
+    /// Whether it is in a bucket.
+    #[must_use]
+    pub fn is_in_bucket(&self) -> bool {
+        self.bucket.is_some()
+    }
+
     /// The folder for what is always on a local disk.
     #[must_use]
     pub fn state_dir(&self) -> &Path {

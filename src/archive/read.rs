@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, ListArray, RecordBatch, RecordBatchOptions, StructArray, new_null_array};
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::{DataType, Field, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -18,6 +18,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataReader};
+use parquet::schema::types::SchemaDescriptor;
 
 use crate::bucket::Version;
 use crate::schema::Schema;
@@ -113,12 +114,17 @@ impl Part {
         PartFile::open(path)?.part(schema)
     }
 
-    fn by_footer(path: &Path, source: Source, schema: &Schema) -> Result<Self, ArchiveError> {
-        let load = || ArrowReaderMetadata::load(&source, ArrowReaderOptions::new());
+    /// `strict` is with columns that the schema has not.
+    fn by_footer(path: &Path, source: Source, schema: &Schema, strict: bool) -> Result<Self, ArchiveError> {
+        // As what Arrow some writer held the values does not matter: other tools have more types of text than one.
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let load = || ArrowReaderMetadata::load(&source, options);
         let metadata = sheltered(path, load)?;
         for field in metadata.schema().fields() {
-            let known = schema.index_of(field.name()).map(|at| schema.arrow().field(at).data_type());
-            if known.is_none_or(|known| !same_type(known, field.data_type())) {
+            let known = schema.index_of(field.name());
+            let is_known = known.is_some_and(|at| same_type(schema.arrow().field(at).data_type(), field.data_type()));
+            let is_needed = known.is_some_and(|at| schema.key.contains(&at) || schema.partition_by.contains(&at));
+            if !is_known && (strict || is_needed) {
                 return Err(ArchiveError::Schema { path: path.to_owned(), column: field.name().clone() });
             }
         }
@@ -131,7 +137,7 @@ impl Part {
     /// Opens a part by its outline, if it has one of this very schema: without reading all of its footer.
     pub(super) fn look(path: &Path, source: Source, schema: &Schema) -> Result<Self, ArchiveError> {
         let outlined = outlined(&source, schema).map_err(|error| ArchiveError::reading(path, error.into()))?;
-        let Some((outline, footer)) = outlined else { return Self::by_footer(path, source, schema) };
+        let Some((outline, footer)) = outlined else { return Self::by_footer(path, source, schema, true) };
         let is_current = outline.layout == LAYOUT;
         let (schema, first_of_key) = (Arc::clone(schema.arrow()), schema.key[0]);
         Ok(Self { path: path.to_owned(), source, schema, first_of_key, groups: outline.groups, footer, is_current })
@@ -256,8 +262,9 @@ impl Part {
             let (metadata, selection) = pages::from(&self.source, metadata, first)?;
             let metadata =
                 ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new().with_schema(schema))?;
+            let mask = self.mask(metadata.metadata().file_metadata().schema_descr(), metadata.schema(), &wanted);
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.source.clone(), metadata);
-            builder.with_batch_size(BATCH_ROWS).with_row_selection(selection).build()
+            builder.with_projection(mask).with_batch_size(BATCH_ROWS).with_row_selection(selection).build()
         })?;
         Ok(self.read(Reading { reader: Some(reader), known: None }, &wanted))
     }
@@ -328,11 +335,8 @@ impl Part {
         rows: Option<&RowSelection>,
     ) -> Result<(ParquetRecordBatchReader, Option<RowSelection>), ParquetError> {
         let (metadata, schema) = self.described(group, wanted)?;
-        let names: Vec<&str> = wanted.iter().map(|&at| self.schema.field(at).name().as_str()).collect();
-        let roots = schema.fields().iter().enumerate();
-        let roots = roots.filter(|(_, field)| names.contains(&field.name().as_str())).map(|(at, _)| at);
         let columns = metadata.file_metadata().schema_descr();
-        let mask = ProjectionMask::roots(columns, roots.collect::<Vec<_>>());
+        let mask = self.mask(columns, &schema, wanted);
         let leaves: Vec<usize> = (0..columns.num_columns()).filter(|&leaf| mask.leaf_included(leaf)).collect();
         let (metadata, selection) = match scan {
             Some(scan) => {
@@ -377,6 +381,14 @@ impl Part {
             None => builder.with_batch_size(BATCH_ROWS).build()?,
         };
         Ok((reader, selection))
+    }
+
+    /// The columns of a file that are wanted, and of the type that the schema has.
+    fn mask(&self, columns: &SchemaDescriptor, found: &SchemaRef, wanted: &[usize]) -> ProjectionMask {
+        let wanted: Vec<&Field> = wanted.iter().map(|&at| self.schema.field(at)).collect();
+        let is_wanted = |field: &Field| wanted.iter().any(|wanted| same_field(wanted, field));
+        let roots = found.fields().iter().enumerate().filter(|(_, field)| is_wanted(field)).map(|(at, _)| at);
+        ProjectionMask::roots(columns, roots.collect::<Vec<_>>())
     }
 
     /// The description of a row group alone, with these columns or more, and the schema of what is described.
@@ -467,7 +479,15 @@ impl PartFile {
     /// # Errors
     /// Where it cannot be read, or has columns that the schema has not.
     pub fn part(&self, schema: &Schema) -> Result<Part, ArchiveError> {
-        Part::by_footer(&self.path, self.source.clone(), schema)
+        Part::by_footer(&self.path, self.source.clone(), schema, true)
+    }
+
+    /// The part that it is, whoever wrote it: columns that the schema has not, or not of that type, are passed over.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or a column is not as it should be by which rows are told apart.
+    pub(super) fn part_of_anybody(&self, schema: &Schema) -> Result<Part, ArchiveError> {
+        Part::by_footer(&self.path, self.source.clone(), schema, false)
     }
 
     /// The rows that it says to have.
@@ -505,7 +525,7 @@ fn same_type(a: &DataType, b: &DataType) -> bool {
     }
 }
 
-fn same_field(a: &arrow_schema::Field, b: &arrow_schema::Field) -> bool {
+fn same_field(a: &Field, b: &Field) -> bool {
     a.name() == b.name() && same_type(a.data_type(), b.data_type())
 }
 

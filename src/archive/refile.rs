@@ -11,8 +11,9 @@ use arrow_select::concat::concat_batches;
 
 use crate::schema::Schema;
 
-use super::merge::{Incoming, readable};
+use super::merge::Incoming;
 use super::order::{Spot, spots_of};
+use super::salvage::readable;
 use super::{Archive, ArchiveError, Checksum, ShardLock};
 
 /// Rows that are held until they are merged.
@@ -50,7 +51,7 @@ impl Archive {
         }
         let part = file.part(schema)?;
         let (mut held, mut rows) = (Vec::new(), 0);
-        for batch in (0..part.groups()).flat_map(|group| readable(&part, group)) {
+        for batch in readable(&part) {
             let batch = batch?;
             if spots_of(schema, &batch, self.shards, own.map_or(0, |own| own.shard)).keys().all(|at| Some(*at) == own) {
                 continue;

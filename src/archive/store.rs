@@ -23,8 +23,14 @@ pub(super) trait Store: fmt::Debug + Send + Sync {
     /// Writes the description, in place of the `old` one if there is one.
     fn describe(&self, archive: &Archive, text: &str, old: Option<&str>) -> Result<(), ArchiveError>;
 
+    /// Whether what is on the local disk is known to belong to this place; an error where it belongs to another.
+    fn is_claimed(&self, archive: &Archive) -> Result<bool, ArchiveError>;
+
     /// Makes sure, for a writer, that what is on the local disk belongs to this place.
     fn claim(&self, archive: &Archive) -> Result<(), ArchiveError>;
+
+    /// Whether one of two writers to a part is kept from overwriting the other's. Tries to write.
+    fn is_guarded(&self) -> Result<bool, ArchiveError>;
 
     /// What stands in a folder; nothing where there is no such folder.
     fn entries(&self, dir: &Path) -> Result<Vec<Entry>, ArchiveError>;

@@ -92,9 +92,13 @@ impl Bench {
 
     /// The same in a bucket.
     fn in_bucket() -> Self {
+        Self::in_this(&Bucket::in_memory())
+    }
+
+    fn in_this(bucket: &Bucket) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let schema = Arc::new(Schema::parse(TABLE).expect("a schema"));
-        let place = Place::in_bucket(Bucket::in_memory(), &dir.path().join("state"));
+        let place = Place::in_bucket(bucket.clone(), &dir.path().join("state"));
         let archive = Archive::open_or_create(place, 1, epoch(), Disk::default()).expect("an archive");
         Self { dir, archive, schema }
     }
@@ -635,7 +639,7 @@ fn a_column_that_came_later_is_null_in_older_parts() {
     let older = Schema::parse(&TABLE.replace("value", "other")).expect("a schema");
     let said = Part::open(&path, &older).expect_err("an error").to_string();
     assert!(
-        said.ends_with("has a column \"value\" that this version's schema has not: use a newer dex-archive"),
+        said.contains("has a column \"value\" that is not as in this version's schema: use a newer dex-archive"),
         "{said}"
     );
 }
@@ -782,6 +786,77 @@ fn carried_over(lost: usize, place: impl Fn(&bytes::Bytes) -> usize) {
     staged.publish().expect("room on the disk");
     // The row that comes in takes the place of one, unless that is lost.
     assert_eq!(bench.rows().len(), 70_000 - lost + usize::from(lost == 23_334));
+}
+
+#[test]
+fn a_part_that_is_written_while_it_is_read_is_read_again() {
+    let bucket = Bucket::in_memory();
+    let (bench, other) = (Bench::in_this(&bucket), Bench::in_this(&bucket));
+    let rows: Vec<Tuple> = (0..3_000).map(|n| (n, Some(1), None, 1, n * 7_919 % 65_537)).collect();
+    bench.publish(&rows);
+    let day = bench.archive.partitions(&bench.schema).expect("a bucket").remove(0);
+    let (_, path) = bench.archive.parts(&day).expect("a bucket").remove(0);
+    let (archive, schema) = (other.archive.clone(), Arc::clone(&other.schema));
+    let (is_done, done) = std::sync::mpsc::channel::<()>();
+    let reader = std::thread::spawn(move || {
+        // Until the writer has ended, however it did.
+        while done.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            let held = archive.hold(&path).expect("however often it is written");
+            assert!(held.rows(&schema) >= 3_000);
+        }
+    });
+    (0..40).for_each(|n| drop(bench.publish(&[(n, Some(1), None, 2, n)])));
+    drop(is_done);
+    reader.join().expect("no panic");
+}
+
+#[test]
+fn rows_that_stand_out_of_order_are_sorted_in_again() {
+    let bench = Bench::new();
+    let rows: Vec<Tuple> = (0..30_000).map(|n| (n / 100, Some(1), Some(n % 100), 1, n)).collect();
+    bench.publish(&rows);
+    let (before, (path, _)) = (bench.rows(), bench.only_part());
+    let orders: [fn(&mut Vec<Tuple>); 3] = [
+        // As another tool may write them.
+        |rows| rows.sort_by_key(|row| (row.4 * 7_919) % 30_011),
+        // A key that is bent upwards, behind which all others seem to be out of order.
+        |rows| rows.swap(10, 29_999),
+        |rows| rows.insert(15_000, rows[14_999]),
+    ];
+    for order in orders {
+        let mut rows = rows.clone();
+        order(&mut rows);
+        put(&path, &to_parquet(&batch(&bench.schema, &rows)).expect("Parquet"));
+        let lock = bench.archive.lock(0, "test").expect("the lock");
+        let staged = bench.archive.stage_anew(&lock, &bench.schema, date(0)).expect("room on the disk");
+        let said = staged.damage().expect("damage");
+        assert!(said.contains("all of its rows were carried over"), "{said}");
+        staged.publish().expect("room on the disk");
+        let (after, (newest, _)) = (bench.rows(), bench.only_part());
+        assert!(after == before, "{} rows of {}", after.len(), before.len());
+        bench.archive.disk().rename(&newest, &path).expect("our own folder");
+        assert_eq!(bench.archive.staged(0).expect("a folder"), Vec::<PathBuf>::new(), "nothing is left of it");
+    }
+}
+
+#[test]
+fn columns_that_another_tool_added_or_bent_cost_no_row() {
+    let bench = Bench::new();
+    bench.publish(&[(1, Some(1), None, 1, 1), (2, Some(1), None, 1, 1)]);
+    let (path, _) = bench.only_part();
+    let rows = batch(&bench.schema, &[(1, Some(1), None, 1, 1), (2, Some(1), None, 1, 1)]);
+    let (schema, mut columns, _) = rows.into_parts();
+    let mut fields: Vec<arrow_schema::Field> = schema.fields().iter().map(|field| (**field).clone()).collect();
+    for (at, name) in [(fields.len(), "date"), (4, "value")] {
+        let column: arrow_array::ArrayRef = Arc::new(arrow_array::StringArray::from(vec!["x", "y"]));
+        let field = arrow_schema::Field::new(name, column.data_type().clone(), true);
+        fields.splice(at..(at + 1).min(fields.len()), [field]);
+        columns.splice(at..(at + 1).min(columns.len()), [column]);
+    }
+    let foreign = arrow_array::RecordBatch::try_new(Arc::new(arrow_schema::Schema::new(fields)), columns);
+    put(&path, &to_parquet(&foreign.expect("a batch")).expect("Parquet"));
+    bench.publish(&[(3, Some(1), None, 1, 1)]);
+    assert_eq!(bench.rows().len(), 3, "{:?}", bench.rows());
 }
 
 #[test]
