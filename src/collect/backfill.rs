@@ -303,8 +303,8 @@ impl Collector<'_> {
         let is_settled = window.to + SETTLE <= now;
         let listing = Listing { source, from, to: window.to };
         let id = sweep_id(now, number);
-        let mut last_first = None;
-        for page in 1..MOST_PAGES {
+        let (mut last_first, mut was_full, mut page) = (None, false, 1);
+        while page < MOST_PAGES {
             let permit = tokio::select! {
                 permit = self.client.permit() => permit,
                 () = end.reached() => return Ok(Read::InPart),
@@ -313,12 +313,14 @@ impl Collector<'_> {
             let answer = &exchange.answer;
             let (rows, first) = (answer.bodies.len(), answer.bodies.first().map(|body| body.bytes.clone()));
             let bytes: usize = answer.bodies.iter().map(|body| body.bytes.len()).sum();
-            let noted = {
+            let (noted, devices) = {
                 let mut sweep = backfill.sweep.borrow_mut();
-                sweep.see(answer);
-                if exchange.failure == Some(Failure::CutOff) { Ok(()) } else { sweep.note(&exchange, &self.policy) }
+                let (devices, _) = sweep.see(answer);
+                let is_cut_off = exchange.failure == Some(Failure::CutOff);
+                (if is_cut_off { Ok(()) } else { sweep.note(&exchange, &self.policy) }, devices)
             };
-            let failed = exchange.failure.is_some();
+            // What is behind a page of something else than devices nobody knows.
+            let failed = exchange.failure.is_some() || (rows > 0 && devices == 0);
             self.write(exchange.answer).await?;
             noted.map_err(Halt::Failed)?;
             self.publish_some(backfill, bytes).await?;
@@ -327,10 +329,14 @@ impl Collector<'_> {
                 return Ok(Read::InPart);
             }
             // What may still change is read, but not to an end that anybody should rely on.
-            if rows == 0 || (rows < PAGE_ROWS && !is_settled) {
-                return Ok(Read::ToItsEnd);
+            let is_end = rows == 0 || (rows < PAGE_ROWS && !is_settled);
+            match std::mem::replace(&mut was_full, rows == PAGE_ROWS) {
+                // An empty page behind a full one may be a slip: it is asked for once more.
+                was_full if rows == 0 && was_full => continue,
+                _ if is_end => return Ok(Read::ToItsEnd),
+                _ => (),
             }
-            last_first = first;
+            (last_first, page) = (first, page + 1);
         }
         Ok(Read::InPart)
     }

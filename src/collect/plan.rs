@@ -98,9 +98,9 @@ impl Plan {
     }
 }
 
-/// The pages of a list of so many devices: the last is short, or empty.
+/// The pages of a list of so many devices: the last of them is short, and the one behind it empty.
 fn pages(devices: u64) -> u64 {
-    devices / PAGE_ROWS as u64 + 1
+    devices / PAGE_ROWS as u64 + 2
 }
 
 /// One line: devices, requests, time, source and why.
@@ -158,21 +158,21 @@ mod tests {
             0,
             Some((900, 19)),
             &expect![
-                "900 devices, 919 requests, about 4m48s: the list and each device on it; the budget of 960 requests in 5m"
+                "900 devices, 920 requests, about 4m48s: the list and each device on it; the budget of 960 requests in 5m"
             ],
         );
         check(
             Auto,
             0,
             Some((5_000, 101)),
-            &expect!["5000 devices, 101 requests, about 32s: the list alone; the budget of 960 requests in 5m"],
+            &expect!["5000 devices, 102 requests, about 32s: the list alone; the budget of 960 requests in 5m"],
         );
         check(
             Live,
             0,
             Some((5_000, 101)),
             &expect![
-                "5000 devices, 5101 requests, about 26m35s: the list and each device on it; the budget of 960 requests in 5m"
+                "5000 devices, 5102 requests, about 26m35s: the list and each device on it; the budget of 960 requests in 5m"
             ],
         );
         check(

@@ -34,6 +34,9 @@ const MOST_PAGES: u32 = 40_000;
 /// So many requests in a row without a connection, and the sweep is given up.
 const UNREACHABLE: u32 = 10;
 
+/// So many requests in a row are forbidden, and it is all of them that are.
+const FORBIDDEN: u32 = 3;
+
 /// So many failures are told one by one.
 const FAILURES_TOLD: usize = 5;
 
@@ -82,6 +85,8 @@ pub(super) struct Sweep {
     list: ListState,
     /// Requests in a row that found no connection.
     unreachable: u32,
+    /// Requests in a row that were forbidden.
+    forbidden: u32,
     pub(super) stats: CollectStats,
 }
 
@@ -106,12 +111,16 @@ struct ListState {
     pages: u32,
     failed_in_a_row: u32,
     read: u32,
+    /// Whether the last page that was read was a full one.
+    was_full: bool,
     is_given_up: bool,
 }
 
 /// What a page of the list says of the next one.
 enum Next {
     Read,
+    /// The same page once more.
+    Again,
     End,
     GiveUp(String),
 }
@@ -370,8 +379,12 @@ impl<'a> Collector<'a> {
             let (devices, new) = sweep.see(&exchange.answer);
             let next = sweep.list.take(&exchange, devices, new);
             self.keep(sweep, exchange).await?;
+            if matches!(next, Next::Again) {
+                continue;
+            }
             page += 1;
             match next {
+                Next::Again => unreachable!("it was seen to be another one"),
                 Next::Read if page == begin => return Ok(()),
                 Next::Read => (),
                 Next::End if begin > 1 && page > begin => page = 1,
@@ -459,7 +472,14 @@ impl<'a> Collector<'a> {
 impl Sweep {
     pub(super) fn new(id: String, end: End) -> Self {
         let stats = CollectStats { sweep_id: id, ..CollectStats::default() };
-        Self { end: Arc::new(end), seen: HashSet::new(), list: ListState::default(), unreachable: 0, stats }
+        Self {
+            end: Arc::new(end),
+            seen: HashSet::new(),
+            list: ListState::default(),
+            unreachable: 0,
+            forbidden: 0,
+            stats,
+        }
     }
 
     /// Notes the devices on a page of the list; says how many there are, and whether one of them is new.
@@ -481,6 +501,8 @@ impl Sweep {
         }
         let unreachable = matches!(exchange.failure, Some(Failure::Unreachable(_)));
         self.unreachable = if unreachable { self.unreachable + 1 } else { 0 };
+        let forbidden = matches!(exchange.failure, Some(Failure::Forbidden(_)));
+        self.forbidden = if forbidden { self.forbidden + 1 } else { 0 };
         if exchange.failure.is_some() && self.stats.failures.len() < FAILURES_TOLD {
             let poll = policy.apply_poll(poll.clone());
             let what = match (&poll.device_id, poll.page) {
@@ -489,9 +511,11 @@ impl Sweep {
             };
             self.stats.failures.push(format!("{what}: {}", poll.error.as_deref().unwrap_or("failed")));
         }
+        let is_denied = matches!(exchange.failure, Some(Failure::Denied(_))) || self.forbidden == FORBIDDEN;
         match &exchange.failure {
-            Some(Failure::Denied(reason)) => {
-                Err(CollectError::Denied { endpoint: poll.endpoint, reason: reason.clone() })
+            Some(_) if is_denied => {
+                let reason = policy.apply_poll(poll.clone()).error.unwrap_or_default();
+                Err(CollectError::Denied { endpoint: poll.endpoint, reason })
             }
             Some(Failure::Unreachable(reason)) if self.unreachable == UNREACHABLE => {
                 Err(CollectError::Unreachable(reason.clone()))
@@ -502,10 +526,10 @@ impl Sweep {
 }
 
 impl ListState {
-    /// Takes in a page that shows so many devices. The list ends with its first empty or short page,
-    /// whatever `result_info` says; and with a page that shows nobody new, so that a server which
-    /// repeats itself is not read for ever. A page of something else than devices says nothing of the
-    /// list's length: it counts as failed.
+    /// Takes in a page that shows so many devices. The list ends with its first empty page, whatever `result_info` says:
+    /// a server may have pages that are shorter than was asked for. An empty page behind a full one may be a slip, and is
+    /// asked for once more. The list ends also with a page that shows nobody new, so that a server which repeats itself is
+    /// not read for ever. A page of something else than devices says nothing of the list's length: it counts as failed.
     fn take(&mut self, exchange: &Exchange, devices: usize, new: bool) -> Next {
         self.pages += 1;
         let rows = exchange.answer.bodies.len();
@@ -518,7 +542,11 @@ impl ListState {
         }
         self.failed_in_a_row = 0;
         self.read += 1;
-        if rows >= PAGE_ROWS && new { Next::Read } else { Next::End }
+        match std::mem::replace(&mut self.was_full, rows >= PAGE_ROWS) {
+            was_full if rows == 0 && was_full => Next::Again,
+            _ if rows > 0 && new => Next::Read,
+            _ => Next::End,
+        }
     }
 }
 
@@ -562,33 +590,69 @@ mod tests {
     use crate::clock;
     use crate::snapshot::{AccountId, Poll};
 
+    fn poll(endpoint: Endpoint) -> Poll {
+        Poll {
+            sweep_id: "s".to_owned(),
+            account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
+            requested_at: clock::from_micros(0).expect("a time"),
+            endpoint,
+            device_id: None,
+            page: None,
+            listing: None,
+            outcome: Outcome::State,
+            rows: 0,
+            http_status: None,
+            error_code: None,
+            error: None,
+            attempts: 1,
+            latency_ms: None,
+            cf_ray: None,
+        }
+    }
+
+    fn answer(endpoint: Endpoint, ids: &[&str]) -> Answer {
+        let poll = poll(endpoint);
+        let bodies = ids.iter().map(|id| Body::new(&format!(r#"{{"deviceId":"{id}"}}"#))).collect();
+        let (account_id, collected_at) = (poll.account_id.clone(), poll.requested_at);
+        Answer { account_id, sweep_id: "s".to_owned(), source: Source::List, collected_at, bodies, poll: Some(poll) }
+    }
+
+    #[test]
+    fn an_empty_page_behind_a_full_one_is_asked_for_once_more() {
+        let mut list = ListState::default();
+        let mut said = |rows: usize| {
+            let exchange = Exchange { answer: answer(Endpoint::List, &vec!["d"; rows]), failure: None };
+            match list.take(&exchange, rows, true) {
+                Next::Read => "read",
+                Next::Again => "again",
+                Next::End => "end",
+                Next::GiveUp(_) => "give up",
+            }
+        };
+        let all = [50, 0, 50, 20, 50, 0, 0].map(&mut said);
+        assert_eq!(all, ["read", "again", "read", "read", "read", "again", "end"]);
+        assert_eq!([20, 0].map(&mut said), ["read", "end"]);
+    }
+
+    #[test]
+    fn a_request_that_is_forbidden_ends_no_sweep_and_three_in_a_row_do() {
+        let end = End::new(schedule::stop_pair().1, None, Duration::ZERO);
+        let mut sweep = Sweep::new("s".to_owned(), end);
+        let mut ends = |failure: Option<Failure>| {
+            let exchange = Exchange { answer: answer(Endpoint::Live, &[]), failure };
+            sweep.note(&exchange, &Policy::default()).is_err()
+        };
+        let forbidden = || Some(Failure::Forbidden("HTTP 403".to_owned()));
+        let all = [forbidden(), forbidden(), None, forbidden(), forbidden(), forbidden()].map(&mut ends);
+        assert_eq!(all, [false, false, false, false, false, true]);
+        assert!(ends(Some(Failure::Denied("HTTP 401".to_owned()))));
+    }
+
     #[test]
     fn what_was_asked_of_ones_own_device_is_kept_however_its_id_is_written() {
         let takes = Takes::of(|id| id == "mine");
         let answered = |endpoint, ids: &[&str]| {
-            let account_id = AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id");
-            let at = clock::from_micros(0).expect("a time");
-            let poll = Poll {
-                sweep_id: "s".to_owned(),
-                account_id: account_id.clone(),
-                requested_at: at,
-                endpoint,
-                device_id: None,
-                page: None,
-                listing: None,
-                outcome: Outcome::State,
-                rows: 0,
-                http_status: None,
-                error_code: None,
-                error: None,
-                attempts: 1,
-                latency_ms: None,
-                cf_ray: None,
-            };
-            let bodies = ids.iter().map(|id| Body::new(&format!(r#"{{"deviceId":"{id}"}}"#))).collect();
-            let (sweep_id, source) = ("s".to_owned(), Source::List);
-            let answer = Answer { account_id, sweep_id, source, collected_at: at, bodies, poll: Some(poll) };
-            let kept = own(answer, &takes);
+            let kept = own(answer(endpoint, ids), &takes);
             (kept.bodies.len(), kept.poll.map(|poll| poll.outcome))
         };
         assert_eq!(answered(Endpoint::List, &["mine", "yours"]), (1, Some(Outcome::State)));

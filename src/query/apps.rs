@@ -13,7 +13,7 @@ use super::answer::{Answer, AnswerColumn, Cell};
 use super::scan::Days;
 use super::sum::Sum;
 use super::window::Window;
-use super::{QueryError, column, is_asked, texts, times};
+use super::{QueryError, column, is_asked, no_state, texts, times};
 
 /// What is asked of applications.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub struct AppsOptions {
 /// how many these are. The order is that of the sum, so that a short peak counts for less than a steady load.
 ///
 /// # Errors
-/// Where the window has no length, there is no such resource, or the archive cannot be read.
+/// Where the window has no length, there is no such resource or no state in the window, or the archive cannot be read.
 pub fn apps(days: &Days, options: &AppsOptions) -> Result<Answer, QueryError> {
     options.window.check()?;
     let schema = Schema::device_state();
@@ -43,11 +43,15 @@ pub fn apps(days: &Days, options: &AppsOptions) -> Result<Answer, QueryError> {
     let (device, time) = (column(&schema, "device_id"), column(&schema, "timestamp"));
     let any_of = options.devices.clone().map(|ids| (device, ids));
     let scan = Scan { columns: [device, time, list].into(), any_of, ..Scan::default() };
-    let add = |found: &mut Apps, batch: &RecordBatch| take(batch, options, &entry.name, found);
-    let mut all = Apps::new();
-    days.fold(&schema, options.window, &scan, Apps::new, add, |found| {
+    let add = |found: &mut (bool, Apps), batch: &RecordBatch| take(batch, options, &entry.name, found);
+    let (mut all, mut is_empty) = (Apps::new(), true);
+    days.fold(&schema, options.window, &scan, Default::default, add, |(has_states, found)| {
+        is_empty &= !has_states;
         found.into_iter().for_each(|(name, usage)| all.entry(name).or_default().merge(&usage));
     })?;
+    if is_empty {
+        return Err(no_state(options.devices.as_deref(), options.window));
+    }
     let mut sorted: Vec<(String, Usage)> = all.into_iter().collect();
     sorted.sort_by(|(a, first), (b, second)| second.sum.get().total_cmp(&first.sum.get()).then_with(|| a.cmp(b)));
     let rows = sorted.into_iter().take(options.top).map(|(name, usage)| usage.row(name));
@@ -91,12 +95,17 @@ impl Usage {
     }
 }
 
-fn take(batch: &RecordBatch, options: &AppsOptions, list: &str, found: &mut Apps) {
+/// Takes in what the states of a batch that are asked about name, and whether there is one.
+fn take(batch: &RecordBatch, options: &AppsOptions, list: &str, (has_states, found): &mut (bool, Apps)) {
     let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
     let lists = batch.column_by_name(list).expect("the scan has it").as_list::<i32>();
     for row in 0..batch.num_rows() {
         let is_meant = is_asked(options.devices.as_deref(), ids.value(row));
-        if !is_meant || lists.is_null(row) || times.is_null(row) || !options.window.holds(times.value(row)) {
+        if !is_meant || times.is_null(row) || !options.window.holds(times.value(row)) {
+            continue;
+        }
+        *has_states = true;
+        if lists.is_null(row) {
             continue;
         }
         let apps = lists.value(row);

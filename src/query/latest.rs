@@ -13,7 +13,7 @@ use super::answer::{Answer, AnswerColumn, Cell};
 use super::newest::{self, Newest};
 use super::scan::Days;
 use super::window::Window;
-use super::{QueryError, cell, column, is_asked, texts, times};
+use super::{QueryError, cell, column, is_asked, no_state, texts, times};
 
 /// What is asked of states as they are.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ const KNOWN_BY: [&str; 2] = ["device_id", "timestamp"];
 /// The newest state of each device in a window.
 ///
 /// # Errors
-/// Where the window has no length, there is no such column, or the archive cannot be read.
+/// Where the window has no length, there is no such column or no state in the window, or the archive cannot be read.
 pub fn latest(days: &Days, options: &StateOptions) -> Result<Answer, QueryError> {
     let mut reading = Reading::new(options)?;
     // Those are there anyway.
@@ -50,6 +50,9 @@ pub fn latest(days: &Days, options: &StateOptions) -> Result<Answer, QueryError>
     let newest =
         Newest { schema: &reading.schema, window: options.window, devices, columns: &reading.wanted, needed: None };
     let newest = newest.find(days)?;
+    if newest.is_empty() {
+        return Err(no_state(devices, options.window));
+    }
     let rows = newest.into_iter().map(|(id, (micros, cells))| {
         [Cell::Text(id), Cell::from(clock::from_micros(micros))].into_iter().chain(cells).collect()
     });
@@ -62,7 +65,7 @@ pub fn latest(days: &Days, options: &StateOptions) -> Result<Answer, QueryError>
 /// was looked at. A state without a value changes nothing.
 ///
 /// # Errors
-/// Where the window has no length, there is no such column, or the archive cannot be read.
+/// Where the window has no length, there is no such column or no state in the window, or the archive cannot be read.
 pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryError> {
     let ChangesOptions { states: asked, back } = options;
     asked.window.check()?;
@@ -71,19 +74,25 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
     let options = &StateOptions { window, ..asked.clone() };
     let reading = Reading::new(options)?;
     let mut all = Histories::new();
-    let add = |found: &mut Histories, batch: &RecordBatch| {
+    let mut is_empty = true;
+    let add = |(has_states, found): &mut (bool, Histories), batch: &RecordBatch| {
         each_state(batch, options, &mut |id, micros, row| {
+            *has_states |= asked.window.holds(micros);
             for (at, cell) in reading.cells(batch, row).into_iter().enumerate().filter(|(_, cell)| *cell != Cell::Null)
             {
                 found.entry((id.to_owned(), at)).or_default().see(micros, cell);
             }
         });
     };
-    days.fold(&reading.schema, options.window, &reading.scan, Histories::new, add, |found| {
+    days.fold(&reading.schema, options.window, &reading.scan, Default::default, add, |(has_states, found)| {
+        is_empty &= !has_states;
         for (key, later) in found {
             all.entry(key).or_default().follow(later);
         }
     })?;
+    if is_empty {
+        return Err(no_state(asked.devices.as_deref(), asked.window));
+    }
     let names = newest::names(days, &reading.schema, options.devices.as_deref(), window)?;
     let mut rows: Vec<(i64, Vec<Cell>)> = Vec::new();
     for ((id, column), history) in all {

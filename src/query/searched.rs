@@ -1,7 +1,7 @@
 //! Which stretches of Cloudflare's history were read to their end: what is not in the archive then is not there.
 //!
-//! The polls say it. Pages of a window are read one after the other, and nothing behind one that failed: the empty page
-//! that ends a list is there only where all before it are.
+//! The polls say it. Each reading of a window has a name of its own; one that came to its end has an empty page behind all
+//! others, and none that failed or turned out to hold something else than states.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,25 +24,58 @@ use super::{QueryError, column, texts, times};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Searched(BTreeMap<String, BTreeMap<Option<String>, Vec<Range<i64>>>>);
 
+/// Which reading of a window: its name, the account, the device, and from when to when.
+type Name = (String, String, Option<String>, i64, i64);
+
+/// How a window was read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Reading {
+    /// The last page with rows.
+    filled: Option<i64>,
+    /// The last empty page, and when it was asked for.
+    empty: Option<(i64, i64)>,
+    is_broken: bool,
+}
+
 impl Searched {
     /// What was read of a window of the history, in one of some resolutions.
     ///
     /// # Errors
     /// Where the archive cannot be read.
     pub fn read(days: &Days, window: Window, sources: &[Source]) -> Result<Self, QueryError> {
-        let polls = Schema::poll();
-        let names =
-            ["account_id", "device_id", "requested_at", "source", "window_from", "window_to", "outcome", "rows"];
+        let polls_schema = Schema::poll();
+        let names = [
+            "sweep_id",
+            "account_id",
+            "device_id",
+            "requested_at",
+            "page",
+            "source",
+            "window_from",
+            "window_to",
+            "outcome",
+            "rows",
+        ];
         let sources = sources.iter().map(|source| source.as_str().to_owned()).collect::<Vec<_>>();
-        let columns = names.iter().map(|name| column(&polls, name)).collect();
-        let any_of = Some((column(&polls, "source"), sources.clone()));
+        let columns = names.iter().map(|name| column(&polls_schema, name)).collect();
+        let any_of = Some((column(&polls_schema, "source"), sources.clone()));
         let scan = Scan { columns, any_of, ..Scan::default() };
         // A window is asked for after it has ended, and as long as it is remembered.
         let until = window.until + HISTORY + TimeDelta::days(1);
+        let mut readings = BTreeMap::<Name, Reading>::new();
+        let add = |found: &mut BTreeMap<Name, Reading>, batch: &RecordBatch| polls(batch, &sources, found);
+        days.fold(&polls_schema, Window { until, ..window }, &scan, BTreeMap::new, add, |found| {
+            found.into_iter().for_each(|(name, reading)| readings.entry(name).or_default().merge(reading));
+        })?;
         let mut searched = Self::default();
-        let add = |found: &mut Self, batch: &RecordBatch| found.polls(batch, &sources);
-        days.fold(&polls, Window { until, ..window }, &scan, Self::default, add, |found| searched.merge(found))?;
-        searched.join();
+        for ((_, account, device, from, to), reading) in readings {
+            let read = reading.reach(from..to);
+            if !read.is_empty() {
+                searched.0.entry(account).or_default().entry(device).or_default().push(read);
+            }
+        }
+        let all = searched.0.values_mut().flat_map(BTreeMap::values_mut);
+        all.for_each(|ranges| *ranges = join(std::mem::take(ranges)));
         Ok(searched)
     }
 
@@ -68,37 +101,45 @@ impl Searched {
         let time = |micros| clock::from_micros(micros).unwrap_or_default();
         left.map(|range| Window { since: time(range.start), until: time(range.end) }).collect()
     }
+}
 
-    fn polls(&mut self, batch: &RecordBatch, sources: &[String]) {
-        let (accounts, devices) = (texts(batch, "account_id"), texts(batch, "device_id"));
-        let (kinds, outcomes) = (texts(batch, "source"), texts(batch, "outcome"));
-        let [asked, from, to] = ["requested_at", "window_from", "window_to"].map(|name| times(batch, name));
-        let rows = batch.column_by_name("rows").expect("the scan has it").as_primitive::<Int64Type>();
-        for row in 0..batch.num_rows() {
-            let is_history = kinds.is_valid(row) && sources.iter().any(|source| source == kinds.value(row));
-            let is_last = outcomes.value(row) != "failed" && rows.value(row) == 0;
-            if !is_history || !is_last || from.is_null(row) || to.is_null(row) {
-                continue;
-            }
-            let reach = |time: TimeDelta| asked.value(row) - time.num_microseconds().unwrap_or_default();
-            let read = from.value(row).max(reach(HISTORY))..to.value(row).min(reach(SETTLE));
-            if !read.is_empty() {
-                let device = devices.is_valid(row).then(|| devices.value(row).to_owned());
-                self.0.entry(accounts.value(row).to_owned()).or_default().entry(device).or_default().push(read);
-            }
+/// Takes in what the polls of a batch say of readings in some resolutions.
+fn polls(batch: &RecordBatch, sources: &[String], found: &mut BTreeMap<Name, Reading>) {
+    let [sweeps, accounts, devices] = ["sweep_id", "account_id", "device_id"].map(|name| texts(batch, name));
+    let (kinds, outcomes) = (texts(batch, "source"), texts(batch, "outcome"));
+    let [asked, from, to] = ["requested_at", "window_from", "window_to"].map(|name| times(batch, name));
+    let count = |name| batch.column_by_name(name).expect("the scan has it").as_primitive::<Int64Type>();
+    let (pages, rows) = (count("page"), count("rows"));
+    for row in 0..batch.num_rows() {
+        let is_history = kinds.is_valid(row) && sources.iter().any(|source| source == kinds.value(row));
+        if !is_history || from.is_null(row) || to.is_null(row) {
+            continue;
         }
+        let device = devices.is_valid(row).then(|| devices.value(row).to_owned());
+        let (sweep, account) = (sweeps.value(row).to_owned(), accounts.value(row).to_owned());
+        let reading = found.entry((sweep, account, device, from.value(row), to.value(row))).or_default();
+        let page = pages.value(row);
+        reading.merge(match (outcomes.value(row), rows.value(row)) {
+            ("failed", _) => Reading { is_broken: true, ..Reading::default() },
+            (_, 0) => Reading { empty: Some((page, asked.value(row))), ..Reading::default() },
+            _ => Reading { filled: Some(page), ..Reading::default() },
+        });
     }
+}
 
+impl Reading {
     fn merge(&mut self, other: Self) {
-        for (account, devices) in other.0 {
-            let known = self.0.entry(account).or_default();
-            devices.into_iter().for_each(|(device, ranges)| known.entry(device).or_default().extend(ranges));
-        }
+        self.filled = self.filled.max(other.filled);
+        self.empty = self.empty.max(other.empty);
+        self.is_broken |= other.is_broken;
     }
 
-    fn join(&mut self) {
-        let all = self.0.values_mut().flat_map(BTreeMap::values_mut);
-        all.for_each(|ranges| *ranges = join(std::mem::take(ranges)));
+    /// What was read of a window to its end: what had not been forgotten, and could not change any more.
+    fn reach(self, window: Range<i64>) -> Range<i64> {
+        let is_behind = |(page, _): &(i64, i64)| self.filled.is_none_or(|filled| filled < *page);
+        let Some((_, asked)) = self.empty.filter(is_behind).filter(|_| !self.is_broken) else { return 0..0 };
+        let before = |time: TimeDelta| asked - time.num_microseconds().unwrap_or_default();
+        window.start.max(before(HISTORY))..window.end.min(before(SETTLE))
     }
 }
 
@@ -141,6 +182,27 @@ mod tests {
         assert_eq!(without(4..21, &taken), [8..20]);
         assert_eq!(without(21..30, &taken), []);
         assert_eq!(without(10..12, &taken), [10..12]);
+    }
+
+    #[test]
+    fn a_window_is_read_to_its_end_by_an_empty_page_behind_all_others() {
+        let asked = 9 + SETTLE.num_microseconds().expect("some minutes");
+        let filled = |page| Reading { filled: Some(page), ..Reading::default() };
+        let empty = |page| Reading { empty: Some((page, asked)), ..Reading::default() };
+        let broken = Reading { is_broken: true, ..Reading::default() };
+        for (pages, is_read) in [
+            (&[empty(1)][..], true),
+            (&[filled(1), filled(2), empty(3)], true),
+            (&[filled(1), filled(2)], false),
+            (&[filled(1), broken, empty(3)], false),
+            // A slip in the middle, after which it was broken off.
+            (&[filled(1), empty(2), filled(2)], false),
+            (&[filled(1), empty(2), filled(2), empty(3)], true),
+        ] {
+            let mut reading = Reading::default();
+            pages.iter().for_each(|page| reading.merge(*page));
+            assert_eq!(reading.reach(5..9) == (5..9), is_read, "{pages:?}");
+        }
     }
 
     #[test]

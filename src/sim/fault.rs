@@ -60,6 +60,8 @@ pub enum FaultKind {
     RepeatedPage,
     /// `shifted-page`: a page of the list that begins some rows too early or too late.
     ShiftedPage,
+    /// `short-page`: pages of the list that are shorter than was asked for.
+    ShortPage,
     /// `clock-off`: `Date` is wrong by hours, and at times `Retry-After` with it.
     ClockOff,
     /// `vanished`: a device of which nothing is known, or a list in which some devices are missing.
@@ -82,7 +84,7 @@ impl FaultKind {
     ];
 
     /// The kinds of a bad day.
-    pub const HOSTILE: [Self; 15] = [
+    pub const HOSTILE: [Self; 16] = [
         Self::Storm,
         Self::MidReset,
         Self::Dribble,
@@ -96,6 +98,7 @@ impl FaultKind {
         Self::EmptyPage,
         Self::RepeatedPage,
         Self::ShiftedPage,
+        Self::ShortPage,
         Self::ClockOff,
         Self::Vanished,
     ];
@@ -132,6 +135,7 @@ impl FaultKind {
             Self::EmptyPage => "empty-page",
             Self::RepeatedPage => "repeated-page",
             Self::ShiftedPage => "shifted-page",
+            Self::ShortPage => "short-page",
             Self::ClockOff => "clock-off",
             Self::Vanished => "vanished",
         }
@@ -139,7 +143,7 @@ impl FaultKind {
 
     /// Whether it can strike the answer of an endpoint.
     pub(super) fn concerns(self, live: bool) -> bool {
-        !live || !matches!(self, Self::EmptyPage | Self::RepeatedPage | Self::ShiftedPage)
+        !live || !matches!(self, Self::EmptyPage | Self::RepeatedPage | Self::ShiftedPage | Self::ShortPage)
     }
 
     /// What the fault makes of an answer.
@@ -171,7 +175,7 @@ impl FaultKind {
             Self::ClockOff => hostile::clock_off(answer, scene),
             Self::Vanished => Answer::absent(dice.below(3)),
             // Bent where the rows are known.
-            Self::EmptyPage | Self::RepeatedPage | Self::ShiftedPage => answer,
+            Self::EmptyPage | Self::RepeatedPage | Self::ShiftedPage | Self::ShortPage => answer,
         }
     }
 }
@@ -239,7 +243,7 @@ impl FromStr for Faults {
 /// Said to those who name a kind that there is not.
 const KINDS: &str = "the kinds are 429, 5xx, truncated, reset, not-json, failure, null, empty, slow, garbage; all, for \
     each of these; storm, mid-reset, dribble, stalled, endless, bomb, redirect, as-html, as-json, refused, empty-page, \
-    repeated-page, shifted-page, clock-off, vanished";
+    repeated-page, shifted-page, short-page, clock-off, vanished";
 
 /// A kind, or none for each that `all` stands for, and its probability.
 fn parse(part: &str) -> Result<(Option<FaultKind>, f64), &'static str> {

@@ -54,9 +54,14 @@ pub(super) enum Bend {
     Empty,
     Repeat,
     Shift(Dice),
+    /// Pages are shorter than was asked for.
+    Short,
     /// Some devices are missing from the whole list.
     Without(Dice),
 }
+
+/// Rows of a short page.
+const SHORT_ROWS: u32 = 20;
 
 /// The orders that were asked for last.
 #[derive(Default)]
@@ -79,6 +84,7 @@ impl Orders {
         let straight = cut(&rows, first(page, per_page), per_page);
         let wrong = match bend {
             Bend::Empty if page > 1 => &[],
+            Bend::Short => cut(&kept, first(page, SHORT_ROWS), SHORT_ROWS),
             _ => cut(&kept, bend.first(page, per_page), per_page),
         };
         if wrong == straight && kept.len() == rows.len() {
@@ -105,6 +111,7 @@ impl Bend {
             FaultKind::EmptyPage => Some(Self::Empty),
             FaultKind::RepeatedPage => Some(Self::Repeat),
             FaultKind::ShiftedPage => Some(Self::Shift(dice)),
+            FaultKind::ShortPage => Some(Self::Short),
             FaultKind::Vanished => Some(Self::Without(dice)),
             _ => None,
         }
@@ -128,7 +135,7 @@ impl Bend {
                 // Before the first row there is nothing to show.
                 if first < by || dice.with(1).chance(0.5) { first + by } else { first - by }
             }
-            Self::Empty | Self::Without(_) => first,
+            Self::Empty | Self::Short | Self::Without(_) => first,
         }
     }
 }

@@ -107,6 +107,48 @@ fn a_long_outage_is_no_beginning() {
 }
 
 #[test]
+fn a_slip_of_the_server_is_no_end_of_a_window() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let start = clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time");
+    let window = Window { since: start, until: start + TimeDelta::hours(8) };
+    let read = |kind: Option<(FaultKind, f64)>| {
+        let (_dir, root) = place();
+        let clock = Clock::simulated(window.until + TimeDelta::hours(2));
+        let left = runtime.block_on(async {
+            let (client, handle) = simulated(&clock).await;
+            let (_switch, stop) = stop_pair();
+            let mut collector = collector(client, &root, &clock, stop);
+            let mut left = Vec::new();
+            // With the fault, and without it what that left.
+            for with_fault in [true, false] {
+                let faults = kind.filter(|_| with_fault);
+                handle.set_faults(faults.map_or(Faults::none(), |(kind, share)| Faults::none().with(kind, share)));
+                let archive = Archive::open(&root).expect("an archive");
+                let days = Days::new(&archive, false);
+                let searched = Searched::read(&days, window, &[Source::Raw]).expect("an answer");
+                let wanted = searched.left(ACCOUNT, None, &[window]).into_iter();
+                let wanted = wanted.map(|window| Stretch { from: window.since, to: window.until, device: None });
+                let budget = Budget { limit: None, share: 1.0 };
+                let plan = BackfillPlan::new(Source::Raw, wanted.collect(), Some(30), budget, clock.now(), None);
+                let (stats, failed) = collector.backfill(&plan, None, 99).await;
+                assert!(failed.is_none(), "{failed:?}");
+                left.push(stats.windows_left);
+            }
+            collector.finish().expect("a disk");
+            left
+        });
+        (archived(&root).len(), left)
+    };
+    let (all, left) = read(None);
+    assert_eq!(left, [0, 0]);
+    assert!(all > 500, "{all}");
+    assert_eq!(read(Some((FaultKind::EmptyPage, 0.05))), (all, vec![0, 0]), "asked once more, it has its rows");
+    let (found, left) = read(Some((FaultKind::Garbage, 0.3)));
+    assert!(left[0] > 0 && left[1] == 0, "{left:?}");
+    assert_eq!(found, all, "what is behind something else than states is asked for again");
+}
+
+#[test]
 fn what_is_forgotten_before_it_is_asked_for_is_not_done() {
     let (_dir, root) = place();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

@@ -355,6 +355,23 @@ fn a_list_that_repeats_itself_is_not_read_for_ever() {
 }
 
 #[test]
+fn a_list_with_short_pages_is_read_to_its_end() {
+    let seen = |faults: Faults| {
+        let (_dir, archive) = place();
+        let api = Api::start(180, Duration::from_mins(2), |options| ServerOptions { faults, ..options });
+        let (code, said) = run(api.collect(&archive).args(["--source", "list"]));
+        assert_eq!(code, Some(0), "{said}");
+        let devices = rows(&archive, &Schema::device_state()).into_iter().map(|(batch, row)| {
+            batch.column_by_name("device_id").expect("a column").as_string::<i32>().value(row).to_owned()
+        });
+        devices.collect::<std::collections::BTreeSet<String>>().len()
+    };
+    let all = seen(Faults::none());
+    assert!(all > 100, "{all}");
+    assert_eq!(seen(Faults::none().with(FaultKind::ShortPage, 1.0)), all);
+}
+
+#[test]
 fn a_signal_ends_a_sweep_that_waits_for_the_api() {
     let (_dir, archive) = place();
     // The check of the address uses the limit up: the list is refused for two minutes.
