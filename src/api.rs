@@ -89,6 +89,8 @@ pub struct Exchange {
 pub enum Failure {
     /// The API does not know the credentials, or does not let them do this: nothing else will work.
     Denied(String),
+    /// HTTP 403, not in the API's own words: somebody on the way may have refused this one request.
+    Forbidden(String),
     /// There was no connection at all.
     Unreachable(String),
     /// The sweep ended before the answer came.
@@ -368,19 +370,19 @@ impl Failure {
     #[must_use]
     pub fn reason(&self) -> &str {
         match self {
-            Self::Denied(reason) | Self::Unreachable(reason) | Self::Other(reason) => reason,
+            Self::Denied(reason) | Self::Forbidden(reason) | Self::Unreachable(reason) | Self::Other(reason) => reason,
             Self::CutOff => "the sweep ended before the answer came",
         }
     }
 }
 
 fn parse_base(text: &str) -> Result<Url, ClientError> {
-    let wrong = |problem: &str| ClientError::Url { url: text.to_owned(), problem: problem.to_owned() };
+    // What stands before an @ may be a password, also where the rest is no address.
+    let said = if text.contains('@') { "(hidden)" } else { text };
+    let wrong = |problem: &str| ClientError::Url { url: said.to_owned(), problem: problem.to_owned() };
     let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
     match url.scheme() {
-        "https" | "http" if !url.username().is_empty() || url.password().is_some() => {
-            Err(ClientError::Url { url: "(hidden)".to_owned(), problem: "it holds a password".to_owned() })
-        }
+        "https" | "http" if !url.username().is_empty() || url.password().is_some() => Err(wrong("it holds a password")),
         "https" => Ok(url),
         "http" if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) => Ok(url),
         "http" => Err(wrong("the token would travel unencrypted: use https")),
@@ -400,6 +402,8 @@ mod tests {
         assert!(said("http://example.com").ends_with("the token would travel unencrypted: use https"));
         assert!(said("ftp://example.com").ends_with("it begins with https://"));
         assert!(said("example.com/client").contains("is no address of an API"));
-        assert!(!said("https://me:secret@example.com").contains("secret"));
+        for url in ["https://me:secret@example.com", "https://me:secret@exa mple.com", "ftp://me:secret@example.com"] {
+            assert!(said(url) != "fine" && !said(url).contains("secret"), "{url}");
+        }
     }
 }

@@ -158,6 +158,12 @@ fn is_asked(devices: Option<&[String]>, id: &str) -> bool {
     devices.is_none_or(|devices| devices.iter().any(|device| device == id))
 }
 
+/// That there is no state of those who are asked about.
+fn no_state(devices: Option<&[String]>, window: Window) -> QueryError {
+    let who = devices.map_or(Who::Fleet { by: None }, |devices| Who::Devices(devices.to_vec()));
+    QueryError::NoState { who, window }
+}
+
 /// The value of a row.
 fn cell(column: &ArrayRef, row: usize) -> Cell {
     if column.is_null(row) {

@@ -7,6 +7,8 @@
 //! In a folder a day changes at once. In a bucket its parts come and go one by one: who reads meanwhile may find rows
 //! twice, but misses none.
 
+use chrono::NaiveDate;
+
 use crate::archive::{Archive, ArchiveError, Partition, ShardLock};
 use crate::clock::Timestamp;
 use crate::schema::Schema;
@@ -33,7 +35,8 @@ pub fn days(archive: &Archive) -> Result<Vec<Partition>, ArchiveError> {
 /// of each day.
 ///
 /// # Errors
-/// Where a part is damaged, or the file system or the object store says no. What was done before stays done.
+/// Where a part is damaged, of which nothing comes, or the file system or the object store says no: what was done before
+/// stays done.
 pub fn reshard(
     archive: Archive,
     first: &ShardLock,
@@ -41,6 +44,13 @@ pub fn reshard(
     now: Timestamp,
     done: &mut dyn FnMut(&Partition),
 ) -> Result<Resharded, ArchiveError> {
+    if !archive.is_resharding() {
+        // Once it has begun nobody can write until it has ended: what would stop it is found before.
+        for schema in Schema::all() {
+            let parts = archive.days(&schema, &(NaiveDate::MIN..=NaiveDate::MAX))?.into_values().flatten();
+            parts.into_iter().try_for_each(|part| archive.check_whole(&part, &schema))?;
+        }
+    }
     let archive = archive.begin_resharding(shards, now)?;
     let mut all = Resharded::default();
     for schema in Schema::all() {

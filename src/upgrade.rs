@@ -35,21 +35,23 @@ pub struct Upgraded {
     pub bytes: u64,
 }
 
-/// The parts of a dataset that an older version wrote, oldest day first.
+/// The parts of a dataset that an older version wrote, oldest day first; and what is wrong with those that are damaged.
 ///
 /// # Errors
 /// Where a folder or a part cannot be read.
-pub fn outdated(archive: &Archive, schema: &Schema) -> Result<Vec<Outdated>, ArchiveError> {
-    let mut found = Vec::new();
+pub fn outdated(archive: &Archive, schema: &Schema) -> Result<(Vec<Outdated>, Vec<ArchiveError>), ArchiveError> {
+    let (mut found, mut damaged) = (Vec::new(), Vec::new());
     for partition in archive.partitions(schema)? {
         for (name, path) in archive.parts(&partition)? {
-            let part = archive.look(&path, schema)?;
-            if !part.is_current() {
-                found.push(Outdated { partition: partition.clone(), name, rows: part.rows() });
+            match archive.look(&path, schema) {
+                Ok(part) if part.is_current() => (),
+                Ok(part) => found.push(Outdated { partition: partition.clone(), name, rows: part.rows() }),
+                Err(error) if error.is_of_part() => damaged.push(error),
+                Err(error) => return Err(error),
             }
         }
     }
-    Ok(found)
+    Ok((found, damaged))
 }
 
 /// Writes a part anew by the schema. None where it is gone meanwhile, or of a shard whose lock is not among `locks`.

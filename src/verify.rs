@@ -113,23 +113,25 @@ pub struct Repaired {
 /// Looks at an archive. `looked` is told of each part before it is read.
 ///
 /// # Errors
-/// Where the folder itself cannot be listed.
+/// Where the folder itself cannot be listed, there is no room to hold a part, or the state's folder is another archive's.
 pub fn verify(
     archive: &Archive,
     options: &VerifyOptions,
     looked: &mut dyn FnMut(&Path),
 ) -> Result<Report, ArchiveError> {
+    archive.check_state()?;
     let mut report = Report::default();
     let mut findings = Findings { root: archive.root().to_owned(), list: Vec::new() };
     layout::look(archive, &mut findings);
     for schema in Schema::all() {
-        for (partition, name, path) in parts(archive, &schema)? {
+        let mut unlisted = |day: &Partition, error: &_| findings.unlisted(&archive.day_dir(day), error);
+        for (partition, name, path) in parts(archive, &schema, &mut unlisted)? {
             looked(&path);
             part::Look { schema: &schema, partition: &partition, name, path, options }.look(
                 archive,
                 &mut report,
                 &mut findings,
-            );
+            )?;
         }
     }
     for journal in archive.journals() {
@@ -156,7 +158,7 @@ pub fn verify(
 /// # Errors
 /// Where a folder cannot be listed.
 pub fn count_parts(archive: &Archive) -> Result<u64, ArchiveError> {
-    Schema::all().iter().map(|schema| Ok(parts(archive, schema)?.len() as u64)).sum()
+    Schema::all().iter().map(|schema| Ok(parts(archive, schema, &mut |_, _| ())?.len() as u64)).sum()
 }
 
 /// Does what is safe about the findings.
@@ -282,14 +284,31 @@ impl Findings {
         let (problem, remedy) = (problem.to_owned(), remedy.to_owned());
         self.list.push(Finding { severity, subject, problem, remedy, repair });
     }
+
+    /// A folder that cannot be listed, which may have been found before.
+    fn unlisted(&mut self, dir: &Path, error: &ArchiveError) {
+        let subject = dir.strip_prefix(&self.root).unwrap_or(dir);
+        if self.list.iter().all(|finding| finding.subject != subject) {
+            let problem = format!("it cannot be listed: {error}");
+            self.add(Severity::Error, dir, &problem, "make it readable to this user", None);
+        }
+    }
 }
 
-fn parts(archive: &Archive, schema: &Schema) -> Result<Vec<(Partition, PartName, PathBuf)>, ArchiveError> {
+/// What is told of a day that cannot be listed.
+type Unlisted<'a> = &'a mut dyn FnMut(&Partition, &ArchiveError);
+
+/// The parts of a dataset, but for days that cannot be listed.
+fn parts(
+    archive: &Archive,
+    schema: &Schema,
+    unlisted: Unlisted,
+) -> Result<Vec<(Partition, PartName, PathBuf)>, ArchiveError> {
     let mut found = Vec::new();
     for partition in archive.partitions(schema)? {
-        // A day that cannot be listed is a finding of the layout.
-        for (name, path) in archive.parts(&partition).unwrap_or_default() {
-            found.push((partition.clone(), name, path));
+        match archive.parts(&partition) {
+            Ok(parts) => found.extend(parts.into_iter().map(|(name, path)| (partition.clone(), name, path))),
+            Err(error) => unlisted(&partition, &error),
         }
     }
     Ok(found)

@@ -165,9 +165,10 @@ impl Attempt {
     /// What the attempt failed of, in words.
     pub(super) fn failure(&self) -> Failure {
         let refusal = self.refusal();
-        let denied = matches!(self.status, Some(401 | 403)) || self.code().is_some_and(|code| DENIED.contains(&code));
+        let denied = self.status == Some(401) || self.code().is_some_and(|code| DENIED.contains(&code));
         match (&self.said, self.status) {
             (_, status) if denied => Failure::Denied(describe(status, refusal)),
+            (_, Some(403)) => Failure::Forbidden(describe(Some(403), refusal)),
             (Err(Trouble::Connect(reason)), _) => Failure::Unreachable(reason.clone()),
             (Err(Trouble::Timeout), _) => Failure::Other("no answer in time".to_owned()),
             (Err(Trouble::CutOff), _) => Failure::CutOff,
@@ -322,6 +323,7 @@ mod tests {
         check(403, denied, &Failure::Denied("HTTP 403, code 10000: Authentication[31m error".to_owned()));
         check(200, denied, &Failure::Denied("HTTP 200, code 10000: Authentication[31m error".to_owned()));
         check(401, "<html>", &Failure::Denied("HTTP 401".to_owned()));
+        check(403, "<html>", &Failure::Forbidden("HTTP 403".to_owned()));
         check(503, "<html>", &Failure::Other("HTTP 503".to_owned()));
         check(200, "<html>", &Failure::Other("the answer is not JSON, or not of the form it should have".to_owned()));
         check(404, "nothing here", &Failure::Other("HTTP 404".to_owned()));

@@ -6,7 +6,7 @@ use reqwest::RequestBuilder;
 use reqwest::header::HeaderValue;
 
 /// What the API knows us by.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
     /// An API token, of an account or a user.
     Token(Secret),
@@ -20,7 +20,7 @@ pub enum Credential {
 }
 
 /// A header value that nobody but the HTTP client sees.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(HeaderValue);
 
 /// Why a text is no credential. The text itself is not in the message.

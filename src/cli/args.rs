@@ -719,7 +719,7 @@ pub(super) struct SimulateArgs {
     pub(super) seed: u64,
     /// Go wrong on purpose: KIND=PERCENT, of 429, 5xx, truncated, reset, not-json, failure, null, empty, slow, garbage,
     /// or all for each of these; also storm, mid-reset, dribble, stalled, endless, bomb, redirect, as-html, as-json,
-    /// refused, empty-page, repeated-page, shifted-page, clock-off, vanished
+    /// refused, empty-page, repeated-page, shifted-page, short-page, clock-off, vanished
     #[arg(long, value_name = "KIND=PERCENT")]
     pub(super) fault: Vec<String>,
     /// Have a bad day: some seconds of calm and some of bad weather in turn, of every kind of fault; the same for the
@@ -811,7 +811,10 @@ impl Args {
         let log = log.with_max_level(level).with_target(false);
         match self.log_format {
             LogFormat::Text => log.with_ansi(super::print::is_colourful()).init(),
-            LogFormat::Json => log.json().init(),
+            LogFormat::Json => {
+                super::print::notes_as_json();
+                log.json().init();
+            }
         }
     }
 }
@@ -821,7 +824,15 @@ impl ApiArgs {
     /// section says, and that over `[api]`.
     pub(super) fn clients(&self, file: &ConfigFile, seed: u64) -> Result<Vec<(String, ClientOptions)>, ConfigError> {
         let accounts = file.accounts(&self.over(file.api.clone()), &self.over(ApiSection::default()))?;
-        accounts.into_iter().map(|(name, api)| Ok((name, api.client_options(seed)?))).collect()
+        let clients = accounts.into_iter().map(|(name, api)| Ok((name, api.client_options(seed)?)));
+        let mut clients: Vec<(String, ClientOptions)> = clients.collect::<Result<_, ConfigError>>()?;
+        let credentials: Vec<_> = clients.iter().map(|(_, client)| client.credential.clone()).collect();
+        for (_, client) in &mut clients {
+            // The limit is the credential's: accounts that share one have a part of it each.
+            let sharing = credentials.iter().filter(|credential| **credential == client.credential).count();
+            client.budget.share /= f64::from(u32::try_from(sharing).unwrap_or(u32::MAX));
+        }
+        Ok(clients)
     }
 
     /// What was typed, over what the file says.

@@ -34,6 +34,7 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     let policy = file.policy()?;
     let subject = subject(command, &policy)?;
     let clock = Clock::system();
+    let (is_in_bucket, state_dir) = (!archive.is_on_disk(), archive.state_dir().to_owned());
     let erased = if command.dry_run {
         let locks = collect::lock_all(&archive, &clock, "forget")?;
         if erase::is_waiting(&archive) {
@@ -62,6 +63,17 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
         ));
     } else if erased.left.is_empty() && !command.dry_run && !args.quiet {
         print::note("every part and the quarantine were read again: nothing about it is left");
+        if erased.other_pseudonyms > 0 {
+            print::note(
+                "by this key's pseudonyms, that is: what was written with another key needs that key to be found",
+            );
+        }
+        if is_in_bucket {
+            print::note(&format!(
+                "of quarantines, {} was read: run it with each other --state-dir too, and let the bucket expire former versions",
+                state_dir.display()
+            ));
+        }
     }
     if !command.dry_run && !args.quiet {
         print::note("Cloudflare remembers 7 days: a collect or a backfill may bring back what it still has");

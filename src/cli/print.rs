@@ -2,6 +2,9 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::clock::{self, Clock};
 
 pub(super) use crate::disk::bytes;
 
@@ -13,10 +16,28 @@ pub(super) fn data(data: impl AsRef<[u8]>) -> io::Result<()> {
     out.flush()
 }
 
+/// Whether lines on stderr are JSON, as those of the log then are.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on, lines on stderr are JSON.
+pub(super) fn notes_as_json() {
+    IS_JSON.store(true, Ordering::Relaxed);
+}
+
 /// Writes a line for people to stderr. Control characters, which foreign text may hold, do nothing.
 pub(super) fn note(line: &str) {
+    let line = if IS_JSON.load(Ordering::Relaxed) { as_json(line) } else { safe(line) };
     // Where stderr is closed, nobody reads.
-    let _ = writeln!(io::stderr().lock(), "{}", safe(line));
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// A line in the form that the log's lines have.
+fn as_json(line: &str) -> String {
+    let levels = [("error: ", "ERROR"), ("warning: ", "WARN")];
+    let found = levels.iter().find_map(|(word, level)| Some((*level, line.strip_prefix(word)?)));
+    let (level, message) = found.unwrap_or(("INFO", line.trim_start()));
+    let timestamp = clock::format_timestamp(Clock::system().now());
+    serde_json::json!({ "timestamp": timestamp, "level": level, "fields": { "message": message } }).to_string()
 }
 
 /// Text as it may stand on a terminal: control characters are shown and not obeyed.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 
-use crate::archive::{Archive, ShardLock};
+use crate::archive::{Archive, ArchiveError, ShardLock};
 use crate::clock::Clock;
 use crate::collect::Progress;
 use crate::ingest::Ingest;
@@ -29,6 +29,12 @@ pub(super) fn reshard(args: &Args, command: &ReshardArgs) -> anyhow::Result<Exit
         return file(args, archive, &locks, command.shards, &clock);
     }
     let ingest = writer(archive, &clock, "reshard")?;
+    if !ingest.archive().is_on_disk() {
+        print::note(&format!(
+            "what waits in other journals than {}'s is published by collectors that start again with one of the new shards",
+            ingest.archive().state_dir().display()
+        ));
+    }
     file(args, ingest.archive().clone(), ingest.locks(), command.shards, &clock)
 }
 
@@ -50,10 +56,11 @@ fn file(args: &Args, archive: Archive, locks: &[ShardLock], shards: u32, clock: 
 /// Writes anew what an older version wrote.
 pub(super) fn upgrade(args: &Args, command: &UpgradeArgs) -> anyhow::Result<Exit> {
     let (archive, _) = args.open_archive()?;
-    let mut parts = Vec::new();
+    let (mut parts, mut damaged) = (Vec::new(), Vec::new());
     for schema in Schema::all() {
-        let older = outdated(&archive, &schema)?;
+        let (older, unreadable) = outdated(&archive, &schema)?;
         parts.extend(older.into_iter().map(|part| (schema.clone(), part)));
+        damaged.extend(unreadable);
     }
     let rows: u64 = parts.iter().map(|(_, part)| part.rows).sum();
     if command.dry_run || parts.is_empty() {
@@ -62,15 +69,20 @@ pub(super) fn upgrade(args: &Args, command: &UpgradeArgs) -> anyhow::Result<Exit
         if !args.quiet {
             print::note(&format!("{} parts, {rows} rows of an older version", parts.len()));
         }
-        return Ok(Exit::Done);
+        return Ok(passed_over(&damaged));
     }
     let ingest = writer(archive, &Clock::system(), "upgrade")?;
     let bar = Bar::new(args.quiet);
     bar.start("parts", Some(parts.len() as u64));
-    let (mut count, mut values, mut bytes) = (0, 0, 0);
+    let (mut count, mut rows, mut values, mut bytes) = (0, 0, 0, 0);
     for (schema, part) in &parts {
-        if let Some(done) = upgrade_part(ingest.archive(), ingest.locks(), schema, part)? {
-            (count, values, bytes) = (count + 1, values + done.values, bytes + done.bytes);
+        match upgrade_part(ingest.archive(), ingest.locks(), schema, part) {
+            Ok(Some(done)) => {
+                (count, rows, values, bytes) = (count + 1, rows + part.rows, values + done.values, bytes + done.bytes);
+            }
+            Ok(None) => (),
+            Err(error) if error.is_of_part() => damaged.push(error),
+            Err(error) => return Err(error.into()),
         }
         bar.advance(1);
     }
@@ -81,7 +93,13 @@ pub(super) fn upgrade(args: &Args, command: &UpgradeArgs) -> anyhow::Result<Exit
             print::bytes(bytes)
         ));
     }
-    Ok(Exit::Done)
+    Ok(passed_over(&damaged))
+}
+
+/// Names the parts that were passed over, which keeps no other from being written anew.
+fn passed_over(damaged: &[ArchiveError]) -> Exit {
+    damaged.iter().for_each(|error| print::note(&format!("warning: {error}; `verify --repair` mends what can be")));
+    if damaged.is_empty() { Exit::Done } else { Exit::Partly }
 }
 
 /// Takes the archive, with nothing left in its journals.

@@ -124,8 +124,9 @@ impl Service<'_> {
         let path = |path: &Path| quote(&path.display().to_string());
         Ok(format!(
             "# A sweep every {}; one that is still running makes the next end with 75, which is no fault.\n\
-             {schedule} {} --archive {}{} collect{} --deadline {} --self-heal --quiet\n",
+             {}{schedule} {} --archive {}{} collect{} --deadline {} --self-heal --quiet\n",
             self.every,
+            self.if_bucket("# cron knows nothing of the bucket's variables: set them in lines above this one.\n"),
             path(&self.program),
             path(&self.root),
             self.config(quote),
@@ -155,6 +156,8 @@ impl Service<'_> {
              \n\
              [Service]\n\
              Type=notify\n\
+             # What an earlier process left in the journal is published first, however much that is.\n\
+             TimeoutStartSec=infinity\n\
              User={user}\n\
              {credential}\
              {environment}\
@@ -194,7 +197,10 @@ impl Service<'_> {
             credential = self
                 .account
                 .as_ref()
-                .map_or(String::new(), |_| { format!("LoadCredential=token:{}\n", path(&self.token_file)) }),
+                // What stands behind the colon is taken as it is, quotes too.
+                .map_or(String::new(), |_| {
+                    format!("LoadCredential=token:{}\n", self.token_file.display().to_string().replace('%', "%%"))
+                }),
             environment = self.if_bucket("EnvironmentFile=/etc/dex-archive/bucket.env\n"),
             program = path(&self.program),
             root = path(&self.root),

@@ -30,7 +30,8 @@ pub fn examine_place(place: &Place) -> Vec<Check> {
     checks.push(if disk::is_writable(root) {
         Check::fine("folder", format!("{} can be written to", root.display()))
     } else {
-        let remedy = "make it the collecting user's, or name another with --archive";
+        let option = if place.is_in_bucket() { "--state-dir" } else { "--archive" };
+        let remedy = &format!("make it the collecting user's, or name another with {option}");
         Check::poor("folder", format!("{} cannot be written to", root.display()), remedy)
     });
     checks.push(match disk::free_bytes(root) {
@@ -73,6 +74,13 @@ fn archive(place: &Place) -> Check {
             return Check::note(name, format!("{} is still to be made", root.display()), "the first collect does");
         }
         Ok(false) => (),
+        Err(error @ ArchiveError::Bucket(_)) => {
+            return Check::poor(
+                name,
+                error.to_string(),
+                "look at --archive, and at the variables of the bucket's cloud",
+            );
+        }
         Err(error) => return Check::poor(name, error.to_string(), "name the archive's own folder with --archive"),
     }
     let archive = match Archive::open(place) {
@@ -82,6 +90,21 @@ fn archive(place: &Place) -> Check {
         }
         Err(error) => return Check::poor(name, error.to_string(), "see what is wrong: `dex-archive verify`"),
     };
+    if let Err(error) = archive.check_state() {
+        return Check::poor(name, error.to_string(), "each archive in a bucket has a folder of its own for its state");
+    }
+    match archive.is_guarded() {
+        Ok(true) => (),
+        Ok(false) => {
+            let found = "the object store writes over what is there although it was asked not to";
+            return Check::poor(
+                name,
+                found,
+                "use one that honours If-None-Match: here, two writers lose each other's rows",
+            );
+        }
+        Err(error) => return Check::poor(name, error.to_string(), "give the credentials the right to write"),
+    }
     match (0..archive.shards()).find_map(|shard| archive.holder(shard).transpose()) {
         Some(Ok(holder)) => {
             Check::note(name, format!("in use by {holder}"), "no other can collect or import meanwhile")
@@ -100,7 +123,7 @@ fn endpoint(name: &str, probe: &Probe) -> Check {
             Check::note(name, format!("{status}{latency}: slow"), "a sweep of many devices will take long")
         }
         None => Check::fine(name, format!("{status}{latency}")),
-        Some(Failure::Denied(reason)) => {
+        Some(Failure::Denied(reason) | Failure::Forbidden(reason)) => {
             let remedy = "give the token the permission `Cloudflare DEX Read` (or Zero Trust Read) of this account, \
                           and look at the account's id";
             Check::poor(name, reason, remedy)

@@ -163,6 +163,7 @@ impl Status {
             (before_first, oldest_gap) = (oldest(before, before_first), oldest(after, oldest_gap));
         }
         let [expected, present, missed] = covered;
+        archive.check_state()?;
         let Pending { bytes: pending_bytes, since: pending_since, newest } = Pending::read(archive);
         let collected =
             |account: &String| sweeps.iter().any(|sweep| sweep.account_id == *account) || newest.contains_key(account);

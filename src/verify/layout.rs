@@ -158,8 +158,7 @@ fn entries(archive: &Archive, dir: &Path, findings: &mut Findings) -> Vec<Entry>
             entries
         }
         Err(error) => {
-            let problem = format!("it cannot be listed: {error}");
-            findings.add(Severity::Error, dir, &problem, "make it readable to this user", None);
+            findings.unlisted(dir, &error);
             Vec::new()
         }
     }

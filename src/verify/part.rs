@@ -23,7 +23,13 @@ pub(super) struct Look<'a> {
 }
 
 impl Look<'_> {
-    pub(super) fn look(mut self, archive: &Archive, report: &mut Report, findings: &mut Findings) {
+    /// An error where the fault is not the part's.
+    pub(super) fn look(
+        mut self,
+        archive: &Archive,
+        report: &mut Report,
+        findings: &mut Findings,
+    ) -> Result<(), ArchiveError> {
         let mut looked = archive.hold(&self.path);
         // A day that is published meanwhile has its rows in a part of another name.
         while looked.is_err() {
@@ -40,6 +46,8 @@ impl Look<'_> {
         let sealed = matches!(looked.as_ref().map(PartFile::checksum), Ok(Ok(Checksum::Right)));
         if let Err(error) = looked.and_then(|file| self.rows(archive, &file, report, findings)) {
             let (remedy, repair) = match &error {
+                // There is no room here to hold it.
+                ArchiveError::Disk(_) => return Err(error),
                 ArchiveError::Io { .. } | ArchiveError::Bucket(_) => {
                     ("make it readable to this user, or restore it from a copy", None)
                 }
@@ -48,6 +56,7 @@ impl Look<'_> {
             };
             findings.add(Severity::Error, &self.path, &error.to_string(), remedy, repair);
         }
+        Ok(())
     }
 
     /// Reads the part; an error where that comes to an end early.

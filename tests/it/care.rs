@@ -263,6 +263,22 @@ fn a_line_of_the_log_that_cannot_be_written_ends_nothing() {
 }
 
 #[test]
+fn a_damaged_part_keeps_no_other_from_being_upgraded_or_anything_from_being_filed() {
+    let (_dir, root) = two_days();
+    let whole = fs::read(part(&root, 1)).expect("a part");
+    put(&part(&root, 1), &whole[..whole.len() / 2]);
+    for args in [&["upgrade", "--dry-run"][..], &["upgrade"]] {
+        let (code, said) = ask(&root, args);
+        assert!(code == Some(3) && said.contains("verify --repair"), "{said}");
+    }
+    let (code, said) = ask(&root, &["reshard", "--shards", "3"]);
+    assert!(code == Some(1) && said.contains("verify --repair"), "{said}");
+    import(&root, &[&body(ALICE, LAPTOP, 2, 5)], 0);
+    assert_eq!(ask(&root, &["verify", "--repair"]).0, Some(3));
+    assert_eq!(ask(&root, &["reshard", "--shards", "3"]).0, Some(0));
+}
+
+#[test]
 fn what_cannot_be_searched_or_is_not_ours_is_named_and_left() {
     let (_dir, root) = two_days();
     fs::copy(part(&root, 1), day(&root, 1).join("copy.parquet")).expect("room on the disk");

@@ -82,8 +82,8 @@ fn an_empty_variable_says_nothing_and_a_question_that_makes_no_sense_is_one() {
     let nothing = ["gaps", "--since", "2026-01-01", "--until", "2026-01-02"];
     check(&mut query(&nothing), 1, "an interval counts once it is over");
     check(&mut query(&["gaps", "--since", "1m", "--every", "7d"]), 1, "no whole interval of 7d is over yet");
-    let at = |at: &str| run(query(&["latest", "--at", at]).arg("--tz").arg("Europe/Berlin"));
-    assert_eq!(at("2026-10-25T02:30+01:00").0, Some(0));
+    let before = ["latest", "--at", "2026-10-25T02:30+01:00", "--tz", "Europe/Berlin"];
+    check(&mut query(&before), 1, "no states between 2026-10-18T01:30:00.000001Z");
     let mut doctor = program();
     let config = archive.with_extension("toml");
     put(&config, "[archive]\npublish = \"now\"\n");
@@ -177,10 +177,55 @@ fn a_question_that_makes_no_sense_gets_one_sentence() {
     let mut gaps = program();
     gaps.arg("--archive").arg(&archive).args(["query", "gaps", "--since", "2020-01-01", "--until", "2020-01-02"]);
     check(&mut gaps, 1, "neither a state nor a request between");
+    for long_ago in [
+        &["latest", "--at", "2020-01-02"][..],
+        &["changes", "--since", "2020-01-01", "--until", "2020-01-02"],
+        &["apps", "--since", "2020-01-01", "--until", "2020-01-02"],
+    ] {
+        let mut question = program();
+        check(question.arg("--archive").arg(&archive).arg("query").args(long_ago), 1, "no states between 20");
+    }
+    let mut unchanged = program();
+    unchanged.arg("--archive").arg(&archive).args(["query", "changes"]);
+    let said = unchanged.output().expect("a program");
+    assert_eq!(said.status.code(), Some(0), "that nothing changed is an answer");
+    assert!(String::from_utf8_lossy(&said.stdout).ends_with("(none)\n"));
     check(&mut with(&[]), 1, "no device \"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7\" between");
     check(&mut ask(&["--device", "nobody's laptop"]), 1, "no device \"nobody's laptop\" between");
     let mut demo = program();
     check(demo.arg("--archive").arg(&archive).arg("demo"), 1, "holds an archive already");
+}
+
+#[test]
+fn accounts_that_share_a_token_share_its_limit() {
+    let (dir, archive) = place();
+    let config = dir.path().join("config.toml");
+    let account = |id: &str| format!("[[account]]\nid = \"{id}\"\n");
+    put(&config, &(account(ACCOUNT) + &account(&ACCOUNT.replace("01", "02"))));
+    let mut plan = program();
+    plan.env("CLOUDFLARE_API_TOKEN", "Sn3lZJTBX6kkg7OdcBUAxOO963GEIyGQ");
+    let plan = plan.arg("--archive").arg(&archive).arg("--config").arg(&config).args(["collect", "--dry-run"]);
+    let said = String::from_utf8(plan.output().expect("the program starts").stdout).expect("text");
+    assert_eq!(said.matches("the budget of 480 requests in 5m").count(), 2, "{said}");
+}
+
+#[test]
+fn in_a_log_of_json_every_line_is_json() {
+    let (dir, archive) = place();
+    let api = Api::start(3, Duration::from_secs(2), |options| options);
+    let lines = |command: &mut Command| -> Vec<(String, String)> {
+        let output = command.args(["--log-format", "json"]).output().expect("the program starts");
+        let said = String::from_utf8(output.stderr).expect("text");
+        let lines = said.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        let word = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
+        lines.map(|line| (word(&line["level"]), word(&line["fields"]["message"]))).collect()
+    };
+    let said = lines(&mut api.collect(&archive));
+    let [(_, plan), .., (level, summary)] = &said[..] else { panic!("a plan and a summary: {said:?}") };
+    assert!(plan.starts_with("plan: ") && level == "INFO" && summary.starts_with("3 devices: "), "{said:?}");
+    let said = lines(program().args(["status", "--archive"]).arg(dir.path().join("nowhere")));
+    let [(level, error)] = &said[..] else { panic!("one error: {said:?}") };
+    assert!(level == "ERROR" && !error.starts_with("error"), "{said:?}");
 }
 
 #[test]

@@ -69,9 +69,10 @@ class Server:
 
 
 class Proxy:
-    """Passes requests on to a server; `says` may answer one instead (status and body), by its number and method."""
+    """Passes requests on to a server; `says` may answer one instead (status and body), by its number and method. Headers
+    in `without` are taken out of requests."""
 
-    def __init__(self, server, says=lambda number, method: None):
+    def __init__(self, server, says=lambda number, method: None, without=()):
         proxy = self
         self.requests, self.bytes = 0, 0
 
@@ -92,7 +93,8 @@ class Proxy:
                 # The signature covers the name of the host: it stays.
                 to.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
-                    to.putheader(name, value)
+                    if name.lower() not in without:
+                        to.putheader(name, value)
                 to.endheaders(body)
                 answer = to.getresponse()
                 text = answer.read()

@@ -63,8 +63,9 @@ def test_alert_rules_of_the_readme_are_about_metrics_that_there_are(families):
 
 def test_systemd_has_nothing_to_say_against_the_unit(tmp_path):
     unit = tmp_path / "dex-archive.service"
-    for archive in ("/var/lib/dex-archive", "/srv/dex archive/50%"):
-        text = run("--archive", archive, "service", "systemd", "--account", ACCOUNT, "--user", "daemon").stdout
+    for archive, token in (("/var/lib/dex-archive", "/etc/token"), ("/srv/dex archive/50%", "/etc/a+b 50%/token")):
+        text = run("--archive", archive, "service", "systemd", "--account", ACCOUNT, "--user", "daemon",
+                   "--token-file", token).stdout
         unit.write_text(text)
         checked = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")

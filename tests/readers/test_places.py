@@ -20,6 +20,7 @@ import s3
 PROGRAM = os.path.abspath(os.environ["DEX_ARCHIVE"])
 ACCOUNT = "01a7362d577a6c3019a474fd6f485823"
 WINDOW = ("--since", "2026-10-01", "--until", "2026-10-04")
+DENIED = (403, b"<Error><Code>AccessDenied</Code></Error>")
 SLOW_DOWN = (503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
 KILLS = 100
 
@@ -246,12 +247,15 @@ def test_resharding_that_was_broken_off_is_ended_by_the_same_command(place, stat
     before = sorted(place.keys())
     (name, body), *_ = sorted(place.parts().items(), reverse=True)
     place.put(name, body[:-9])
-    place.run("reshard", "--shards", "3", code=1)
+    # A part that cannot be filed is found before anything is moved.
+    assert "`verify --repair`" in place.run("reshard", "--shards", "3", code=1).stderr
+    assert "being filed" not in place.run("verify", code=3).stdout
+    place.put(name, body)
+    place.put("_archive/archive.json", json.dumps({"format": 1, "shards": 3, "resharding": True}).encode())
     assert "end it by `reshard --shards 3`" in take(place, states, code=1).stderr
     assert "being filed into 3 shards" in place.run("verify", code=3).stdout
     # What can be read of a day that is damaged is not for guessing while days move.
     place.run("verify", "--repair", code=1)
-    place.put(name, body)
     place.run("reshard", "--shards", "3")
     assert sorted(place.keys()) == before
     assert ": 0 new states" in take(place, states).stderr
@@ -287,11 +291,11 @@ def test_of_two_writers_nobody_loses_a_row(server, tmp_path):
 def test_resharding_that_breaks_off_anywhere_loses_nothing(server, tmp_path):
     place = in_bucket(server, tmp_path)
     take(place, dump(tmp_path / "states.ndjson", 15, 400))
-    before, denied = sorted(place.keys()), (403, b"<Error><Code>AccessDenied</Code></Error>")
+    before = sorted(place.keys())
     for shards in (3, 2, 1):
         for allowed in range(1, 12):
             changes = iter(range(1_000))
-            proxy = s3.Proxy(server, lambda _, method: denied if method in ("PUT", "DELETE", "POST") and next(changes) >= allowed else None)
+            proxy = s3.Proxy(server, lambda _, method: DENIED if method in ("PUT", "DELETE", "POST") and next(changes) >= allowed else None)
             command = place.command("reshard", "--shards", str(shards))
             done = subprocess.run(command, capture_output=True, text=True, env=place.env | s3.variables(proxy.port))
             proxy.close()
@@ -402,10 +406,78 @@ def test_a_state_folder_is_of_one_archive(server, tmp_path, states):
     assert "--state-dir is for archives in a bucket" in take(folder, states, code=2).stderr
 
 
+def test_what_waits_for_another_archive_is_not_this_ones(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    other = Place(f"s3://{s3.BUCKET}/{tmp_path.name}-other", str(tmp_path / "state-other"), place.env, server)
+    take(other, states)
+    other.state = place.state
+    for command in ("status", "verify"):
+        assert f"is the state of {place.root}" in other.run(command, code=1).stderr
+    assert f"is the state of {place.root}" in other.run("doctor", code=1).stdout
+
+
+def test_a_place_that_cannot_be_collected_into_is_told(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    readable = s3.Proxy(server, lambda _, method: DENIED if method == "PUT" else None)
+    assert "the right to write" in place.run("doctor", code=1, env=s3.variables(readable.port)).stdout
+    readable.close()
+    # The headers are signed, or they would not be heard: that they are not heard is what is tried.
+    careless = s3.Proxy(server, without=("if-match", "if-none-match"))
+    assert "two writers lose each other's rows" in place.run("doctor", code=1, env=s3.variables(careless.port)).stdout
+    careless.close()
+    assert "nobody is writing to it" in place.run("doctor", code=1).stdout
+
+
+def test_an_emptied_object_is_damage_like_any_other(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    (name, _), *_ = place.parts().items()
+    place.put(name, b"")
+    assert "is damaged" in place.run("query", "latest", "--at", "2026-10-04", code=1).stderr
+    place.run("query", "latest", "--at", "2026-10-04", "--skip-damaged", code=3)
+    assert "was damaged" in take(place, states, code=3).stderr
+    assert "0 errors, 0 warnings" in place.run("verify", "--deep", code=0).stderr
+
+
+def test_a_day_that_cannot_be_listed_is_a_finding_and_no_room_is_none(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    (tmp_path / "file").write_text("")
+    nowhere = Place(place.root, str(tmp_path / "file" / "state"), place.env, server)
+    said = nowhere.run("verify", code=1)
+    assert "file/state" in said.stderr and "repair" not in said.stdout + said.stderr
+    counting = s3.Proxy(server)
+    place.run("verify", env=s3.variables(counting.port))
+    counting.close()
+    for failing in range(1, counting.requests + 1):
+        proxy = s3.Proxy(server, lambda number, _: DENIED if number == failing else None)
+        done = subprocess.run(place.command("verify"), capture_output=True, text=True, env=place.env | s3.variables(proxy.port))
+        proxy.close()
+        assert done.returncode in (1, 3), f"request {failing} of {counting.requests}: {done.stdout}{done.stderr}"
+
+
+def test_who_opened_it_before_it_was_resharded_is_told_so(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    command = place.command("import", "--account", ACCOUNT, "-")
+    late = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=place.env)
+    journal = os.path.join(place.state, "journal")
+    late.stdin.write('{"deviceId":"a","timestamp":"2026-10-01T00:00:00Z"}\n')
+    late.stdin.flush()
+    while not [name for _, _, names in os.walk(journal) for name in names]:
+        time.sleep(0.02)
+    Place(place.root, str(tmp_path / "elsewhere"), place.env, server).run("reshard", "--shards", "2")
+    _, said = late.communicate()
+    assert late.returncode == 1 and "was filed into 2 shards meanwhile: start this command again" in said, said
+
+
 def test_a_bucket_that_is_not_there_is_told(server, tmp_path):
     place = in_bucket(server, tmp_path)
     place.root = "s3://no-such-bucket/archive"
-    assert "no-such-bucket" in place.run("query", "latest", code=1).stderr
+    said = place.run("query", "latest", code=1).stderr
+    assert "no-such-bucket" in said and "look at the bucket's name" in said
     away = Place("s3://fleet/archive", str(tmp_path / "state"), s3.variables(s3.free_port()))
     start = time.monotonic()
     assert "cannot read s3://fleet/archive" in away.run("query", "latest", code=1).stderr

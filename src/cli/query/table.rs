@@ -40,7 +40,8 @@ fn within(answer: &Answer, zone: Zone, most: Option<usize>) -> String {
     let shaped = |with_bar, splits_names| cells(answer, zone, Look::Terminal { with_bar, splits_names });
     let table = Some(shaped(true, false)).filter(fits);
     let table = table.or_else(|| Some(shaped(false, false)).filter(fits)).unwrap_or_else(|| shaped(false, true));
-    format!("{}\n{lines}{gap}{table}\n", print::safe_word(&answer.title))
+    let none = if answer.rows.is_empty() { "(none)\n" } else { "" };
+    format!("{}\n{lines}{gap}{table}\n{none}", print::safe_word(&answer.title))
 }
 
 /// An answer as a table of Markdown.
