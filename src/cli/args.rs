@@ -403,7 +403,7 @@ pub(super) struct TrendArgs {
     pub(super) metric: Vec<String>,
     #[command(flatten)]
     pub(super) window: WindowArgs,
-    /// Length of a bucket
+    /// Length of a bucket; weeks (7d) begin on Mondays
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     pub(super) every: String,
     /// Draw charts instead of a table

@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
     let output = command.question.output();
     let asker = Asker {
         days: days(&archive, &file, command.account.as_deref(), output.skip_damaged)?,
-        policy: file.policy()?,
+        policy: file.policy_of_reader()?,
         zone: output.tz,
         now: Clock::system().now(),
     };
@@ -59,6 +59,10 @@ pub(super) fn days<'a>(
     skip_damaged: bool,
 ) -> Result<Days<'a>, ConfigError> {
     let account = account.map(|account| file.one_account(Some(account))).transpose()?;
+    if archive.is_resharding() && !archive.is_on_disk() {
+        // Parts come and go there one by one.
+        tracing::warn!("it is being filed into other shards: until `reshard` has ended, rows may count twice");
+    }
     Ok(Days::new(archive, skip_damaged).of_account(account))
 }
 

@@ -18,7 +18,7 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
     let clock = Clock::system().now();
     let now = command.now.as_deref().map_or(Ok(clock), |text| config::parse_time(text, zone, clock))?;
     let days = query::days(&archive, &file, command.account.as_deref(), command.skip_damaged)?;
-    let asker = Asker { days, policy: file.policy()?, zone, now };
+    let asker = Asker { days, policy: file.policy_of_reader()?, zone, now };
     let time = |text: &str| config::parse_time(text, zone, now);
     let window = Window { since: time(&command.since)?, until: time(&command.until)? };
     let options = ReportOptions {

@@ -31,7 +31,7 @@ pub(super) fn reshard(args: &Args, command: &ReshardArgs) -> anyhow::Result<Exit
     let ingest = writer(archive, &clock, "reshard")?;
     if !ingest.archive().is_on_disk() {
         print::note(&format!(
-            "what waits in other journals than {}'s is published by collectors that start again with one of the new shards",
+            "what waits in journals of other folders than {} is not looked at: `verify --repair` with each --state-dir publishes it",
             ingest.archive().state_dir().display()
         ));
     }

@@ -61,7 +61,7 @@ pub(super) struct Buckets {
 impl Buckets {
     /// Buckets begin at whole multiples of their length since the Unix epoch; in a time zone, at its midnight and
     /// whole multiples of their length after it, or at every so many midnights. Those of more than an hour begin when
-    /// its clock shows the same hours on each day: where it is changed, one is longer or shorter.
+    /// its clock shows the same hours on each day: where it is changed, one is longer or shorter. Weeks begin on Mondays.
     pub(super) fn new(window: Window, every: Duration, zone: Zone) -> Result<Self, QueryError> {
         window.check()?;
         let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
@@ -71,8 +71,9 @@ impl Buckets {
             return Err(QueryError::Buckets { buckets: count.unsigned_abs() });
         }
         let starts: Box<dyn Iterator<Item = i64>> = if zone == Zone::UTC {
-            let first = since.div_euclid(every);
-            Box::new((first..).map_while(move |at| at.checked_mul(every)))
+            let begin = if every % (7 * DAY) == 0 { FIRST_MONDAY * DAY } else { 0 };
+            let first = (since - begin).div_euclid(every);
+            Box::new((first..).map_while(move |at| at.checked_mul(every)?.checked_add(begin)))
         } else if every % DAY == 0 {
             Box::new(midnights(window.since, every / DAY, zone))
         } else if DAY % every == 0 && every > HOUR {
@@ -142,6 +143,9 @@ impl Buckets {
     }
 }
 
+/// Days from the Unix epoch to the first Monday in it.
+const FIRST_MONDAY: i64 = 4;
+
 /// Every so many midnights of a time zone, from the last before a moment on.
 fn midnights(since: Timestamp, days: i64, zone: Zone) -> impl Iterator<Item = i64> + Clone {
     dates(since, days, zone).map_while(move |date| Some(clock::midnight(date, zone)?.timestamp_micros()))
@@ -150,7 +154,9 @@ fn midnights(since: Timestamp, days: i64, zone: Zone) -> impl Iterator<Item = i6
 /// Every so many days of a time zone, from that of a moment on or one before.
 fn dates(since: Timestamp, days: i64, zone: Zone) -> impl Iterator<Item = NaiveDate> + Clone {
     let day = zone.local(since).date_naive();
-    let number = day.signed_duration_since(NaiveDate::default()).num_days().div_euclid(days) * days;
+    let begin = if days % 7 == 0 { FIRST_MONDAY } else { 0 };
+    let number = day.signed_duration_since(NaiveDate::default()).num_days() - begin;
+    let number = number.div_euclid(days) * days + begin;
     let date = move |number: i64| match u64::try_from(number) {
         Ok(number) => NaiveDate::default().checked_add_days(Days::new(number)),
         Err(_before_the_epoch) => NaiveDate::default().checked_sub_days(Days::new(number.unsigned_abs())),
@@ -176,6 +182,15 @@ mod tests {
         let edges = buckets("2026-10-01T03:10:00Z", "2026-10-01T05:00:00Z", 60, "UTC");
         assert_eq!(edges, ["01T03:00", "01T04:00", "01T05:00"]);
         assert_eq!(buckets("2026-10-01T03:10:00Z", "2026-10-01T03:11:00Z", 1_440, "UTC"), ["01T00:00", "02T00:00"]);
+    }
+
+    #[test]
+    fn a_week_begins_on_monday() {
+        for zone in ["UTC", "Europe/London"] {
+            let weeks = buckets("2026-01-06T10:00:00Z", "2026-01-20T10:00:00Z", 7 * 1_440, zone);
+            assert_eq!(weeks, ["05T00:00", "12T00:00", "19T00:00", "26T00:00"], "{zone}");
+        }
+        assert_eq!(buckets("1969-12-31T10:00:00Z", "1970-01-01T10:00:00Z", 7 * 1_440, "UTC"), ["29T00:00", "05T00:00"]);
     }
 
     #[test]
