@@ -205,6 +205,7 @@ fn report(stats: &BackfillStats, failed: bool, quiet: bool) -> Exit {
         ));
         asked.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));
     }
+    collect::tell_found(asked);
     collect::tell(&asked.damaged, &asked.held);
     exit
 }

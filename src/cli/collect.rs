@@ -539,6 +539,13 @@ fn report(stats: &CollectStats, failed: bool, quiet: bool) -> Exit {
         print::note(&summary(stats));
         stats.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));
     }
+    tell_found(stats);
+    tell(&stats.damaged, &stats.held);
+    exit
+}
+
+/// What came up on the way: bodies that are none, a clock that is wrong.
+pub(super) fn tell_found(stats: &CollectStats) {
     if stats.bodies_quarantined > 0 || stats.journal_gaps > 0 {
         print::note(&format!(
             "  {} bodies were no device state, {} stretches of the journal could not be read: see _archive/quarantine",
@@ -552,8 +559,6 @@ fn report(stats: &CollectStats, failed: bool, quiet: bool) -> Exit {
             ahead.abs()
         ));
     }
-    tell(&stats.damaged, &stats.held);
-    exit
 }
 
 pub(super) fn worse(a: Exit, b: Exit) -> Exit {

@@ -190,7 +190,8 @@ impl fmt::Display for BackfillPlan {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         let (Some(first), Some(last)) = (self.windows.first(), self.windows.iter().map(|window| window.to).max())
         else {
-            return formatter.write_str("nothing to ask: all of it was read before");
+            let else_what = if self.source == Source::Hourly { ", or no whole hour of it is over" } else { "" };
+            return write!(formatter, "nothing to ask: all of it was read before{else_what}");
         };
         let time = self.budget.time_for(self.requests);
         write!(

@@ -92,6 +92,8 @@ pub struct Status {
     pub before_first: Option<Moment>,
     /// Parts of which rows could not be read.
     pub damaged: Vec<PathBuf>,
+    /// The number of shards that its days are being filed into.
+    pub resharding: Option<u32>,
     /// What of that is as it should be.
     pub checks: Vec<Check>,
 }
@@ -192,6 +194,7 @@ impl Status {
             oldest_gap_days_left: oldest_gap.map(|since| days_of(since + HISTORY - now)),
             before_first: before_first.map(Moment),
             damaged: days.skipped(),
+            resharding: archive.is_resharding().then(|| archive.shards()),
             checks: Vec::new(),
         };
         status.checks = status.checks(options);
@@ -226,6 +229,10 @@ impl Status {
             checks.push(silent(""));
         }
         checks.extend([self.coverage(), self.pending(options), self.archive(), self.disk(), self.gap()]);
+        checks.extend(self.resharding.map(|shards| {
+            let remedy = format!("wait for it, or end it: `dex-archive reshard --shards {shards}`");
+            Check::poor("shards", format!("nobody can write: the archive is being filed into {shards}"), &remedy)
+        }));
         checks.extend(self.damage());
         checks
     }

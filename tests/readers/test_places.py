@@ -254,6 +254,9 @@ def test_resharding_that_was_broken_off_is_ended_by_the_same_command(place, stat
     place.put("_archive/archive.json", json.dumps({"format": 1, "shards": 3, "resharding": True}).encode())
     assert "end it by `reshard --shards 3`" in take(place, states, code=1).stderr
     assert "being filed into 3 shards" in place.run("verify", code=3).stdout
+    assert "nobody can write" in place.run("status", code=3).stdout
+    if place.server:
+        assert "rows may count twice" in place.run("query", "latest", "--at", "2026-10-04").stderr
     # What can be read of a day that is damaged is not for guessing while days move.
     place.run("verify", "--repair", code=1)
     place.run("reshard", "--shards", "3")
