@@ -69,10 +69,10 @@ class Server:
 
 
 class Proxy:
-    """Passes requests on to a server; `says` may answer one instead (status and body), by its number and method. Headers
-    in `without` are taken out of requests."""
+    """Passes requests on to a server; `says` may answer one instead (status, body, and headers if any), by its number and
+    method."""
 
-    def __init__(self, server, says=lambda number, method: None, without=()):
+    def __init__(self, server, says=lambda number, method: None):
         proxy = self
         self.requests, self.bytes = 0, 0
 
@@ -87,14 +87,13 @@ class Proxy:
                 proxy.requests += 1
                 said = says(proxy.requests, self.command)
                 if said:
-                    self.answer(said[0], {}, said[1])
+                    self.answer(said[0], said[2] if len(said) > 2 else {}, said[1])
                     return
                 to = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
                 # The signature covers the name of the host: it stays.
                 to.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
-                    if name.lower() not in without:
-                        to.putheader(name, value)
+                    to.putheader(name, value)
                 to.endheaders(body)
                 answer = to.getresponse()
                 text = answer.read()

@@ -87,7 +87,8 @@ def test_a_line_of_nobody_is_not_the_one_befores(tmp_path):
 
 def test_what_the_api_says_stays_where_logpush_says_less(tmp_path):
     root, at = str(tmp_path / "archive"), "2026-10-01T00:00:00Z"
-    (tmp_path / "api.ndjson").write_text(json.dumps({"deviceId": DEVICE, "timestamp": at, "deviceName": "its name"}) + "\n")
+    (tmp_path / "api.ndjson").write_text(json.dumps(
+        {"deviceId": DEVICE, "registrationId": "r", "timestamp": at, "deviceName": "its name"}) + "\n")
     (tmp_path / "lines.log").write_text(json.dumps(line(ACCOUNTS[0], at)) + "\n")
     api = ["--archive", root, "import", "--account", ACCOUNTS[0], str(tmp_path / "api.ndjson")]
     logpush = ["--archive", root, "import", "--format", "logpush", str(tmp_path / "lines.log")]
