@@ -388,7 +388,10 @@ impl Archive {
     }
 
     /// That no days were, or are being, filed into another number of shards since this was opened.
-    fn check_shards(&self) -> Result<(), ArchiveError> {
+    ///
+    /// # Errors
+    /// [`ArchiveError::Resharded`] or [`ArchiveError::Resharding`] where they were; or where the description cannot be read.
+    pub fn check_shards(&self) -> Result<(), ArchiveError> {
         let Some(text) = self.store.description()? else { return Ok(()) };
         let Needed { shards, resharding } = self.read_description(&text)?;
         let path = self.root.clone();

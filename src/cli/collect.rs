@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::api::{Client, ClientOptions};
-use crate::archive::{Archive, Place, ShardLock, Shards};
+use crate::archive::{Archive, ArchiveError, Place, ShardLock, Shards};
 use crate::clock::{self, Clock};
 use crate::collect::{
     CollectError, CollectOptions, CollectStats, Collector, Plan, Resume, SourceChoice, Stop, StopSwitch, stop_pair,
@@ -406,6 +406,12 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
         let Some(every) = every else { break };
         if !sweeps.collectors[0].next_tick(every).await {
             break;
+        }
+        // Nothing could be published any more: who watches over the process starts another one.
+        if let Err(error @ (ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. })) =
+            sweeps.resumes.archive.check_shards()
+        {
+            return Err(error.into());
         }
     }
     if every.is_some() && ended_by.is_none() {

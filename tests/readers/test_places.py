@@ -479,6 +479,23 @@ def test_who_opened_it_before_it_was_resharded_is_told_so(server, tmp_path, stat
     assert late.returncode == 1 and "was filed into 2 shards meanwhile: start this command again" in said, said
 
 
+def test_a_loop_ends_where_the_archive_was_resharded(server, tmp_path):
+    place = in_bucket(server, tmp_path)
+    elsewhere = Place(place.root, str(tmp_path / "elsewhere"), place.env, server)
+    with api(5) as env:
+        loop = subprocess.Popen(place.command("collect", "--every", "3s", "-q"), env=place.env | env, stderr=subprocess.PIPE, text=True)
+        while not place.parts():
+            time.sleep(0.1)
+        # A publish at that very moment has it asked again.
+        while subprocess.run(elsewhere.command("reshard", "--shards", "2"), env=place.env, capture_output=True).returncode:
+            pass
+        _, said = loop.communicate(timeout=60)
+    assert loop.returncode == 1 and "start this command again" in said, said
+    with api(5) as env:
+        place.run("collect", env=env)
+    assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
+
+
 def test_a_bucket_that_is_not_there_is_told(server, tmp_path):
     place = in_bucket(server, tmp_path)
     place.root = "s3://no-such-bucket/archive"
