@@ -357,8 +357,15 @@ mod tests {
     use crate::disk::Disk;
     use crate::privacy::Policy;
 
-    /// What a file of these bytes brings: bodies, new states, and what went to the quarantine.
-    fn taken(file: &[u8]) -> (u64, u64, u64) {
+    /// What a file of these bytes brings: new states, and what went to the quarantine.
+    fn taken(file: &[u8]) -> (u64, u64) {
+        let (_dir, mut ingest) = read(file);
+        let published = ingest.publish().expect("a publish");
+        (published.states_new, published.quarantined)
+    }
+
+    /// An archive's writer that has read a file of these bytes.
+    fn read(file: &[u8]) -> (tempfile::TempDir, Ingest) {
         let dir = tempfile::tempdir().expect("a folder");
         let now = clock::parse_timestamp("2026-10-02T12:00:00Z").expect("a time");
         let archive = Archive::open_or_create(&dir.path().join("a"), 1, now, Disk::default()).expect("an archive");
@@ -367,9 +374,8 @@ mod tests {
         let options =
             ImportOptions { form: Form::Api, account_id: Some(account), sweep_id: "s".to_owned(), collected_at: now };
         let file = Box::new(Cursor::new(file.to_vec()));
-        let stats = read_file(&mut ingest, file, None, "file", &options).expect("a file");
-        let published = ingest.publish().expect("a publish");
-        (stats.bodies, published.states_new, published.quarantined)
+        read_file(&mut ingest, file, None, "file", &options).expect("a file");
+        (dir, ingest)
     }
 
     fn states(count: usize, between: &str) -> String {
@@ -386,17 +392,26 @@ mod tests {
                 format!("[{}]\n", states(count, ",\n")),
                 format!(" [\n\n{}\n,\n{}\n]", states(1, ""), states(count, "\n,\n")),
             ] {
-                let (_, new, quarantined) = taken(text.as_bytes());
-                assert_eq!((new, quarantined), (count as u64, 0), "{}", &text[..60]);
+                assert_eq!(taken(text.as_bytes()), (count as u64, 0), "{}", &text[..60]);
             }
         }
-        assert_eq!(taken(b"[\n{\"deviceId\":\n").2, 1, "what is no element is kept as it is");
+        assert_eq!(taken(b"[\n{\"deviceId\":\n").1, 1, "what is no element is kept as it is");
+    }
+
+    #[test]
+    fn what_is_journalled_is_published_once_it_is_much() {
+        let days =
+            |ingest: &Ingest| ingest.archive().partitions(&crate::schema::Schema::device_state()).expect("days").len();
+        assert_eq!(days(&read(states(100, "\n").as_bytes()).1), 0);
+        let (_dir, mut ingest) = read(states(40_000, "\n").as_bytes());
+        assert_eq!(days(&ingest), 1, "before anybody asks");
+        assert_eq!(ingest.publish().expect("a publish").states_new, 40_000, "and all of it is told");
     }
 
     #[test]
     fn a_mark_before_the_text_costs_no_state() {
         for text in [states(2, "\n"), format!("[\n{}]", states(2, ","))] {
-            assert_eq!(taken(format!("\u{feff}{text}").as_bytes()).1, 2, "{text}");
+            assert_eq!(taken(format!("\u{feff}{text}").as_bytes()).0, 2, "{text}");
         }
         let (sender, pieces) = flume::unbounded();
         read_pieces(Box::new(Cursor::new(b"\xff\xfe{\0".to_vec())), &sender);

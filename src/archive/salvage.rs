@@ -92,6 +92,9 @@ impl Archive {
         }
         writer.finish(schema)?;
         let mut salvaged = self.unnamed(&path, schema)?;
+        if found.astray.is_empty() {
+            return Ok((salvaged, found));
+        }
         let (mut held, mut rows) = (Vec::new(), 0);
         for (_, batch) in readable(part).enumerate().filter(|(number, _)| found.astray.contains(number)) {
             // It was counted before.

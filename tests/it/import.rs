@@ -38,13 +38,7 @@ fn what_comes_slowly_is_durable_all_the_same() {
     let mut importing = import(&root).arg("-").stdin(Stdio::piped()).spawn().expect("the program starts");
     let mut input = importing.stdin.take().expect("a pipe");
     writeln!(input, "{}", state(1)).expect("a pipe");
-    let journal = root.join("_archive/journal/shard-0");
-    let written =
-        || std::fs::read_dir(&journal).into_iter().flatten().any(|entry| size(&entry.expect("an entry").path()) > 100);
-    let start = std::time::Instant::now();
-    while !written() && start.elapsed() < Duration::from_mins(1) {
-        std::thread::yield_now();
-    }
+    wait_for_the_journal(&root);
     importing.kill().expect("a process");
     importing.wait().expect("a process");
     drop(input);
@@ -179,14 +173,8 @@ fn a_file_that_is_changed_meanwhile_costs_no_other() {
     let mut importing = importing.spawn().expect("the program starts");
     let mut input = importing.stdin.take().expect("a pipe");
     writeln!(input, "{}", state(900)).expect("a pipe");
-    let journal = root.join("_archive/journal/shard-0");
     // What comes by the pipe is read last.
-    let written =
-        || std::fs::read_dir(&journal).into_iter().flatten().any(|entry| size(&entry.expect("an entry").path()) > 100);
-    let start = std::time::Instant::now();
-    while !written() && start.elapsed() < Duration::from_mins(1) {
-        std::thread::yield_now();
-    }
+    wait_for_the_journal(&root);
     put(&files[0], &large((0..300).map(|n| state(n).replace("cpuPct", "cpuPkt"))));
     drop(input);
     let output = importing.wait_with_output().expect("a process");
@@ -249,6 +237,17 @@ fn state(n: u32) -> String {
 fn large(lines: impl Iterator<Item = String>) -> Vec<u8> {
     let blank = [vec![b' '; 1 << 20], vec![b'\n']].concat();
     [lines.map(|line| line + "\n").collect::<String>().into_bytes(), blank.repeat(17)].concat()
+}
+
+/// Until something is journalled.
+fn wait_for_the_journal(root: &Path) {
+    let journal = root.join("_archive/journal/shard-0");
+    let written =
+        || std::fs::read_dir(&journal).into_iter().flatten().any(|entry| size(&entry.expect("an entry").path()) > 100);
+    let start = std::time::Instant::now();
+    while !written() && start.elapsed() < Duration::from_mins(1) {
+        std::thread::yield_now();
+    }
 }
 
 fn size(path: &Path) -> u64 {
