@@ -109,7 +109,8 @@ pub fn read_file(
     let account = options.account_id.clone();
     // Lines of Logpush become other bodies than stand in the file.
     let lasting = lasting.filter(|_| options.form == Form::Api).map(Arc::new);
-    let mut import = Import { ingest, lasting, name, options, account, bodies, places, is_array: false, stats, synced };
+    let mut import =
+        Import { ingest, lasting, name, options, account, named: None, bodies, places, is_array: false, stats, synced };
     // A thread reads, so that what was read need not wait for what is still to come.
     let (sender, pieces) = flume::bounded(WAITING_PIECES);
     thread::spawn(move || read_pieces(file, &sender));
@@ -223,6 +224,8 @@ struct Import<'a> {
     options: &'a ImportOptions,
     /// Whose the bodies are that wait.
     account: Option<AccountId>,
+    /// The last that a line named.
+    named: Option<AccountId>,
     bodies: Vec<Body>,
     /// Where each stands in the file.
     places: Vec<u64>,
@@ -267,7 +270,9 @@ impl Import<'_> {
     /// Takes a value, or a line that should be one, which stands at a place of the file.
     fn take(&mut self, number: u64, line: &Bytes, at: u64) -> Result<(), ImportError> {
         let text = line.trim_ascii();
-        let text = line.slice_ref(if self.is_array { element(text) } else { text });
+        // A line may be an array by itself.
+        let is_element = self.is_array && !(text.starts_with(b"[") && is_value(text));
+        let text = line.slice_ref(if is_element { element(text) } else { text });
         let place = |part: &[u8]| at + (part.as_ptr().addr() - line.as_ptr().addr()) as u64;
         if text.is_empty() {
             return Ok(());
@@ -295,8 +300,9 @@ impl Import<'_> {
     /// Takes a line of Logpush. One that cannot be put into the API's words is kept as it is.
     fn take_line(&mut self, number: u64, line: Option<Translated>, text: &Bytes) -> Result<(), ImportError> {
         // Whose it is, one that cannot be read says as little as what it says.
-        let of_others = line.is_none().then(|| self.account.clone()).flatten();
+        let of_others = line.is_none().then(|| self.named.clone()).flatten();
         let (account, body) = line.map_or_else(|| (None, text.clone()), |line| (line.account, Bytes::from(line.body)));
+        self.named = account.clone().or(self.named.take());
         let account = account.or_else(|| self.options.account_id.clone()).or(of_others);
         if account != self.account {
             // Bodies of one answer are of one account.
@@ -396,6 +402,8 @@ mod tests {
             }
         }
         assert_eq!(taken(b"[\n{\"deviceId\":\n").1, 1, "what is no element is kept as it is");
+        let pages = format!("[{{\"deviceId\":\n[{}]\n[{}]", states(2, ","), states(1, ","));
+        assert_eq!(taken(pages.as_bytes()), (2, 1), "a line may be an array by itself");
     }
 
     #[test]

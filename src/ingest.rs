@@ -152,7 +152,7 @@ pub enum IngestError {
     #[error("a file that is taken in was changed meanwhile: take it in again")]
     Changing,
     /// The same of one that is known.
-    #[error("{0} was changed while it was taken in, and nothing of it is: take it in again")]
+    #[error("{0} was changed while it was taken in: take it in again")]
     Changed(String),
     /// The archive's fault: what is journalled stays there until a publish succeeds.
     #[error(transparent)]
@@ -337,13 +337,13 @@ impl Ingest {
         Ok(())
     }
 
-    /// Publishes where so much is journalled since the last publish that the journal is no place for it. What it brings,
-    /// the next publish tells.
+    /// Publishes where so much is journalled since the last publish that the journal is no place for it, unless something
+    /// had to be held then: it would be read again and again. What it brings, the next publish tells.
     ///
     /// # Errors
     /// As for [`Ingest::publish`].
     pub fn publish_if_much(&mut self) -> Result<(), IngestError> {
-        if self.unpublished >= MUCH_BYTES {
+        if self.unpublished >= MUCH_BYTES && self.published.held.is_empty() {
             self.published = self.publish()?;
         }
         Ok(())
@@ -426,6 +426,8 @@ impl Ingest {
         self.close_segment()?;
         self.unpublished = 0;
         let mut published = std::mem::take(&mut self.published);
+        // What was held before is tried again now.
+        published.held.retain(|held| !held.ends_with(STAYS));
         self.publish_segments(&mut published)?;
         self.publish_lasting(&mut published);
         if !self.unwritten.is_empty() {
@@ -649,6 +651,9 @@ impl Ingest {
     }
 }
 
+/// Said of what had to be held.
+const STAYS: &str = "what it keeps from being published stays in the journal, and is tried again";
+
 /// What a fault of the program's own is called: the bodies stay where they are.
 const UNREAD: &str = "some of the bodies of a day became neither rows nor findings: please report this";
 
@@ -670,8 +675,7 @@ impl Published {
 
     /// Notes why something stays in the journal.
     fn hold(&mut self, error: &dyn fmt::Display) {
-        let stays = "what it keeps from being published stays in the journal, and is tried again";
-        self.held.push(format!("{error}; {stays}"));
+        self.held.push(format!("{error}; {STAYS}"));
     }
 
     /// Publishes a day.
@@ -763,6 +767,23 @@ mod tests {
         assert!(!is_due("2026-10-02T11:55:00Z"));
         assert!(is_due("2026-10-02T11:45:00Z"));
         assert!(is_due("2026-10-03T12:00:00Z"));
+    }
+
+    #[test]
+    fn what_had_to_be_held_is_not_tried_again_at_each_gigabyte() {
+        let (_dir, mut ingest, _) = published(&[]);
+        let in_the_way = ingest.archive.root().join("device_state");
+        drop(ingest.archive.disk().create(&in_the_way).expect("room on the disk"));
+        let state =
+            r#"{"deviceId":"a","timestamp":"2026-10-01T11:00:00Z","x":""#.to_owned() + &"x".repeat(1 << 20) + r#""}"#;
+        for _ in 0..3 {
+            ingest.append(answer(&[&state])).expect("a journal");
+            ingest.publish_if_much().expect("a journal");
+            assert_eq!(ingest.published.held.len(), 1, "{:?}", ingest.published.held);
+        }
+        ingest.archive.disk().remove(&in_the_way).expect("our own file");
+        let published = ingest.publish().expect("a publish");
+        assert_eq!((published.states_new, &published.held[..]), (1, &[][..]));
     }
 
     #[test]

@@ -406,7 +406,7 @@ impl Archive {
     }
 
     /// Where such a file stands, free for it.
-    fn unfinished_path(&self, staging: &Path, name: &str) -> Result<PathBuf, ArchiveError> {
+    pub(super) fn unfinished_path(&self, staging: &Path, name: &str) -> Result<PathBuf, ArchiveError> {
         // Two processes may be about to make the same archive.
         let staged = staging.join(format!("{UNFINISHED}{name}.{}", std::process::id()));
         if staged.exists() {

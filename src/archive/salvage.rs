@@ -97,8 +97,8 @@ impl Archive {
         }
         let (mut held, mut rows) = (Vec::new(), 0);
         for (_, batch) in readable(part).enumerate().filter(|(number, _)| found.astray.contains(number)) {
-            // It was counted before.
-            let Ok(own) = batch.map(|batch| Found::default().own(schema, &batch, place)) else { continue };
+            // It was counted before, when it could be read.
+            let own = Found::default().own(schema, &batch?, place);
             rows += own.num_rows();
             held.push(own);
             if rows >= HELD_ROWS {
@@ -136,7 +136,7 @@ impl Archive {
     fn salvage_writer(&self, schema: &Schema, spot: Spot, rows: u64) -> Result<(PathBuf, PartWriter), ArchiveError> {
         let staging = paths::staging(&self.own, spot.shard);
         self.disk.make_dirs(&staging)?;
-        let path = staging.join(format!("salvaged.{}.{}.parquet", schema.dataset, spot.date));
+        let path = self.unfinished_path(&staging, &format!("{}.{}", schema.dataset, spot.date))?;
         let rows = usize::try_from(rows).unwrap_or(usize::MAX);
         let writer = PartWriter::create(&self.disk, &path, schema, rows)?;
         Ok((path, writer))

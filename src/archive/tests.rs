@@ -828,6 +828,10 @@ fn rows_that_stand_out_of_order_are_sorted_in_again() {
         order(&mut rows);
         put(&path, &to_parquet(&batch(&bench.schema, &rows)).expect("Parquet"));
         let lock = bench.archive.lock(0, "test").expect("the lock");
+        // What a salvage left that found no room.
+        let left =
+            bench.archive.unfinished_path(&paths::staging(&bench.archive.own, 0), "t.1970-01-01").expect("a path");
+        drop(bench.archive.disk().create(&left).expect("room on the disk"));
         let staged = bench.archive.stage_anew(&lock, &bench.schema, date(0)).expect("room on the disk");
         let said = staged.damage().expect("damage");
         assert!(said.contains("all of its rows were carried over"), "{said}");

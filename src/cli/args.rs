@@ -824,15 +824,7 @@ impl ApiArgs {
     /// section says, and that over `[api]`.
     pub(super) fn clients(&self, file: &ConfigFile, seed: u64) -> Result<Vec<(String, ClientOptions)>, ConfigError> {
         let accounts = file.accounts(&self.over(file.api.clone()), &self.over(ApiSection::default()))?;
-        let clients = accounts.into_iter().map(|(name, api)| Ok((name, api.client_options(seed)?)));
-        let mut clients: Vec<(String, ClientOptions)> = clients.collect::<Result<_, ConfigError>>()?;
-        let credentials: Vec<_> = clients.iter().map(|(_, client)| client.credential.clone()).collect();
-        for (_, client) in &mut clients {
-            // The limit is the credential's: accounts that share one have a part of it each.
-            let sharing = credentials.iter().filter(|credential| **credential == client.credential).count();
-            client.budget.share /= f64::from(u32::try_from(sharing).unwrap_or(u32::MAX));
-        }
-        Ok(clients)
+        accounts.into_iter().map(|(name, api)| Ok((name, api.client_options(seed)?))).collect()
     }
 
     /// What was typed, over what the file says.

@@ -28,6 +28,9 @@ use super::{Exit, print, random, supervise};
 /// The interval that a single sweep has to fit, where nothing is said.
 const INTERVAL: Duration = Duration::from_mins(5);
 
+/// The longest that is waited for the archive's description between two sweeps.
+const ASKING: Duration = Duration::from_secs(5);
+
 /// For so long back the devices are counted of which a plan is made.
 const KNOWN: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
@@ -40,7 +43,8 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let every = command.every.as_deref().map(config::parse_duration).transpose()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
-    let accounts = command.api.clients(&file, seed(&clock))?;
+    let mut accounts = command.api.clients(&file, seed(&clock))?;
+    share_limits(&mut accounts);
     let rule = file.archive.publish_rule()?;
     let deadline = command.deadline.as_deref().map(config::parse_duration).transpose()?;
     // Who starts single sweeps says by the deadline how often.
@@ -110,6 +114,15 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let clock = clock.clone();
         sweeps(Sweeps { collectors, accounts, command, every, metrics, resumes, clock, quiet }, &stop, exit).await
     })
+}
+
+/// Gives accounts that are asked side by side with one credential a part of its limit each.
+fn share_limits(accounts: &mut [(String, ClientOptions)]) {
+    let credentials: Vec<_> = accounts.iter().map(|(_, client)| client.credential.clone()).collect();
+    for (_, client) in accounts {
+        let sharing = credentials.iter().filter(|credential| **credential == client.credential).count();
+        client.budget.share /= f64::from(u32::try_from(sharing).unwrap_or(u32::MAX));
+    }
 }
 
 /// The accounts and devices that have a state of the last 7 days in an archive, as far as it can be read.
@@ -408,8 +421,10 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
             break;
         }
         // Nothing could be published any more: who watches over the process starts another one.
-        if let Err(error @ (ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. })) =
-            sweeps.resumes.archive.check_shards()
+        let archive = sweeps.resumes.archive.clone();
+        let asked = tokio::task::spawn_blocking(move || archive.check_shards());
+        if let Ok(Ok(Err(error @ (ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. })))) =
+            tokio::time::timeout(ASKING, asked).await
         {
             return Err(error.into());
         }

@@ -39,20 +39,19 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         Some(text) => config::parse_time(text, Zone::UTC, now)?,
         None => now,
     };
-    // Every file is opened before anything is written, so that a wrong name leaves nothing behind.
+    // Every file that is named is opened before anything is written, so that a wrong name leaves nothing behind.
     let mut files = Vec::new();
     for path in &command.files {
         if let Some(url) = path.to_str().filter(|text| Bucket::is_url(text)) {
             files.extend(objects(url)?);
             continue;
         }
-        for path in below(path).with_context(|| format!("cannot read {}", path.display()))? {
-            // A pipe that is opened and closed again has lost its writer.
-            if path != Path::new("-") && !is_pipe(&path) {
-                File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            }
-            files.push(Source::File(path));
+        // A pipe that is opened and closed again has lost its writer.
+        if path != Path::new("-") && !is_pipe(path) {
+            File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         }
+        let found = below(path).with_context(|| format!("cannot read {}", path.display()))?;
+        files.extend(found.into_iter().map(Source::File));
     }
     let (mut ingest, recovered) = collect::open(&place, &clock, "import", file.archive.readable_by, policy)?;
     let exit = collect::note_recovered(&recovered);
@@ -122,7 +121,7 @@ fn read_all(
 fn nobodys(name: &str, stats: &ImportStats) -> Exit {
     let Some(first) = stats.first_of_nobody else { return Exit::Done };
     print::note(&format!(
-        "warning: {name}: {} lines do not say whose states they are, the first is line {first}: passed over; name the account with --account to keep them",
+        "warning: {name}: {} lines say nothing of whose states they are, the first is line {first}: passed over; name the account with --account to keep them",
         stats.nobodys
     ));
     Exit::Partly
@@ -134,7 +133,7 @@ fn is_pipe(path: &Path) -> bool {
 }
 
 /// The files that are meant by a path: itself, or those of a folder and what is below it, in the order of their names.
-/// Hidden ones are not meant.
+/// Hidden ones are not meant. A folder in it that cannot be read is among them, for whoever opens it to tell.
 fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -146,7 +145,7 @@ fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
     entries.sort_unstable();
     let mut files = Vec::new();
     for (_, path) in entries {
-        files.extend(below(&path)?);
+        files.extend(below(&path).unwrap_or_else(|_told_later| vec![path]));
     }
     Ok(files)
 }

@@ -98,7 +98,10 @@ pub(super) fn upgrade(args: &Args, command: &UpgradeArgs) -> anyhow::Result<Exit
 
 /// Names the parts that were passed over, which keeps no other from being written anew.
 fn passed_over(damaged: &[ArchiveError]) -> Exit {
-    damaged.iter().for_each(|error| print::note(&format!("warning: {error}; `verify --repair` mends what can be")));
+    damaged.iter().for_each(|error| print::note(&format!("warning: {error}")));
+    if damaged.iter().any(|error| matches!(error, ArchiveError::Damaged { .. })) {
+        print::note("`dex-archive verify --repair` mends what can be mended");
+    }
     if damaged.is_empty() { Exit::Done } else { Exit::Partly }
 }
 

@@ -333,7 +333,7 @@ impl Divided {
         if changed.is_empty() {
             return (self, Vec::new());
         }
-        let Self { parts, bodies, polls, gaps, mut no_states, .. } = self;
+        let Self { parts, bodies, polls, gaps, mut no_states, is_quarantined, live } = self;
         drop(parts);
         let mut bodies = Arc::into_inner(bodies).expect("only the rows shared them");
         let names = changed.iter().map(|&file| bodies.files[file as usize].from.clone()).collect();
@@ -346,7 +346,7 @@ impl Divided {
                 bodies.located.push(body);
             }
         }
-        (Batch { bodies, ..batch }.divide(plan, shards), names)
+        (Self { is_quarantined, live, ..Batch { bodies, ..batch }.divide(plan, shards) }, names)
     }
 
     fn changed(&self) -> BTreeSet<u32> {

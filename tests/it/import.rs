@@ -193,10 +193,14 @@ fn a_file_that_cannot_be_read_costs_no_other_and_the_last_of_two_says_what_count
     // The first is read where it lies, the second is journalled.
     put(&paths[2], &large(std::iter::once(state(1))));
     put(&paths[3], state(1).replace(":1}", ":99}").as_bytes());
+    std::os::unix::fs::symlink("nowhere", dir.path().join("e.ndjson")).expect("a link");
     let (code, said) = run(import(&root).arg(dir.path()));
     assert_eq!(code, Some(1), "{said}");
     assert!(
-        said.contains("a.ndjson.gz") && !said.contains("b.ndjson.gz") && said.contains("2 bodies: 1 new"),
+        said.contains("a.ndjson.gz")
+            && said.contains("e.ndjson")
+            && !said.contains("b.ndjson.gz")
+            && said.contains("2 bodies: 1 new"),
         "{said}"
     );
     let rows = rows(&root, &Schema::device_state());

@@ -66,7 +66,7 @@ def test_a_line_that_says_no_account_needs_one(tmp_path):
     file, root = tmp_path / "lines.log", str(tmp_path / "archive")
     file.write_text(json.dumps({"DeviceID": DEVICE, "Timestamp": 1790812800}) + "\nno JSON\n")
     done = run("--archive", root, "import", "--format", "logpush", str(file))
-    assert done.returncode == 3 and "2 lines do not say whose states they are, the first is line 1" in done.stderr
+    assert done.returncode == 3 and "2 lines say nothing of whose states they are, the first is line 1" in done.stderr
     done = run("--archive", root, "import", "--format", "logpush", "--account", ACCOUNTS[0], str(file))
     assert done.returncode == 3 and "1 new states, 0 unchanged, 1 quarantined" in done.stderr
 
@@ -77,12 +77,20 @@ def test_a_line_of_nobody_is_not_the_one_befores(tmp_path):
     (tmp_path / "a.log").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
     importing = ["--archive", str(tmp_path / "archive"), "import", "--format", "logpush", str(tmp_path / "a.log")]
     done = run(*importing)
-    assert done.returncode == 3 and "1 lines do not say" in done.stderr and "line 2" in done.stderr, done.stderr
+    assert done.returncode == 3 and "1 lines say nothing" in done.stderr and "line 2" in done.stderr, done.stderr
     assert "1 new states" in done.stderr, "and costs no other"
     assert run(*importing, "--account", ACCOUNTS[1]).returncode == 0
     query = run("--archive", str(tmp_path / "archive"), "query", "latest", "--at", "2026-10-02", "--column", "account_id",
                 "--format", "csv")
     assert query.stdout.count(ACCOUNTS[1]) == 1, query.stdout
+
+
+def test_a_line_that_cannot_be_read_is_of_the_last_account_that_was_named(tmp_path):
+    of_nobody = {"DeviceID": DEVICE, "Timestamp": 1790812800}
+    lines = [json.dumps(line(ACCOUNTS[0], "2026-10-01T00:00:00Z")), "{broken", json.dumps(of_nobody), "{broken too"]
+    (tmp_path / "a.log").write_text("\n".join(lines))
+    done = run("--archive", str(tmp_path / "archive"), "import", "--format", "logpush", str(tmp_path / "a.log"))
+    assert done.returncode == 3 and "1 new states, 0 unchanged, 2 quarantined" in done.stderr and "1 lines say" in done.stderr
 
 
 def test_what_the_api_says_stays_where_logpush_says_less(tmp_path):
