@@ -693,6 +693,12 @@ impl ArchiveError {
         matches!(self, Self::Damaged { .. } | Self::Schema { .. })
     }
 
+    /// Whether the credentials do not let it be done.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Bucket(BucketError::Denied { .. }))
+    }
+
     /// Whether somebody else wrote what was read, since then: trying again may do.
     #[must_use]
     pub fn is_replaced(&self) -> bool {

@@ -6,7 +6,6 @@ use chrono::TimeDelta;
 
 use crate::api::{Client, Failure, MOST_CLOCK_AHEAD, Probe};
 use crate::archive::{Archive, ArchiveError, Place};
-use crate::bucket::BucketError;
 use crate::clock;
 use crate::disk::{self, bytes};
 use crate::envelope;
@@ -104,7 +103,7 @@ fn archive(place: &Place) -> Check {
                 "use one that honours If-None-Match: here, two writers lose each other's rows",
             );
         }
-        Err(error @ ArchiveError::Bucket(BucketError::Denied { .. })) => {
+        Err(error) if error.is_denied() => {
             return Check::poor(name, error.to_string(), "give the credentials the right to write");
         }
         Err(error) => return Check::poor(name, error.to_string(), "try again: it was there just now"),
