@@ -781,6 +781,7 @@ mod tests {
             ingest.publish_if_much().expect("a journal");
             assert_eq!(ingest.published.held.len(), 1, "{:?}", ingest.published.held);
         }
+        assert!(ingest.unpublished >= 2 << 20, "nothing was read again");
         ingest.archive.disk().remove(&in_the_way).expect("our own file");
         let published = ingest.publish().expect("a publish");
         assert_eq!((published.states_new, &published.held[..]), (1, &[][..]));
