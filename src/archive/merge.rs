@@ -78,9 +78,7 @@ impl Archive {
             None => (None, None),
         };
         let mut merge = Merge::new(schema, rows.in_order(), writer);
-        for batch in part.iter().flat_map(|part| part.batches(None)) {
-            merge.pass(&batch?)?;
-        }
+        part.iter().try_for_each(|part| merge.pass_all(part))?;
         let (fresh, info) = merge.finish()?;
         let (names, bases) = (vec![name], bases.into_iter().collect());
         // On a local disk the shard's lock keeps others away.
@@ -227,8 +225,7 @@ impl Archive {
             }
         }
         let rest = concat_batches(schema.arrow(), &rest).map_err(|error| ArchiveError::reading(path, error.into()))?;
-        let rows = u32::try_from(rest.num_rows()).expect("a day's rows fit into memory, which has fewer");
-        let incoming = Incoming::new(schema, &rest, &(0..rows).collect::<Vec<_>>());
+        let incoming = Incoming::of_all(schema, &rest);
         let expected = usize::try_from(first.1.rows()).unwrap_or(usize::MAX).saturating_add(rest.num_rows());
         let writer = PartWriter::create(&self.disk, path, schema, expected.div_ceil(shards as usize))?;
         let mut merge = Merge::new(schema, incoming.in_order(), writer);
@@ -344,8 +341,13 @@ impl<'a> Merge<'a> {
         Self { schema, supply: supply.fuse(), incoming: None, next: 0, writer, rows_before: 0, fresh: Vec::new() }
     }
 
+    /// Writes the rows of an old part, with those that come in at their places among them.
+    pub(super) fn pass_all(&mut self, part: &Part) -> Result<(), ArchiveError> {
+        part.batches(None).try_for_each(|batch| self.pass(&batch?))
+    }
+
     /// Writes a batch of old rows, with those that come in at their places among them.
-    pub(super) fn pass(&mut self, batch: &RecordBatch) -> Result<(), ArchiveError> {
+    fn pass(&mut self, batch: &RecordBatch) -> Result<(), ArchiveError> {
         self.rows_before += batch.num_rows() as u64;
         let mut at = 0;
         while at < batch.num_rows() {
@@ -408,6 +410,16 @@ impl Incoming {
         }
         let sorted = take_record_batch(batch, &stay).expect("every position lies in the batch");
         Self { batch: sorted, first, fresh: vec![false; rows.len()] }
+    }
+
+    /// Takes all rows of a batch.
+    ///
+    /// # Panics
+    /// As for [`Incoming::new`], and where it has more than 2^32 rows.
+    #[must_use]
+    pub fn of_all(schema: &Schema, batch: &RecordBatch) -> Self {
+        let rows = u32::try_from(batch.num_rows()).expect("a batch's rows fit into memory, which has fewer");
+        Self::new(schema, batch, &(0..rows).collect::<Vec<_>>())
     }
 
     /// The rows of a batch by the day and the shard they belong to; those that are of no device

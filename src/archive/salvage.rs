@@ -121,13 +121,10 @@ impl Archive {
         batches: &[RecordBatch],
     ) -> Result<Part, ArchiveError> {
         let rows = concat_batches(schema.arrow(), batches).expect("they are of the schema");
-        let positions: Vec<u32> = (0..rows.num_rows()).zip(0..).map(|(_, row)| row).collect();
-        let incoming = Incoming::new(schema, &rows, &positions);
+        let incoming = Incoming::of_all(schema, &rows);
         let (path, writer) = self.salvage_writer(schema, spot, part.rows() + rows.num_rows() as u64)?;
         let mut merge = Merge::new(schema, incoming.in_order(), writer);
-        for batch in part.batches(None) {
-            merge.pass(&batch?)?;
-        }
+        merge.pass_all(part)?;
         merge.finish()?;
         self.unnamed(&path, schema)
     }

@@ -19,7 +19,7 @@ use crate::clock::{self, Timestamp};
 use crate::snapshot::{DeviceId, HISTORY, Listing, PAGE_ROWS, SETTLE, Source, sweep_id};
 
 use super::schedule::End;
-use super::sweep::{Asked, Collector, Halt, Sweep};
+use super::sweep::{Asked, Collector, Halt, Slips, Sweep};
 use super::{CollectError, CollectStats};
 
 /// About so many rows are in a window: 100 pages. A stop costs what was read of one.
@@ -304,7 +304,7 @@ impl Collector<'_> {
         let is_settled = window.to + SETTLE <= now;
         let listing = Listing { source, from, to: window.to };
         let id = sweep_id(now, number);
-        let (mut last_first, mut was_full, mut page) = (None, false, 1);
+        let (mut last_first, mut slips, mut page) = (None, Slips::default(), 1);
         while page < MOST_PAGES {
             let permit = tokio::select! {
                 permit = self.client.permit() => permit,
@@ -330,12 +330,11 @@ impl Collector<'_> {
                 return Ok(Read::InPart);
             }
             // What may still change is read, but not to an end that anybody should rely on.
-            let is_end = rows == 0 || (rows < PAGE_ROWS && !is_settled);
-            match std::mem::replace(&mut was_full, rows == PAGE_ROWS) {
-                // An empty page behind a full one may be a slip: it is asked for once more.
-                was_full if rows == 0 && was_full => continue,
-                _ if is_end => return Ok(Read::ToItsEnd),
-                _ => (),
+            if slips.may_be_one(rows) {
+                continue;
+            }
+            if rows == 0 || (rows < PAGE_ROWS && !is_settled) {
+                return Ok(Read::ToItsEnd);
             }
             (last_first, page) = (first, page + 1);
         }

@@ -111,9 +111,14 @@ struct ListState {
     pages: u32,
     failed_in_a_row: u32,
     read: u32,
-    /// Whether the last page that was read was a full one.
-    was_full: bool,
+    slips: Slips,
     is_given_up: bool,
+}
+
+/// Tells empty pages that may be a slip of the server: those behind a full one, which are asked for once more.
+#[derive(Default)]
+pub(super) struct Slips {
+    was_full: bool,
 }
 
 /// What a page of the list says of the next one.
@@ -525,6 +530,13 @@ impl Sweep {
     }
 }
 
+impl Slips {
+    /// Whether the next page, with so many rows, may be one. The same page once more is none.
+    pub(super) fn may_be_one(&mut self, rows: usize) -> bool {
+        std::mem::replace(&mut self.was_full, rows >= PAGE_ROWS) && rows == 0
+    }
+}
+
 impl ListState {
     /// Takes in a page that shows so many devices. The list ends with its first empty page, whatever `result_info` says:
     /// a server may have pages that are shorter than was asked for. An empty page behind a full one may be a slip, and is
@@ -542,9 +554,9 @@ impl ListState {
         }
         self.failed_in_a_row = 0;
         self.read += 1;
-        match std::mem::replace(&mut self.was_full, rows >= PAGE_ROWS) {
-            was_full if rows == 0 && was_full => Next::Again,
-            _ if rows > 0 && new => Next::Read,
+        match rows {
+            _ if self.slips.may_be_one(rows) => Next::Again,
+            1.. if new => Next::Read,
             _ => Next::End,
         }
     }

@@ -350,10 +350,9 @@ impl Divided {
     }
 
     fn changed(&self) -> BTreeSet<u32> {
-        let mut files: Vec<u32> = self.bodies.located.iter().map(|body| body.place.file).collect();
-        files.dedup();
-        let file = |number: u32| &self.bodies.files[number as usize];
-        files.into_iter().filter(|&number| file(number).is_foreign && file(number).bodies.is_changed()).collect()
+        let is_changed = |file: &Opened| file.is_foreign && file.bodies.is_changed();
+        let changed = (0..).zip(&self.bodies.files).filter(|(_, file)| is_changed(file)).map(|(number, _)| number);
+        changed.filter(|number| self.bodies.located.iter().any(|body| body.place.file == *number)).collect()
     }
 
     /// The bodies that are neither in the archive nor in the quarantine, as answers of so many.

@@ -43,7 +43,7 @@ impl Searched {
     /// # Errors
     /// Where the archive cannot be read.
     pub fn read(days: &Days, window: Window, sources: &[Source]) -> Result<Self, QueryError> {
-        let polls_schema = Schema::poll();
+        let polls = Schema::poll();
         let names = [
             "sweep_id",
             "account_id",
@@ -57,14 +57,14 @@ impl Searched {
             "rows",
         ];
         let sources = sources.iter().map(|source| source.as_str().to_owned()).collect::<Vec<_>>();
-        let columns = names.iter().map(|name| column(&polls_schema, name)).collect();
-        let any_of = Some((column(&polls_schema, "source"), sources.clone()));
+        let columns = names.iter().map(|name| column(&polls, name)).collect();
+        let any_of = Some((column(&polls, "source"), sources.clone()));
         let scan = Scan { columns, any_of, ..Scan::default() };
         // A window is asked for after it has ended, and as long as it is remembered.
         let until = window.until + HISTORY + TimeDelta::days(1);
         let mut readings = BTreeMap::<Name, Reading>::new();
-        let add = |found: &mut BTreeMap<Name, Reading>, batch: &RecordBatch| polls(batch, &sources, found);
-        days.fold(&polls_schema, Window { until, ..window }, &scan, BTreeMap::new, add, |found| {
+        let add = |found: &mut BTreeMap<Name, Reading>, batch: &RecordBatch| take_polls(batch, &sources, found);
+        days.fold(&polls, Window { until, ..window }, &scan, BTreeMap::new, add, |found| {
             found.into_iter().for_each(|(name, reading)| readings.entry(name).or_default().merge(reading));
         })?;
         let mut searched = Self::default();
@@ -104,7 +104,7 @@ impl Searched {
 }
 
 /// Takes in what the polls of a batch say of readings in some resolutions.
-fn polls(batch: &RecordBatch, sources: &[String], found: &mut BTreeMap<Name, Reading>) {
+fn take_polls(batch: &RecordBatch, sources: &[String], found: &mut BTreeMap<Name, Reading>) {
     let [sweeps, accounts, devices] = ["sweep_id", "account_id", "device_id"].map(|name| texts(batch, name));
     let (kinds, outcomes) = (texts(batch, "source"), texts(batch, "outcome"));
     let [asked, from, to] = ["requested_at", "window_from", "window_to"].map(|name| times(batch, name));
