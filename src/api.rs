@@ -233,8 +233,9 @@ impl Client {
             ("page", page.to_string()),
             ("per_page", PAGE_ROWS.to_string()),
             ("source", source.to_owned()),
-            // By device, a state that is reported while the pages are read moves no other row.
-            ("sort_by", "device_id".to_owned()),
+            // Rows that compare equal may come in another order at each request: there are to be few of them. By device,
+            // a state that is reported while the pages are read moves no other row, either.
+            ("sort_by", if listing.source == Source::Raw { "timestamp" } else { "device_id" }.to_owned()),
         ];
         query.extend(device.map(|device| ("device_id", device.as_str().to_owned())));
         let url = self.url(&["dex", "fleet-status", "devices"], &query);
@@ -350,6 +351,8 @@ impl Client {
         poll.cf_ray = attempt.cf_ray;
         let bodies = match attempt.said {
             Ok(Said::States(states)) if failure.is_none() => states,
+            // What can be told apart of it is filed, and the rest kept aside.
+            Ok(Said::Unreadable(states)) if (200..300).contains(&poll.http_status.unwrap_or_default()) => states,
             _ => Vec::new(),
         };
         poll.rows = u32::try_from(bodies.len()).unwrap_or(u32::MAX);
@@ -362,6 +365,18 @@ impl Client {
             poll: Some(poll),
         };
         Exchange { answer, failure }
+    }
+}
+
+impl Exchange {
+    /// Takes the answer for a failure, and says so in its poll. What it brought stays.
+    pub fn distrust(&mut self, reason: &str) -> Failure {
+        let failure = Failure::Other(reason.to_owned());
+        if let Some(poll) = &mut self.answer.poll {
+            (poll.outcome, poll.error) = (Outcome::Failed, Some(reason.to_owned()));
+        }
+        self.failure = Some(failure.clone());
+        failure
     }
 }
 

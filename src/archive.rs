@@ -6,7 +6,7 @@
 //! ARCHIVE/
 //!   device_state/date=2026-11-24/part-0-000042.parquet   one row per device state
 //!   poll/date=2026-11-24/part-0-000042.parquet           one row per API request
-//!   _archive/archive.json                                format version and number of shards
+//!   _archive/archive.json                                format version, number of shards, keys of pseudonyms
 //!   _archive/journal/shard-0/                            answers that are not yet published
 //!   _archive/staging/shard-0/                            days that are being built
 //!   _archive/quarantine/                                 what was received and could not be filed
@@ -48,6 +48,7 @@
 //! only user of Parquet. Every change on the disk goes through [`Disk`].
 
 mod checksum;
+mod description;
 mod export;
 mod folder;
 mod key_index;
@@ -76,17 +77,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::cast::AsArray;
 use chrono::NaiveDate;
 use parquet::errors::ParquetError;
-use serde::{Deserialize, Serialize};
 
 use crate::bucket::BucketError;
-use crate::clock::{self, Timestamp};
+use crate::clock::Timestamp;
 use crate::disk::{Disk, DiskError};
 use crate::schema::Schema;
 
 pub use checksum::Checksum;
+pub use description::KeyMark;
 pub use export::to_parquet;
 pub use lock::{ShardLock, Shards};
 pub use merge::{Incoming, Stretches, Supply};
@@ -98,6 +98,7 @@ pub use read::{Part, PartFile, Piece, Scan};
 pub use refile::Refiled;
 pub use store::Entry;
 
+use description::Needed;
 use store::{Days, Listed, Store};
 
 /// The folder of everything that is not data.
@@ -105,12 +106,6 @@ pub const OWN_FOLDER: &str = paths::OWN;
 
 /// The version of the format above.
 pub const ARCHIVE_FORMAT: u32 = 1;
-
-/// Devices by which a shard is told.
-const SEEN_DEVICES: usize = 50;
-
-/// More shards are not tried.
-const MOST_SHARDS_SEEN: u32 = 1_024;
 
 /// An archive that is known to be one of this format.
 #[derive(Debug, Clone)]
@@ -124,32 +119,6 @@ pub struct Archive {
     is_resharding: bool,
     disk: Disk,
     linger: Duration,
-}
-
-/// What `_archive/archive.json` says.
-#[derive(Debug, Clone, Serialize)]
-struct Description {
-    format: u32,
-    shards: u32,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    resharding: bool,
-    #[serde(with = "clock::rfc3339")]
-    created_at: Timestamp,
-    created_by: String,
-}
-
-/// What has to be known of an archive: its description may have been written anew by hand.
-#[derive(Deserialize)]
-struct Needed {
-    shards: u32,
-    #[serde(default)]
-    resharding: bool,
-}
-
-/// Only the format, so that an archive of a later one is refused for that and not for a strange key.
-#[derive(Deserialize)]
-struct Format {
-    format: u32,
 }
 
 /// Why an archive cannot be opened, read or written.
@@ -281,7 +250,7 @@ impl Archive {
         let archive = Self::new(&place.into(), 1);
         match archive.store.description()? {
             Some(text) => {
-                let Needed { shards, resharding } = archive.read_description(&text)?;
+                let Needed { shards, resharding, .. } = archive.read_description(&text)?;
                 Ok(Self { shards, is_resharding: resharding, ..archive })
             }
             None => Err(archive.undescribed()),
@@ -304,8 +273,8 @@ impl Archive {
             other => return Ok(other?.on(disk)),
         };
         match created {
-            // Somebody else has just made it.
-            Err(error) if error.is_replaced() => Ok(Self::open(&place)?.on(disk)),
+            // Where somebody else has just made it, that one is as good.
+            Err(error) => Self::open(&place).map(|archive| archive.on(disk)).map_err(|_absent| error),
             created => created,
         }
     }
@@ -385,21 +354,6 @@ impl Archive {
     pub fn journals(&self) -> Vec<PathBuf> {
         let orphaned = self.orphaned_journals().unwrap_or_default().into_iter().map(|(_, path)| path);
         (0..self.shards).map(|shard| self.journal_path(shard)).chain(orphaned).collect()
-    }
-
-    /// That no days were, or are being, filed into another number of shards since this was opened.
-    ///
-    /// # Errors
-    /// [`ArchiveError::Resharded`] or [`ArchiveError::Resharding`] where they were; or where the description cannot be read.
-    pub fn check_shards(&self) -> Result<(), ArchiveError> {
-        let Some(text) = self.store.description()? else { return Ok(()) };
-        let Needed { shards, resharding } = self.read_description(&text)?;
-        let path = self.root.clone();
-        match (shards, resharding) == (self.shards, self.is_resharding) {
-            true => Ok(()),
-            false if resharding => Err(ArchiveError::Resharding { path, shards }),
-            false => Err(ArchiveError::Resharded { path, shards }),
-        }
     }
 
     /// That what is on the local disk, if anything is, belongs to this archive and no other.
@@ -559,93 +513,8 @@ impl Archive {
 
     fn create(place: &Place, shards: u32, now: Timestamp, disk: Disk) -> Result<Self, ArchiveError> {
         let archive = Self::new(place, shards).on(disk);
-        archive.describe(now, None)?;
+        archive.describe_new(now)?;
         Ok(archive)
-    }
-
-    /// Writes the description, in place of the `old` one if there is one.
-    fn describe(&self, now: Timestamp, old: Option<&str>) -> Result<(), ArchiveError> {
-        let (shards, resharding, created_by) = (self.shards, self.is_resharding, write::tool());
-        let description = Description { format: ARCHIVE_FORMAT, shards, resharding, created_at: now, created_by };
-        let text = serde_json::to_string_pretty(&description).expect("a description always has a form in JSON");
-        self.store.describe(self, &format!("{text}\n"), old)
-    }
-
-    /// The same archive with another number of shards. Until [`Archive::end_resharding`] nobody else can write to it.
-    /// Whoever calls it holds every shard's lock.
-    ///
-    /// # Errors
-    /// Where the description cannot be written.
-    pub fn begin_resharding(self, shards: u32, now: Timestamp) -> Result<Self, ArchiveError> {
-        let old = self.store.description()?;
-        let archive = Self { shards, is_resharding: true, ..self };
-        archive.describe(now, old.as_deref())?;
-        Ok(archive)
-    }
-
-    /// Says that every day is in parts of the new number of shards.
-    ///
-    /// # Errors
-    /// Where the description cannot be written.
-    pub fn end_resharding(self, now: Timestamp) -> Result<Self, ArchiveError> {
-        let old = self.store.description()?;
-        let archive = Self { is_resharding: false, ..self };
-        archive.describe(now, old.as_deref())?;
-        Ok(archive)
-    }
-
-    /// What a folder without a description is.
-    fn undescribed(&self) -> ArchiveError {
-        let is_data = |name: &str| Schema::all().iter().any(|schema| schema.dataset == name);
-        match self.entries(&self.root) {
-            // A crash before the description was written leaves at most the folders around it.
-            Ok(entries) if entries.iter().all(|entry| entry.name == paths::OWN) => {
-                ArchiveError::Absent(self.root.clone())
-            }
-            Ok(entries) if entries.iter().any(|entry| entry.name == paths::OWN || is_data(&entry.name)) => {
-                self.misdescribed("it is missing".to_owned())
-            }
-            Ok(_) => ArchiveError::Foreign(self.root.clone()),
-            Err(error) => error,
-        }
-    }
-
-    fn misdescribed(&self, problem: String) -> ArchiveError {
-        ArchiveError::Description { path: paths::description(&self.root), problem, shards: self.shards_seen() }
-    }
-
-    /// The smallest number of shards that the parts can be of: by their names, and by the devices that they hold.
-    fn shards_seen(&self) -> u32 {
-        let below = |dir: PathBuf| self.entries(&dir).unwrap_or_default();
-        let days = below(self.root.clone()).into_iter().flat_map(|dataset| below(dataset.path));
-        let parts: BTreeMap<PartName, PathBuf> = days
-            .flat_map(|day| below(day.path))
-            .filter_map(|part| Some((PartName::parse(&part.name)?, part.path)))
-            .collect();
-        let least = parts.keys().map(|part| part.shard).max().unwrap_or(0) + 1;
-        // A few parts of each shard are enough to tell.
-        let mut seen: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-        for (part, path) in parts {
-            let ids = seen.entry(part.shard).or_default();
-            if ids.len() < SEEN_DEVICES {
-                ids.extend(self.devices_in(&path));
-            }
-        }
-        let fits = |shards: &u32| seen.iter().all(|(shard, ids)| ids.iter().all(|id| shard_of(id, *shards) == *shard));
-        (least..=MOST_SHARDS_SEEN).find(fits).unwrap_or(least)
-    }
-
-    /// Some devices of a part; none where it cannot be read.
-    fn devices_in(&self, path: &Path) -> Vec<String> {
-        let schema = Schema::device_state();
-        let device = schema.index_of("device_id").expect("states are of devices");
-        let scan = Scan { columns: [device].into(), ..Scan::default() };
-        let first = self.look(path, &schema).ok().and_then(|part| part.batches(Some(&scan)).next()?.ok());
-        let ids = first.iter().flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten());
-        let mut ids: Vec<String> = ids.map(str::to_owned).collect();
-        ids.dedup();
-        ids.truncate(SEEN_DEVICES);
-        ids
     }
 
     /// The parts of each day by shard, the newest of each. What was broken off while days were filed into another number
@@ -658,22 +527,6 @@ impl Archive {
             parts.reverse();
             (day, parts)
         })
-    }
-
-    /// What has to be known of a description.
-    fn read_description(&self, text: &str) -> Result<Needed, ArchiveError> {
-        let damaged = |error: serde_json::Error| {
-            let place = format!("at line {} column {}", error.line(), error.column());
-            self.misdescribed(format!("not the JSON it was written as, {place}"))
-        };
-        let format: Format = serde_json::from_str(text).map_err(damaged)?;
-        if format.format != ARCHIVE_FORMAT {
-            return Err(ArchiveError::Format { path: self.root.clone(), found: format.format });
-        }
-        match serde_json::from_str(text).map_err(damaged)? {
-            Needed { shards: 0, .. } => Err(self.misdescribed("it has no shards".to_owned())),
-            needed => Ok(needed),
-        }
     }
 }
 

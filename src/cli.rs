@@ -177,5 +177,12 @@ fn is_usage(error: &anyhow::Error) -> bool {
                 | ArchiveError::Bucket(BucketError::Url { .. } | BucketError::Settings { .. })
         )
     );
-    question || address || place || error.is::<ConfigError>() || error.is::<BudgetError>() || error.is::<SimError>()
+    let ruled = matches!(error.downcast_ref(), Some(IngestError::Unruled(_)));
+    question
+        || address
+        || place
+        || ruled
+        || error.is::<ConfigError>()
+        || error.is::<BudgetError>()
+        || error.is::<SimError>()
 }

@@ -19,6 +19,9 @@ pub type Timestamp = DateTime<Utc>;
 /// The latest epoch milliseconds that are read as a timestamp: the end of the year 9999.
 const MAX_EPOCH_MS: i64 = 253_402_300_799_999;
 
+/// The earliest, of 1973: smaller numbers count something else, mostly seconds.
+const LEAST_EPOCH_MS: i64 = 100_000_000_000;
+
 /// Where `now` comes from: the system, or a simulated day that only [`Clock::advance`] moves.
 #[derive(Clone, Debug)]
 pub struct Clock(Option<Arc<AtomicI64>>);
@@ -66,10 +69,10 @@ pub fn from_micros(micros: i64) -> Option<Timestamp> {
     DateTime::from_timestamp_micros(micros)
 }
 
-/// Milliseconds since the Unix epoch, 1970 to 9999.
+/// Milliseconds since the Unix epoch, 1973 to 9999: smaller numbers count something else, mostly seconds.
 #[must_use]
 pub fn from_epoch_ms(ms: i64) -> Option<Timestamp> {
-    if !(0..=MAX_EPOCH_MS).contains(&ms) {
+    if !(LEAST_EPOCH_MS..=MAX_EPOCH_MS).contains(&ms) {
         return None;
     }
     DateTime::from_timestamp_millis(ms)

@@ -6,6 +6,7 @@
 //! Pacing and retries are the client's business, rows and files the ingest's.
 
 mod backfill;
+mod paging;
 mod plan;
 mod schedule;
 mod sweep;

@@ -49,9 +49,8 @@ pub struct ConfigFile {
     /// Several accounts, each with what differs from `[api]`.
     #[serde(default)]
     pub account: Vec<AccountSection>,
-    /// What personal data may be written.
-    #[serde(default)]
-    pub privacy: Rules,
+    /// What personal data may be written; none where nobody said.
+    pub privacy: Option<Rules>,
     /// What a report shows.
     #[serde(default)]
     pub report: ReportSection,
@@ -326,7 +325,8 @@ impl ConfigFile {
     /// # Errors
     /// Says which rule or key will not do.
     pub fn policy(&self) -> Result<Policy, ConfigError> {
-        let key = match (variable(PRIVACY_KEY), &self.privacy.key_file) {
+        let key_file = self.privacy.as_ref().and_then(|rules| rules.key_file.as_ref());
+        let key = match (variable(PRIVACY_KEY), key_file) {
             (Some(text), _) => Some(privacy_key(PRIVACY_KEY.to_owned(), text.as_encoded_bytes())?),
             (None, Some(path)) => {
                 let bytes = fs::read(path).map_err(|error| ConfigError::Read { path: path.clone(), error })?;
@@ -334,7 +334,10 @@ impl ConfigFile {
             }
             (None, None) => None,
         };
-        Ok(Policy::new(&Schema::device_state(), &self.privacy, key)?)
+        match &self.privacy {
+            Some(rules) => Ok(Policy::new(&Schema::device_state(), rules, key)?),
+            None => Ok(Policy::unsaid(key)),
+        }
     }
 
     /// The rules for who only reads: none where the key is not this user's to read. Then names are looked for as they are

@@ -82,7 +82,7 @@ pub enum Change<'a> {
 
 /// The file system said no.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}: {error}{}", path.display(), room(*free))]
+#[error("cannot {action} {}: {error}{}", path.display(), hint(error, *free))]
 pub struct DiskError {
     /// What was tried.
     pub action: &'static str,
@@ -354,8 +354,15 @@ pub fn bytes(count: u64) -> String {
     if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
 }
 
-fn room(free: Option<u64>) -> String {
-    free.map_or_else(String::new, |bytes| format!("; {} kB are free there", bytes / 1_000))
+fn hint(error: &io::Error, free: Option<u64>) -> String {
+    match free {
+        Some(bytes) => format!("; {} kB are free there", bytes / 1_000),
+        None if error.kind() == io::ErrorKind::CrossesDevices => {
+            "; all that is below an archive has to be on one file system: move, or mount, the archive as a whole"
+                .to_owned()
+        }
+        None => String::new(),
+    }
 }
 
 #[cfg(test)]

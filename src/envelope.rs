@@ -6,6 +6,9 @@
 
 use crate::json::{self, JsonError};
 
+/// In no state so many objects stand in each other.
+const MOST_OPEN: usize = 1_000;
+
 /// What a text holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content<'a> {
@@ -31,7 +34,8 @@ pub struct Refusal {
 /// # Errors
 /// Where the text is not JSON.
 pub fn read(text: &str) -> Result<Content<'_>, JsonError> {
-    let text = text.trim_matches([' ', '\t', '\n', '\r']);
+    // Some servers put a byte order mark in front.
+    let text = text.trim_start_matches('\u{feff}').trim_matches([' ', '\t', '\n', '\r']);
     match text.as_bytes().first() {
         // Reading its entries is what finds out whether it is JSON.
         Some(b'{') => read_object(text),
@@ -47,6 +51,61 @@ fn read_object(text: &str) -> Result<Content<'_>, JsonError> {
         Some(Envelope { result: Some(result), .. }) => states(result),
         Some(Envelope { result: None, .. }) => Ok(Content::Absent),
     }
+}
+
+/// The device states in a text that is no JSON as a whole, as far as their ends can be told: of fifty states on a page, one
+/// may hold what JSON has not. That one is among them, and the last may be broken off.
+#[must_use]
+pub fn salvage(text: &str) -> Vec<&str> {
+    /// An object that is not closed yet.
+    struct Open {
+        start: usize,
+        is_state: bool,
+    }
+    let bytes = text.as_bytes();
+    let (mut open, mut found): (Vec<Open>, Vec<std::ops::Range<usize>>) = (Vec::new(), Vec::new());
+    // What stands within a state is part of it.
+    let mut take = |state: std::ops::Range<usize>| {
+        while found.pop_if(|inner| inner.start > state.start).is_some() {}
+        found.push(state);
+    };
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => {
+                let start = at;
+                at = string_end(bytes, at);
+                let is_key = || bytes[at..].trim_ascii_start().starts_with(b":");
+                if text.get(start..at) == Some("\"deviceId\"") && is_key() {
+                    open.iter_mut().last().into_iter().for_each(|object| object.is_state = true);
+                }
+                continue;
+            }
+            b'{' if open.len() == MOST_OPEN => return Vec::new(),
+            b'{' => open.push(Open { start: at, is_state: false }),
+            b'}' => {
+                let closed = open.pop().filter(|object| object.is_state);
+                closed.into_iter().for_each(|object| take(object.start..at + 1));
+            }
+            _ => (),
+        }
+        at += 1;
+    }
+    open.iter().find(|object| object.is_state).into_iter().for_each(|object| take(object.start..text.len()));
+    found.into_iter().filter_map(|state| text.get(state)).collect()
+}
+
+/// Where the string ends that begins at a place.
+fn string_end(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
 }
 
 /// Whether a text, if it is JSON, is a device state and no envelope: whether there is a `deviceId` in it at the top.
@@ -129,7 +188,7 @@ fn refusal(errors: Option<&str>) -> Refusal {
         first.get_or_insert(item);
     });
     let _ = json::each_entry(first.unwrap_or("{}"), &mut |key, raw| match &*key {
-        "code" => refusal.code = raw.parse().ok(),
+        "code" => refusal.code = raw.trim_matches('"').parse().ok(),
         "message" => refusal.message = json::string(raw).map(std::borrow::Cow::into_owned),
         _ => (),
     });
@@ -149,6 +208,7 @@ mod tests {
         let state = r#"{"deviceId": "d", "colo":"SJC"}"#;
         check(state, &Content::States(vec![state]));
         check(&format!(" {state}\n"), &Content::States(vec![state]));
+        check(&format!("\u{feff}{state}"), &Content::States(vec![state]));
         check(
             &format!(r#"{{"success":true,"errors":[],"messages":[],"result":{state}}}"#),
             &Content::States(vec![state]),
@@ -184,6 +244,7 @@ mod tests {
         let text = r#"{"success":false,"errors":[{"code":971,"message":"Please wait"},{"code":1}],"result":null}"#;
         check(text, &refused(Some(971), Some("Please wait")));
         check(r#"{"success":false,"result":{"deviceId":"d"}}"#, &refused(None, None));
+        check(r#"{"success":false,"errors":[{"code":"10404"}]}"#, &refused(Some(10404), None));
         check(r#"{"success":false,"errors":"none"}"#, &refused(None, None));
         check(r#"{"success":false,"errors":[5]}"#, &refused(None, None));
     }
@@ -192,6 +253,32 @@ mod tests {
     fn what_is_no_state_is_handed_on_to_be_kept() {
         check("17", &Content::States(vec!["17"]));
         check(r#"{"success":true,"result":"x"}"#, &Content::States(vec![r#""x""#]));
+    }
+
+    #[test]
+    fn of_a_page_that_is_no_json_the_states_are_salvaged() {
+        let check = |text: &str, expect: &[&str]| assert_eq!(salvage(text), expect, "{text}");
+        let (one, two) = (r#"{"deviceId":"1","a":{"b":"}\""}}"#, r#"{ "deviceId" : "2","cpuPct":NaN}"#);
+        check(&format!(r#"{{"success":true,"result":[{one},{two}],"errors":[]}}"#), &[one, two]);
+        check(
+            &format!(r#"{{"result":[{one},{{"colo":"A","deviceId":"3","x":[{{"y":1"#),
+            &[one, r#"{"colo":"A","deviceId":"3","x":[{"y":1"#],
+        );
+        check(
+            r#"{"deviceId":"1","registration":{"deviceId":"1"},"a":tru"#,
+            &[r#"{"deviceId":"1","registration":{"deviceId":"1"},"a":tru"#],
+        );
+        check(
+            r#"{"deviceId":"1","registration":{"deviceId":"1"},"a":tru}"#,
+            &[r#"{"deviceId":"1","registration":{"deviceId":"1"},"a":tru}"#],
+        );
+        check(r#"{"\ud800k":1,"deviceId":"1"}"#, &[r#"{"\ud800k":1,"deviceId":"1"}"#]);
+        for nothing in
+            ["", "<html>deviceId{}", r#"{"a":"deviceId"#, r#"{"a":["deviceId"]}"#, "}}{", "\"", "{\"deviceId"]
+        {
+            check(nothing, &[]);
+        }
+        check(&format!("{}\"deviceId\":1", "{".repeat(2_000)), &[]);
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod batch;
 mod day;
 mod due;
 mod outcome;
+mod rules;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -154,6 +155,12 @@ pub enum IngestError {
     /// The same of one that is known.
     #[error("{0} was changed while it was taken in: take it in again")]
     Changed(String),
+    /// There are pseudonyms, and what is to be written would stand beside them in the clear.
+    #[error(
+        "{} holds pseudonyms, and this command has no [privacy] rules: name the config that has them (--config), or write an empty [privacy] section to keep everything from now on",
+        .0.display()
+    )]
+    Unruled(PathBuf),
     /// The archive's fault: what is journalled stays there until a publish succeeds.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -472,8 +479,13 @@ impl Ingest {
     }
 
     fn close_segment(&mut self) -> Result<(), IngestError> {
+        let empty = self.writer.as_ref().filter(|writer| writer.is_empty()).map(|writer| writer.path().to_owned());
         let synced = self.sync();
         self.forget_segment();
+        // Where nothing can be written, each try would leave another one.
+        if let Some(empty) = empty {
+            let _ = self.archive.disk().remove(&empty);
+        }
         synced
     }
 

@@ -24,7 +24,8 @@
 //!
 //! What was journalled or published before a rule was set stays as it was written. Nothing is guessed
 //! from what a value looks like. Neither the account nor the name of an imported file is hidden. No key
-//! is made, kept or checked for having changed: with another key, the same value has another pseudonym.
+//! is made or kept: with another key, the same value has another pseudonym. That a key has changed is told by its
+//! [mark](Policy::key_mark), which the archive notes.
 
 mod compile;
 mod key;
@@ -49,6 +50,8 @@ pub use key::{Key, KeyError, is_pseudonym};
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     key: Option<Key>,
+    /// Whether there are rules, if only that nothing changes.
+    is_said: bool,
     /// None where no rule changes anything.
     active: Option<Arc<Active>>,
 }
@@ -176,7 +179,7 @@ impl Policy {
     /// Says which rule cannot be kept to, and why.
     pub fn new(states: &Schema, rules: &Rules, key: Option<Key>) -> Result<Self, PrivacyError> {
         if rules.change_nothing() {
-            return Ok(Self { key, active: None });
+            return Ok(Self { key, is_said: true, active: None });
         }
         let (tree, treated) = compile::compile(states, rules)?;
         if let (None, Some((column, _))) = (&key, treated.iter().find(|(_, action)| *action == Action::Pseudonym)) {
@@ -185,7 +188,26 @@ impl Policy {
         let is_active = rules.unknown == Unknown::Drop || !treated.is_empty();
         let device = treated.iter().find(|(name, _)| name == DEVICE).map_or(Action::Keep, |(_, action)| *action);
         let active = Active { tree, unknown: rules.unknown, key: key.clone(), treated, device };
-        Ok(Self { key, active: is_active.then(|| Arc::new(active)) })
+        Ok(Self { key, is_said: true, active: is_active.then(|| Arc::new(active)) })
+    }
+
+    /// What holds where nobody said anything: everything is kept. A key serves to find pseudonyms that are there.
+    #[must_use]
+    pub fn unsaid(key: Option<Key>) -> Self {
+        Self { key, ..Self::default() }
+    }
+
+    /// Whether anybody said what may be written.
+    #[must_use]
+    pub fn is_said(&self) -> bool {
+        self.is_said
+    }
+
+    /// What tells the key from another; `None` where no pseudonyms are made.
+    #[must_use]
+    pub fn key_mark(&self) -> Option<String> {
+        let is_used = self.treated_columns().any(|(_, action)| action == Action::Pseudonym);
+        self.key.as_ref().filter(|_| is_used).map(Key::mark)
     }
 
     /// Whether it changes anything.

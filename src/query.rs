@@ -36,7 +36,7 @@ use crate::schema::Schema;
 pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
 pub use device::{TimesSeen, devices_seen, resolve_devices, times_seen};
-pub use drift::drift;
+pub use drift::{Unexpected, drift, unexpected};
 pub use gaps::{Cause, GapsOptions, Hole, MOST_MISSED, gaps, holes};
 pub use latest::{ChangesOptions, StateOptions, changes, latest};
 pub use metric::{Metric, MetricKind, metrics};
@@ -123,12 +123,28 @@ pub enum QueryError {
     )]
     ZoneBuckets,
     /// The answer would be longer than anybody reads.
-    #[error("{series} devices or groups in {buckets} buckets each are too many (at most {most} in all): use a longer --every, a shorter window, or a --by of fewer values", most = trend::MOST_ROWS)]
+    #[error("{series} or more devices or groups in {buckets} buckets each are too many (at most {most} in all): use a longer --every, a shorter window, or a --by of fewer values", most = trend::MOST_ROWS)]
     Rows {
         /// How many devices or groups there are.
         series: usize,
         /// How many buckets each of them would have.
         buckets: usize,
+    },
+    /// More would have to be added up than there is room for.
+    #[error("{metrics} metrics in {rows} or more rows are too many (at most {most} together): ask for fewer metrics, or use a longer --every or a shorter window", most = trend::MOST_TALLIES)]
+    Metrics {
+        /// How many are asked for.
+        metrics: usize,
+        /// In how many rows.
+        rows: usize,
+    },
+    /// The answer would be larger than there is room for.
+    #[error("{columns} columns in {rows} rows are too many (at most {most} values): a text has a column for each value it has, so ask for others, or use a longer --every or a shorter window", most = trend::MOST_CELLS)]
+    Cells {
+        /// How many columns it would have.
+        columns: usize,
+        /// How many rows.
+        rows: usize,
     },
     /// There would be more buckets than anybody reads.
     #[error("{buckets} buckets are too many (at most {most}): use a longer --every or a shorter window", most = window::MOST_BUCKETS)]

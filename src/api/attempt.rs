@@ -41,8 +41,8 @@ pub(super) enum Said {
     Absent,
     /// The envelope refuses.
     Refused(Refusal),
-    /// It is not JSON.
-    Unreadable,
+    /// It is not JSON. What looks like device states in it.
+    Unreadable(Vec<Body>),
 }
 
 /// Why there is no body.
@@ -130,7 +130,7 @@ impl Attempt {
     pub(super) fn is_readable(&self, endpoint: Endpoint) -> bool {
         match &self.said {
             Ok(Said::Absent) => endpoint == Endpoint::Live,
-            Ok(Said::Unreadable) => self.status == Some(204) && endpoint == Endpoint::Live,
+            Ok(Said::Unreadable(_)) => self.status == Some(204) && endpoint == Endpoint::Live,
             Ok(_) => true,
             Err(_) => false,
         }
@@ -144,7 +144,7 @@ impl Attempt {
             (Some(200), Ok(Said::States(states))) => states.is_empty(),
             _ if endpoint == Endpoint::List => false,
             (Some(204), _) | (Some(200), Ok(Said::Absent)) => true,
-            (Some(404), Ok(Said::Refused(refusal))) => refusal.code.is_some_and(|code| !NO_ROUTE.contains(&code)),
+            (Some(404), Ok(Said::Refused(refusal))) => refusal.code.is_none_or(|code| !NO_ROUTE.contains(&code)),
             _ => false,
         }
     }
@@ -186,7 +186,7 @@ impl Said {
             Ok(Content::States(states)) => Self::States(states.into_iter().map(Body::new).collect()),
             Ok(Content::Absent) => Self::Absent,
             Ok(Content::Refused(refusal)) => Self::Refused(refusal),
-            Err(_) => Self::Unreadable,
+            Err(_) => Self::Unreadable(envelope::salvage(text).into_iter().map(Body::new).collect()),
         }
     }
 }
@@ -314,6 +314,8 @@ mod tests {
             attempt.is_absent(Endpoint::Live)
         };
         assert!(absent(10_404));
+        let unsaid = Ok(Said::read(r#"{"success":false,"errors":[],"result":null}"#));
+        assert!(Attempt { status: Some(404), said: unsaid, ..Attempt::default() }.is_absent(Endpoint::Live));
         assert!(NO_ROUTE.iter().all(|&code| !absent(code)));
     }
 

@@ -30,7 +30,7 @@ pub(super) fn classify(endpoint: Endpoint, attempt: &Attempt) -> Retry {
     match (attempt.status, &attempt.said) {
         _ if attempt.status == Some(429) || THROTTLED.contains(&code) => Retry::After(pause(attempt)),
         (_, Err(Trouble::TooLarge)) => Retry::Never,
-        (None | Some(408 | 425 | 500..), _) | (Some(200..=299), Err(_)) => Retry::Backoff,
+        (None | Some(408 | 409 | 425 | 500..), _) | (Some(200..=299), Err(_)) => Retry::Backoff,
         (Some(200..=299), Ok(_)) if refused && !is_settled(code) => Retry::Backoff,
         (Some(200..=299), Ok(_)) if !refused && !attempt.is_readable(endpoint) => Retry::Backoff,
         _ => Retry::Never,
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_tried_again() {
-        for status in [408, 425, 500, 502, 503, 504, 520, 522, 524, 599] {
+        for status in [408, 409, 425, 500, 502, 503, 504, 520, 522, 524, 599] {
             assert_eq!(classify(Endpoint::Live, &answer(status, "<html>")), Retry::Backoff, "{status}");
         }
         for trouble in [Trouble::Connect("refused".into()), Trouble::Timeout, Trouble::Broken("cut".into())] {

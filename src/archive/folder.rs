@@ -83,8 +83,8 @@ impl Store for Folder {
         }
     }
 
-    fn describe(&self, archive: &Archive, text: &str, _old: Option<&str>) -> Result<(), ArchiveError> {
-        archive.write_durably(0, &paths::description(&self.root), text.as_bytes())
+    fn describe(&self, archive: &Archive, shard: u32, text: &str, _old: Option<&str>) -> Result<(), ArchiveError> {
+        archive.write_durably(shard, &paths::description(&self.root), text.as_bytes())
     }
 
     fn is_claimed(&self, _archive: &Archive) -> Result<bool, ArchiveError> {

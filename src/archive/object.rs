@@ -118,7 +118,7 @@ impl Store for Objects {
         }
     }
 
-    fn describe(&self, _archive: &Archive, text: &str, old: Option<&str>) -> Result<(), ArchiveError> {
+    fn describe(&self, _archive: &Archive, _shard: u32, text: &str, old: Option<&str>) -> Result<(), ArchiveError> {
         let condition = match old {
             None => Condition::IsNew,
             Some(old) => match self.bucket.end(&self.description_key(), DESCRIPTION_BYTES)? {

@@ -20,8 +20,8 @@ pub(super) trait Store: fmt::Debug + Send + Sync {
     /// The text of the archive's description; none where there is none.
     fn description(&self) -> Result<Option<String>, ArchiveError>;
 
-    /// Writes the description, in place of the `old` one if there is one.
-    fn describe(&self, archive: &Archive, text: &str, old: Option<&str>) -> Result<(), ArchiveError>;
+    /// Writes the description, in place of the `old` one if there is one; a local disk by way of the shard's staging.
+    fn describe(&self, archive: &Archive, shard: u32, text: &str, old: Option<&str>) -> Result<(), ArchiveError>;
 
     /// Whether what is on the local disk is known to belong to this place; an error where it belongs to another.
     fn is_claimed(&self, archive: &Archive) -> Result<bool, ArchiveError>;

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bucket::Bucket;
+use crate::clock;
 use crate::flatten::{Columns, Plan, Row};
 
 const TABLE: &str = r#"
@@ -181,26 +182,28 @@ fn batch(schema: &Arc<Schema>, rows: &[Tuple]) -> arrow_array::RecordBatch {
     let plan = Plan::new(Arc::clone(schema));
     let (mut columns, mut row) = (Columns::new(Arc::clone(schema)), Row::default());
     for (id, at, twin, seen, value) in rows {
-        let at = at.map_or("null".to_owned(), |at| format!("{}", u64::from(at) * HOUR_MS));
+        let at = at.map_or("null".to_owned(), |at| format!("{:?}", clock::format_timestamp(hour(at))));
         let twin = twin.map_or("null".to_owned(), |twin| twin.to_string());
-        let seen = u64::from(*seen) * HOUR_MS;
+        let seen = clock::format_timestamp(hour(*seen));
         let apps = if value % 3 == 0 { "null".to_owned() } else { format!("[{{\"name\":\"n{value}\"}},null]") };
         let body =
-            format!(r#"{{"id":"d{id:03}","at":{at},"twin":{twin},"seen":{seen},"value":{value},"apps":{apps}}}"#);
+            format!(r#"{{"id":"d{id:03}","at":{at},"twin":{twin},"seen":"{seen}","value":{value},"apps":{apps}}}"#);
         plan.flatten(body.as_bytes(), &mut row).expect("a row");
         columns.push(&row);
     }
     columns.finish()
 }
 
-const HOUR_MS: u64 = 3_600_000;
+fn hour(at: u32) -> Timestamp {
+    clock::from_micros(i64::from(at) * 3_600_000_000).expect("a timestamp")
+}
 
 fn epoch() -> Timestamp {
-    clock::from_epoch_ms(0).expect("a timestamp")
+    hour(0)
 }
 
 fn date(hours: u32) -> NaiveDate {
-    clock::from_epoch_ms(i64::from(hours) * 3_600_000).expect("a timestamp").date_naive()
+    hour(hours).date_naive()
 }
 
 fn rows() -> impl Strategy<Value = Vec<Tuple>> {
@@ -426,7 +429,7 @@ fn only_what_can_hold_a_value_is_read_by_the_outline_as_by_the_footer() {
     assert_eq!((footer.groups(), footer.rows()), (4, 100_000), "even row groups");
     assert_eq!((outline.groups(), outline.rows()), (4, 100_000));
     assert_eq!(outline.entries(), [], "it was opened without its footer");
-    let hour = i64::try_from(HOUR_MS * 1_000).expect("small");
+    let hour = hour(1).timestamp_micros();
     let ids = |ids: &[&str]| Some((0, ids.iter().map(ToString::to_string).collect()));
     let cases = [
         (None, None, 100_000, 100_000, 4),
@@ -458,7 +461,7 @@ fn pieces_have_every_row_once_and_in_order() {
     let (footer, outline) = (Part::open(&path, &bench.schema), bench.archive.look(&path, &bench.schema));
     let (footer, outline) = (footer.expect("a part"), outline.expect("a part"));
     let all = Scan { columns: (0..6).collect(), ..Scan::default() };
-    let hour = i64::try_from(HOUR_MS * 1_000).expect("small");
+    let hour = hour(1).timestamp_micros();
     // A device of which rows are in two pieces, one of which pieces have all, and none.
     let ids = ["d001", "d017", "d018", "none"].map(str::to_owned).to_vec();
     let narrow = Scan { any_of: Some((0, ids)), within: Some((1, 3 * hour..9 * hour)), ..all.clone() };

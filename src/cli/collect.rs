@@ -86,6 +86,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
             return Err(ConfigError::ShardCount { said: count, found: archive.shards() }.into());
         }
         let mut ingest = Ingest::attach(archive, shards, &holder(&clock, "collect"), policy.clone())?;
+        heed_pseudonyms(&ingest, &clock)?;
         let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
         let exit = recovered.as_ref().map_or(Exit::Done, note_recovered);
         let metrics = Metrics::new(place.disk(), command.metrics_file.clone(), every.is_some())?;
@@ -160,7 +161,22 @@ pub(super) fn open(
     access: Access,
     policy: Policy,
 ) -> anyhow::Result<(Ingest, Published)> {
-    take(Archive::open_or_create(place, 1, clock.now(), Disk::new(access))?, clock, what, policy)
+    let (ingest, recovered) =
+        take(Archive::open_or_create(place, 1, clock.now(), Disk::new(access))?, clock, what, policy)?;
+    heed_pseudonyms(&ingest, clock)?;
+    Ok((ingest, recovered))
+}
+
+/// Sees to it that pseudonyms go on as they began, or says that they do not.
+fn heed_pseudonyms(ingest: &Ingest, clock: &Clock) -> anyhow::Result<()> {
+    if let Some(former) = ingest.heed_pseudonyms(clock.now())? {
+        let since = clock::format_timestamp(former.since);
+        print::note(&format!(
+            "warning: the key of the pseudonyms has changed, which was the same since {since}: from now on the same person or \
+             device has another pseudonym than before; if that was not meant, put the former key back"
+        ));
+    }
+    Ok(())
 }
 
 /// Takes an archive for writing, all of it.
@@ -230,6 +246,10 @@ pub(super) fn summary(stats: &CollectStats) -> String {
         0 => String::new(),
         devices => format!(" ({devices} left to the next sweep)"),
     };
+    let drift = match stats.values_unmapped {
+        0 => String::new(),
+        values => format!("; {values} values in no column (`schema drift` says which)"),
+    };
     let waiting = match &stats.waiting_since {
         None => String::new(),
         Some(since) => {
@@ -237,7 +257,7 @@ pub(super) fn summary(stats: &CollectStats) -> String {
         }
     };
     format!(
-        "{} devices{unasked}: {} new states, {} unchanged, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled); {} rows, {} published{waiting}",
+        "{} devices{unasked}: {} new states, {} unchanged, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled); {} rows, {} published{waiting}{drift}",
         stats.devices,
         stats.states_new,
         stats.states_unchanged,

@@ -38,14 +38,14 @@ pub(super) fn status(args: &Args, command: &StatusArgs) -> anyhow::Result<Exit> 
 pub(super) fn doctor(args: &Args, command: &DoctorArgs) -> anyhow::Result<Exit> {
     let (place, file) = args.config()?;
     // What only other commands need is looked at too: a wrong rule would be told at the next sweep.
-    file.policy()?;
+    let policy = file.policy()?;
     file.archive.publish_rule()?;
     file.report.plan()?;
     let clock = Clock::system();
     let config =
         args.config_file().map_or("none is named".to_owned(), |path| format!("{} can be read", path.display()));
     let mut checks = vec![Check::fine("config", config)];
-    checks.extend(examine_place(&place));
+    checks.extend(examine_place(&place, policy.key_mark().as_deref(), policy.is_said()));
     match command.api.clients(&file, collect::seed(&clock)) {
         Ok(accounts) => {
             let several = accounts.len() > 1;

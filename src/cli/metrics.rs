@@ -48,6 +48,9 @@ const PUBLISHED: &[Figure] = &[
     ("last_publish_rows", "Rows in the parts that were published.", |stats| number(stats.rows_published)),
     ("last_publish_bytes", "Bytes of the parts that were published.", |stats| number(stats.bytes_published)),
     ("bodies_quarantined", "Bodies that were no device state.", |stats| number(stats.bodies_quarantined)),
+    ("values_unmapped", "Values that no column holds; they are kept in `unmapped`.", |stats| {
+        number(stats.values_unmapped)
+    }),
     ("journal_pending_bytes", "Bytes in the journal that wait to be published.", |stats| number(stats.waiting_bytes)),
     ("journal_pending_since_timestamp_seconds", "When the oldest of them was received; 0 where none waits.", |stats| {
         stats.waiting_since.as_deref().and_then(clock::parse_timestamp).map_or(0.0, seconds)

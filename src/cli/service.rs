@@ -37,6 +37,7 @@ pub(super) fn run(args: &Args, command: &ServiceArgs) -> anyhow::Result<Exit> {
         account,
         token_file: std::path::absolute(token_file)?,
         config: args.config_file().map(std::path::absolute).transpose()?,
+        has_key_file: file.privacy.as_ref().is_some_and(|rules| rules.key_file.is_some()),
         every: command.every.clone(),
         minutes,
         command,
@@ -91,6 +92,8 @@ struct Service<'a> {
     account: Option<String>,
     token_file: PathBuf,
     config: Option<PathBuf>,
+    /// Whether that names a key of the pseudonyms.
+    has_key_file: bool,
     every: String,
     minutes: u64,
     command: &'a ServiceArgs,
@@ -168,7 +171,8 @@ impl Service<'_> {
              RestartPreventExitStatus=2\n\
              WatchdogSec=10min\n\
              TimeoutStopSec=2min\n\
-             UMask=0027\n\
+             # The program says itself who may read what it writes: the archive its owner alone, metrics everybody.\n\
+             UMask=0022\n\
              NoNewPrivileges=yes\n\
              ProtectSystem=strict\n\
              ProtectHome={home}\n\
@@ -228,6 +232,9 @@ impl Service<'_> {
         }
         if self.account.is_none() {
             let _ = writeln!(lines, "# the token files of the config file must be readable by {user}");
+        }
+        if self.has_key_file {
+            let _ = writeln!(lines, "# the key_file of its [privacy] must be readable by {user}");
         }
         lines
     }

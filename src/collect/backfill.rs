@@ -18,8 +18,9 @@ use crate::api::{Budget, Failure};
 use crate::clock::{self, Timestamp};
 use crate::snapshot::{DeviceId, HISTORY, Listing, PAGE_ROWS, SETTLE, Source, sweep_id};
 
+use super::paging::{Next, Paging};
 use super::schedule::End;
-use super::sweep::{Asked, Collector, Halt, Slips, Sweep};
+use super::sweep::{Asked, Collector, Halt, Sweep};
 use super::{CollectError, CollectStats};
 
 /// About so many rows are in a window: 100 pages. A stop costs what was read of one.
@@ -304,39 +305,36 @@ impl Collector<'_> {
         let is_settled = window.to + SETTLE <= now;
         let listing = Listing { source, from, to: window.to };
         let id = sweep_id(now, number);
-        let (mut last_first, mut slips, mut page) = (None, Slips::default(), 1);
+        let (mut paging, mut is_whole, mut page) = (Paging::settled(is_settled), true, 1);
         while page < MOST_PAGES {
             let permit = tokio::select! {
                 permit = self.client.permit() => permit,
                 () = end.reached() => return Ok(Read::InPart),
             };
-            let exchange = self.client.list(permit, &id, &listing, window.device.as_ref(), page, end.drained()).await;
-            let answer = &exchange.answer;
-            let (rows, first) = (answer.bodies.len(), answer.bodies.first().map(|body| body.bytes.clone()));
-            let bytes: usize = answer.bodies.iter().map(|body| body.bytes.len()).sum();
-            let (noted, devices) = {
+            let mut exchange =
+                self.client.list(permit, &id, &listing, window.device.as_ref(), page, end.drained()).await;
+            let is_cut_off = exchange.failure == Some(Failure::CutOff);
+            let (next, noted) = {
                 let mut sweep = backfill.sweep.borrow_mut();
-                let (devices, _) = sweep.see(answer);
-                let is_cut_off = exchange.failure == Some(Failure::CutOff);
-                (if is_cut_off { Ok(()) } else { sweep.note(&exchange, &self.policy) }, devices)
+                let devices = sweep.see(&exchange.answer);
+                let next = paging.take(&mut exchange, devices);
+                (next, if is_cut_off { Ok(()) } else { sweep.note(&exchange, &self.policy) })
             };
-            // What is behind a page of something else than devices nobody knows.
-            let failed = exchange.failure.is_some() || (rows > 0 && devices == 0);
+            let rows = exchange.answer.bodies.len();
+            let bytes: usize = exchange.answer.bodies.iter().map(|body| body.bytes.len()).sum();
+            // What stands on the pages behind one that failed may be gone when it can be read at last.
+            is_whole &= exchange.failure.is_none();
             self.write(exchange.answer).await?;
             noted.map_err(Halt::Failed)?;
             self.publish_some(backfill, bytes).await?;
-            // A server that repeats a page would be read for ever, and what is behind that page nobody knows.
-            if failed || (first.is_some() && first == last_first) {
-                return Ok(Read::InPart);
+            match next {
+                Next::Again => (),
+                _ if is_cut_off => return Ok(Read::InPart),
+                Next::GiveUp(_) => return Ok(Read::InPart),
+                // What may still change is read, but not to an end that anybody should rely on.
+                Next::Read if is_settled || rows >= PAGE_ROWS || !is_whole => page += 1,
+                Next::Read | Next::End => return Ok(if is_whole { Read::ToItsEnd } else { Read::InPart }),
             }
-            // What may still change is read, but not to an end that anybody should rely on.
-            if slips.may_be_one(rows) {
-                continue;
-            }
-            if rows == 0 || (rows < PAGE_ROWS && !is_settled) {
-                return Ok(Read::ToItsEnd);
-            }
-            (last_first, page) = (first, page + 1);
         }
         Ok(Read::InPart)
     }

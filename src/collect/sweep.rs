@@ -14,8 +14,9 @@ use crate::clock::Clock;
 use crate::envelope;
 use crate::ingest::{Ingest, Published, Takes};
 use crate::privacy::Policy;
-use crate::snapshot::{Answer, Body, DeviceId, Endpoint, Listing, Outcome, PAGE_ROWS, Source, sweep_id};
+use crate::snapshot::{Answer, Body, DeviceId, Endpoint, Listing, Outcome, Source, sweep_id};
 
+use super::paging::{Next, Paging};
 use super::plan::{Live, Plan};
 use super::schedule::{self, End, Stop};
 use super::writer::{self, Chance, JournalBroken, Writer, WriterGone};
@@ -24,9 +25,6 @@ use super::{CollectError, CollectOptions, CollectStats, Progress};
 /// Requests that may be under way at once. The pacer decides how many are sent; this bounds how many
 /// wait for slow answers.
 const REQUESTS_AT_ONCE: usize = 64;
-
-/// So many pages in a row that cannot be read, and the rest of the list is given up.
-const FAILED_PAGES: u32 = 3;
 
 /// No list is longer: 2,000,000 devices.
 const MOST_PAGES: u32 = 40_000;
@@ -82,7 +80,7 @@ pub struct Resume {
 pub(super) struct Sweep {
     pub(super) end: Arc<End>,
     seen: HashSet<DeviceId>,
-    list: ListState,
+    list: Paging,
     /// Requests in a row that found no connection.
     unreachable: u32,
     /// Requests in a row that were forbidden.
@@ -103,31 +101,6 @@ pub(super) struct Asked {
     pub(super) came_to: Result<(), Halt>,
     pub(super) before: Mark,
     pub(super) took: Duration,
-}
-
-/// How far the list is read.
-#[derive(Default)]
-struct ListState {
-    pages: u32,
-    failed_in_a_row: u32,
-    read: u32,
-    slips: Slips,
-    is_given_up: bool,
-}
-
-/// Tells empty pages that may be a slip of the server: those behind a full one, which are asked for once more.
-#[derive(Default)]
-pub(super) struct Slips {
-    was_full: bool,
-}
-
-/// What a page of the list says of the next one.
-enum Next {
-    Read,
-    /// The same page once more.
-    Again,
-    End,
-    GiveUp(String),
 }
 
 /// Why asking ended early.
@@ -375,14 +348,14 @@ impl<'a> Collector<'a> {
                 }
             };
             let id = &sweep.stats.sweep_id;
-            let exchange = self.client.list(permit, id, &listing, None, page, sweep.end.drained()).await;
+            let mut exchange = self.client.list(permit, id, &listing, None, page, sweep.end.drained()).await;
             self.progress.advance(1);
             if exchange.failure == Some(Failure::CutOff) {
                 self.cut_list(sweep, page);
                 return self.keep(sweep, exchange).await;
             }
-            let (devices, new) = sweep.see(&exchange.answer);
-            let next = sweep.list.take(&exchange, devices, new);
+            let devices = sweep.see(&exchange.answer);
+            let next = sweep.list.take(&mut exchange, devices);
             self.keep(sweep, exchange).await?;
             if matches!(next, Next::Again) {
                 continue;
@@ -394,10 +367,7 @@ impl<'a> Collector<'a> {
                 Next::Read => (),
                 Next::End if begin > 1 && page > begin => page = 1,
                 Next::End => return Ok(()),
-                Next::GiveUp(_) if sweep.list.read > 0 => {
-                    sweep.list.is_given_up = true;
-                    return Ok(());
-                }
+                Next::GiveUp(_) if sweep.list.read > 0 => return Ok(()),
                 Next::GiveUp(reason) => return Err(Halt::Failed(CollectError::Discovery(reason))),
             }
         }
@@ -477,23 +447,15 @@ impl<'a> Collector<'a> {
 impl Sweep {
     pub(super) fn new(id: String, end: End) -> Self {
         let stats = CollectStats { sweep_id: id, ..CollectStats::default() };
-        Self {
-            end: Arc::new(end),
-            seen: HashSet::new(),
-            list: ListState::default(),
-            unreachable: 0,
-            forbidden: 0,
-            stats,
-        }
+        Self { end: Arc::new(end), seen: HashSet::new(), list: Paging::default(), unreachable: 0, forbidden: 0, stats }
     }
 
-    /// Notes the devices on a page of the list; says how many there are, and whether one of them is new.
-    pub(super) fn see(&mut self, answer: &Answer) -> (usize, bool) {
+    /// Notes the devices on a page of the list; says how many there are.
+    pub(super) fn see(&mut self, answer: &Answer) -> usize {
         let texts = answer.bodies.iter().filter_map(|body| std::str::from_utf8(&body.bytes).ok());
         let ids: Vec<String> = texts.filter_map(envelope::device_id).collect();
-        let before = self.seen.len();
         self.seen.extend(ids.iter().filter_map(|id| DeviceId::parse(id).ok()));
-        (ids.len(), self.seen.len() > before)
+        ids.len()
     }
 
     /// Counts an answer, and keeps the first failures: their words go to a log or the summary's file, so
@@ -526,38 +488,6 @@ impl Sweep {
                 Err(CollectError::Unreachable(reason.clone()))
             }
             _ => Ok(()),
-        }
-    }
-}
-
-impl Slips {
-    /// Whether the next page, with so many rows, may be one. The same page once more is none.
-    pub(super) fn may_be_one(&mut self, rows: usize) -> bool {
-        std::mem::replace(&mut self.was_full, rows >= PAGE_ROWS) && rows == 0
-    }
-}
-
-impl ListState {
-    /// Takes in a page that shows so many devices. The list ends with its first empty page, whatever `result_info` says:
-    /// a server may have pages that are shorter than was asked for. An empty page behind a full one may be a slip, and is
-    /// asked for once more. The list ends also with a page that shows nobody new, so that a server which repeats itself is
-    /// not read for ever. A page of something else than devices says nothing of the list's length: it counts as failed.
-    fn take(&mut self, exchange: &Exchange, devices: usize, new: bool) -> Next {
-        self.pages += 1;
-        let rows = exchange.answer.bodies.len();
-        let failure = exchange.failure.as_ref().map(Failure::reason);
-        if let Some(reason) = failure.or((rows > 0 && devices == 0).then_some("the page shows no devices")) {
-            self.failed_in_a_row += 1;
-            let hopeless = matches!(exchange.failure, Some(Failure::Unreachable(_)));
-            let give_up = hopeless || self.failed_in_a_row == FAILED_PAGES;
-            return if give_up { Next::GiveUp(reason.to_owned()) } else { Next::Read };
-        }
-        self.failed_in_a_row = 0;
-        self.read += 1;
-        match rows {
-            _ if self.slips.may_be_one(rows) => Next::Again,
-            1.. if new => Next::Read,
-            _ => Next::End,
         }
     }
 }
@@ -627,23 +557,6 @@ mod tests {
         let bodies = ids.iter().map(|id| Body::new(&format!(r#"{{"deviceId":"{id}"}}"#))).collect();
         let (account_id, collected_at) = (poll.account_id.clone(), poll.requested_at);
         Answer { account_id, sweep_id: "s".to_owned(), source: Source::List, collected_at, bodies, poll: Some(poll) }
-    }
-
-    #[test]
-    fn an_empty_page_behind_a_full_one_is_asked_for_once_more() {
-        let mut list = ListState::default();
-        let mut said = |rows: usize| {
-            let exchange = Exchange { answer: answer(Endpoint::List, &vec!["d"; rows]), failure: None };
-            match list.take(&exchange, rows, true) {
-                Next::Read => "read",
-                Next::Again => "again",
-                Next::End => "end",
-                Next::GiveUp(_) => "give up",
-            }
-        };
-        let all = [50, 0, 50, 20, 50, 0, 0].map(&mut said);
-        assert_eq!(all, ["read", "again", "read", "read", "read", "again", "end"]);
-        assert_eq!([20, 0].map(&mut said), ["read", "end"]);
     }
 
     #[test]

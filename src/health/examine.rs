@@ -22,11 +22,13 @@ const SLOW: Duration = Duration::from_secs(3);
 /// Less than this is soon used up.
 const LITTLE_ROOM: u64 = 1 << 30;
 
-/// Looks at the place of an archive.
+/// Looks at the place of an archive, and at whether its pseudonyms go on: by the mark of their key, if any are to be
+/// made, and by whether anybody said what may be written.
 #[must_use]
-pub fn examine_place(place: &Place) -> Vec<Check> {
+pub fn examine_place(place: &Place, key_mark: Option<&str>, is_ruled: bool) -> Vec<Check> {
     let root = place.disk();
     let mut checks = vec![archive(place)];
+    checks.extend(pseudonyms(place, key_mark, is_ruled));
     checks.push(if disk::is_writable(root) {
         Check::fine("folder", format!("{} can be written to", root.display()))
     } else {
@@ -115,6 +117,25 @@ fn archive(place: &Place) -> Check {
         Some(Err(error)) => Check::poor(name, error.to_string(), "make the archive's files this user's"),
         None => Check::fine(name, format!("{} can be read, and nobody is writing to it", root.display())),
     }
+}
+
+/// Whether pseudonyms go on as they began; nothing where there are none, or where the archive cannot be read.
+fn pseudonyms(place: &Place, key_mark: Option<&str>, is_ruled: bool) -> Option<Check> {
+    let name = "pseudonyms";
+    let key = Archive::open(place).ok()?.pseudonym_keys().ok()?.pop()?;
+    let since = clock::format_timestamp(key.since);
+    Some(match key_mark {
+        Some(mark) if mark == key.mark => Check::fine(name, format!("made with the same key since {since}")),
+        Some(_) => {
+            let found = format!("the key is another than since {since}");
+            Check::poor(name, found, "put the former key back: with this one, everybody is somebody else from now on")
+        }
+        None if is_ruled => Check::note(name, format!("none are made any more; there are since {since}"), ""),
+        None => {
+            let found = format!("the archive holds some since {since}, and there are no [privacy] rules");
+            Check::poor(name, found, "name the config that has them with --config: no collect begins without")
+        }
+    })
 }
 
 fn endpoint(name: &str, probe: &Probe) -> Check {

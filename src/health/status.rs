@@ -7,12 +7,13 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use serde::Serialize;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, KeyMark};
 use crate::clock::{self, Timestamp, Zone, rfc3339};
 use crate::disk::{self, bytes};
 use crate::journal::{self, Segment};
 use crate::query::{
-    Cell, Days, GapsOptions, MOST_MISSED, QueryError, Window, devices_seen, first_sweeps, gaps, holes, last_sweeps,
+    Cell, Days, GapsOptions, LastSweep, MOST_MISSED, QueryError, Unexpected, Window, devices_seen, first_sweeps, gaps,
+    holes, last_sweeps, unexpected,
 };
 use crate::schema::Schema;
 use crate::snapshot::HISTORY;
@@ -24,6 +25,9 @@ const MOST_FAILED: f64 = 0.1;
 
 /// So far apart are clocks that nobody sets.
 const USUAL_SKEW: TimeDelta = TimeDelta::minutes(1);
+
+/// So many states without a time are more than a device or two.
+const MOST_TIMELESS: f64 = 0.01;
 
 /// Segments of a journal that are looked into: a sweep is in the last ones.
 const LAST_SEGMENTS: usize = 4;
@@ -68,6 +72,14 @@ pub struct Status {
     pub present: u64,
     /// Those in which nobody asked, or the asking failed.
     pub missed: u64,
+    /// States of the last day.
+    pub states: u64,
+    /// Those that hold something that no column has.
+    pub states_unmapped: u64,
+    /// Those without a time that can be read.
+    pub states_timeless: u64,
+    /// Accounts of which the last pass brought nothing, nor any before it in the last 7 days.
+    pub empty_accounts: Vec<String>,
     /// Bytes in the journal that are yet to be published.
     pub pending_bytes: u64,
     /// Since when the oldest of them wait.
@@ -92,6 +104,8 @@ pub struct Status {
     pub before_first: Option<Moment>,
     /// Parts of which rows could not be read.
     pub damaged: Vec<PathBuf>,
+    /// The keys that pseudonyms were made with, the last one last.
+    pub pseudonym_keys: Vec<KeyMark>,
     /// The number of shards that its days are being filed into.
     pub resharding: Option<u32>,
     /// What of that is as it should be.
@@ -165,6 +179,15 @@ impl Status {
             (before_first, oldest_gap) = (oldest(before, before_first), oldest(after, oldest_gap));
         }
         let [expected, present, missed] = covered;
+        let Unexpected { states, unmapped: states_unmapped, timeless: states_timeless } =
+            unexpected(&days, back(TimeDelta::days(1)))?;
+        let is_empty = |sweep: &&LastSweep| sweep.states == 0 && sweep.failed < sweep.requests;
+        let mut empty: BTreeSet<String> =
+            sweeps.iter().filter(is_empty).map(|sweep| sweep.account_id.clone()).collect();
+        if !empty.is_empty() {
+            let seen = devices_seen(&days, back(HISTORY))?;
+            empty.retain(|account| seen.iter().all(|(own, _)| own != account));
+        }
         archive.check_state()?;
         let Pending { bytes: pending_bytes, since: pending_since, newest } = Pending::read(archive);
         let collected =
@@ -179,6 +202,10 @@ impl Status {
             expected,
             present,
             missed,
+            states,
+            states_unmapped,
+            states_timeless,
+            empty_accounts: empty.into_iter().collect(),
             pending_bytes,
             pending_since: pending_since.map(Moment),
             pending_newest: newest.into_iter().map(|(account, at)| (account, Moment(at))).collect(),
@@ -194,6 +221,7 @@ impl Status {
             oldest_gap_days_left: oldest_gap.map(|since| days_of(since + HISTORY - now)),
             before_first: before_first.map(Moment),
             damaged: days.skipped(),
+            pseudonym_keys: archive.pseudonym_keys()?,
             resharding: archive.is_resharding().then(|| archive.shards()),
             checks: Vec::new(),
         };
@@ -216,7 +244,14 @@ impl Status {
         };
         let of_sweep = |sweep: &Sweep| {
             let newest = self.pending_newest.get(&sweep.account_id).map(|newest| newest.0);
-            sweep.check(&name(&sweep.account_id), options, newest)
+            match sweep.check(&name(&sweep.account_id), options, newest) {
+                check if check.level == Level::Fine && self.empty_accounts.contains(&sweep.account_id) => Check::poor(
+                    &check.name,
+                    format!("{}; nobody was seen in 7 days", check.found),
+                    "look at the account's id, whether DEX is set up, and at a metadata boundary: `dex-archive doctor`",
+                ),
+                check => check,
+            }
         };
         let mut checks: Vec<Check> = self.last_sweeps.iter().map(of_sweep).collect();
         checks.extend(unpublished.into_iter().map(|(account, at)| waits(&name(account), at, options)));
@@ -229,10 +264,12 @@ impl Status {
             checks.push(silent(""));
         }
         checks.extend([self.coverage(), self.pending(options), self.archive(), self.disk(), self.gap()]);
+        checks.extend(self.unexpected());
         checks.extend(self.resharding.map(|shards| {
             let remedy = format!("wait for it, or end it: `dex-archive reshard --shards {shards}`");
             Check::poor("shards", format!("nobody can write: the archive is being filed into {shards}"), &remedy)
         }));
+        checks.extend(self.pseudonyms());
         checks.extend(self.damage());
         checks
     }
@@ -242,6 +279,29 @@ impl Status {
         let is_published = |account: &str| self.last_sweeps.iter().any(|sweep| sweep.account_id == account);
         let newest = self.pending_newest.iter().map(|(account, at)| (account.as_str(), at.0));
         newest.filter(|(account, _)| !is_published(account)).collect()
+    }
+
+    /// Whether the states are as the schema expects them.
+    fn unexpected(&self) -> Option<Check> {
+        let (name, all) = ("states, last day", self.states);
+        if ratio(self.states_timeless, all.max(1)) > MOST_TIMELESS {
+            let found =
+                format!("{} of {all} have no time that can be read: each sweep files them anew", self.states_timeless);
+            return Some(Check::poor(name, found, "see what stands there instead: `dex-archive schema drift`"));
+        }
+        (self.states_unmapped > 0).then(|| {
+            let found = format!("{} of {all} hold something that no column has; it is kept", self.states_unmapped);
+            Check::note(name, found, "see what: `dex-archive schema drift`")
+        })
+    }
+
+    /// One key is as it should be.
+    fn pseudonyms(&self) -> Option<Check> {
+        let [_, .., last] = self.pseudonym_keys.as_slice() else { return None };
+        let (count, since) = (self.pseudonym_keys.len(), clock::format_timestamp(last.since));
+        let found =
+            format!("made with {count} keys, the last since {since}: nobody can be followed from one to another");
+        Some(Check::note("pseudonyms", found, ""))
     }
 
     fn damage(&self) -> Option<Check> {
@@ -343,8 +403,8 @@ impl Sweep {
     }
 }
 
-impl From<crate::query::LastSweep> for Sweep {
-    fn from(sweep: crate::query::LastSweep) -> Self {
+impl From<LastSweep> for Sweep {
+    fn from(sweep: LastSweep) -> Self {
         Self {
             account_id: sweep.account_id,
             sweep_id: sweep.sweep_id,

@@ -63,7 +63,9 @@ pub fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(JournalError::io("read", dir))? {
         let entry = entry.map_err(JournalError::io("read", dir))?;
-        if let Some(sequence) = entry.file_name().to_str().and_then(parse_segment_name) {
+        // Who opened a pipe would wait for ever.
+        let is_special = entry.path().metadata().is_ok_and(|file| !file.is_file() && !file.is_dir());
+        if let Some(sequence) = entry.file_name().to_str().and_then(parse_segment_name).filter(|_| !is_special) {
             found.push((sequence, entry.path()));
         }
     }

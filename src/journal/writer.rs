@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::disk::{Disk, DiskError, DiskFile};
 use crate::snapshot::Answer;
 
-use super::{JOURNAL_FORMAT, JournalError, MAGIC, frame, segment_name};
+use super::{JOURNAL_FORMAT, JournalError, MAGIC, SEGMENT_HEADER, frame, segment_name};
 
 /// An open segment. Dropping it closes the file; what was not synced is then up to the system.
 #[derive(Debug)]
@@ -59,6 +59,12 @@ impl Writer {
             self.unsynced = false;
         }
         Ok(())
+    }
+
+    /// Whether no answer was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.file.position() <= SEGMENT_HEADER as u64
     }
 
     /// The segment's file.

@@ -29,6 +29,9 @@ const LEAST_BYTES: usize = 16;
 /// of the other.
 const DOMAIN: &[u8] = b"dex-archive pseudonym 1\0";
 
+/// Stands for all values where the key itself is told from another.
+const MARK_DOMAIN: &[u8] = b"dex-archive key 1\0";
+
 /// Bytes of the hash that are shown: enough that two values never share a pseudonym.
 const SHOWN_BYTES: usize = 16;
 
@@ -50,15 +53,24 @@ impl Key {
 
     /// `p-` and 32 hexadecimal digits.
     pub(super) fn pseudonym(&self, value: &str) -> String {
-        let mut context = hmac::Context::with_key(&self.0);
-        context.update(DOMAIN);
         // Addresses and ids are the same in capitals.
-        context.update(value.to_lowercase().as_bytes());
-        let mut pseudonym = "p-".to_owned();
+        format!("p-{}", self.hash(DOMAIN, &value.to_lowercase()))
+    }
+
+    /// `k-` and 32 hexadecimal digits: the same for the same key, and no help in finding it.
+    pub(super) fn mark(&self) -> String {
+        format!("k-{}", self.hash(MARK_DOMAIN, ""))
+    }
+
+    fn hash(&self, domain: &[u8], value: &str) -> String {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(domain);
+        context.update(value.as_bytes());
+        let mut digits = String::with_capacity(2 * SHOWN_BYTES);
         for byte in &context.sign().as_ref()[..SHOWN_BYTES] {
-            let _ = write!(pseudonym, "{byte:02x}");
+            let _ = write!(digits, "{byte:02x}");
         }
-        pseudonym
+        digits
     }
 }
 
@@ -97,6 +109,11 @@ mod tests {
         assert_eq!(pseudonym("7369787465656e206C65747465727321\n"), text);
         assert_eq!(pseudonym(" c2l4dGVlbiBsZXR0ZXJzIQ== "), text);
         assert_ne!(pseudonym("sixteen letters?"), text);
+        let mark = |text: &str| Key::parse(text.as_bytes()).expect("a key").mark();
+        assert_eq!(mark("sixteen letters!"), mark("7369787465656e206C65747465727321"));
+        assert_ne!(mark("sixteen letters!"), mark("sixteen letters?"));
+        let of_nothing = Key::parse(b"sixteen letters!").expect("a key").pseudonym("");
+        assert_ne!(mark("sixteen letters!")[2..], of_nothing[2..], "no value's pseudonym tells of the key");
         // By `printf 'dex-archive pseudonym 1\0alice@example.com' | openssl mac -digest SHA256 -macopt
         // key:'sixteen letters!' HMAC`.
         assert_eq!(text, "p-b2c4fdd87631a6f636096046e76badcb");

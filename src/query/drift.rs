@@ -28,12 +28,12 @@ pub fn drift(days: &Days, window: Window) -> Result<Answer, QueryError> {
     window.check()?;
     let schema = Schema::device_state();
     let unmapped = schema.unmapped().expect("the table has the column");
-    let columns = ["device_id", "timestamp"].map(|name| super::column(&schema, name)).into_iter().chain([unmapped]);
-    let scan = Scan { columns: columns.collect(), ..Scan::default() };
+    let columns = ["device_id", "timestamp", "collected_at"].map(|name| super::column(&schema, name));
+    let scan = Scan { columns: columns.into_iter().chain([unmapped]).collect(), ..Scan::default() };
     let name = schema.columns[unmapped].name.as_str();
     let mut all = Found::default();
     let add = |found: &mut Found, batch: &RecordBatch| found.add(batch, name, window);
-    days.fold(&schema, window, &scan, Found::default, add, |found| all.merge(found))?;
+    days.fold_all(&schema, window, &scan, Found::default, add, |found| all.merge(found))?;
     let devices = all.devices.len();
     let rows = all.paths.into_iter().map(|(path, seen)| seen.row(path, devices)).collect();
     let keys = ["path", "types", "first", "last"].map(AnswerColumn::key);
@@ -41,6 +41,56 @@ pub fn drift(days: &Days, window: Window) -> Result<Answer, QueryError> {
         .map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
     let title = format!("what the schema does not expect, in states of {devices} devices");
     Ok(Answer { title, columns: keys.into_iter().chain(counts).collect(), rows })
+}
+
+/// How much of a window's states the schema does not expect.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unexpected {
+    /// States in all.
+    pub states: u64,
+    /// Those that hold something that no column has.
+    pub unmapped: u64,
+    /// Those without a time that can be read: they are filed by when they were collected, each time anew.
+    pub timeless: u64,
+}
+
+/// How much of the states of a window the schema does not expect.
+///
+/// # Errors
+/// Where the window has no length, or the archive cannot be read.
+pub fn unexpected(days: &Days, window: Window) -> Result<Unexpected, QueryError> {
+    window.check()?;
+    let schema = Schema::device_state();
+    let unmapped = schema.unmapped().expect("the table has the column");
+    let columns = ["timestamp", "collected_at"].map(|name| super::column(&schema, name));
+    let scan = Scan { columns: columns.into_iter().chain([unmapped]).collect(), ..Scan::default() };
+    let name = schema.columns[unmapped].name.as_str();
+    let mut all = Unexpected::default();
+    let add = |found: &mut Unexpected, batch: &RecordBatch| found.add(batch, name, window);
+    days.fold_all(&schema, window, &scan, Unexpected::default, add, |found| {
+        all.states += found.states;
+        all.unmapped += found.unmapped;
+        all.timeless += found.timeless;
+    })?;
+    Ok(all)
+}
+
+/// When each state of a batch is of, if that is in a window: where its own time cannot be read, when it was collected.
+fn moments(batch: &RecordBatch, window: Window) -> impl Iterator<Item = (usize, i64)> {
+    let (own, collected) = (times(batch, "timestamp"), times(batch, "collected_at"));
+    let at = move |row: usize| if own.is_valid(row) { own.value(row) } else { collected.value(row) };
+    (0..batch.num_rows()).map(move |row| (row, at(row))).filter(move |(_, at)| window.holds(*at))
+}
+
+impl Unexpected {
+    fn add(&mut self, batch: &RecordBatch, unmapped: &str, window: Window) {
+        let (own, kept) = (times(batch, "timestamp"), texts(batch, unmapped));
+        for (row, _) in moments(batch, window) {
+            self.states += 1;
+            self.unmapped += u64::from(kept.is_valid(row));
+            self.timeless += u64::from(own.is_null(row));
+        }
+    }
 }
 
 #[derive(Default)]
@@ -62,8 +112,8 @@ struct Seen {
 
 impl Found {
     fn add(&mut self, batch: &RecordBatch, unmapped: &str, window: Window) {
-        let (ids, at, bodies) = (texts(batch, "device_id"), times(batch, "timestamp"), texts(batch, unmapped));
-        for row in (0..batch.num_rows()).filter(|&row| at.is_valid(row) && window.holds(at.value(row))) {
+        let (ids, bodies) = (texts(batch, "device_id"), texts(batch, unmapped));
+        for (row, at) in moments(batch, window) {
             let id = ids.value(row);
             if !self.devices.contains(id) {
                 self.devices.insert(id.to_owned());
@@ -74,7 +124,7 @@ impl Found {
             // What the archive wrote is an object; what somebody else wrote there says nothing.
             let kept: BTreeMap<String, &RawValue> = serde_json::from_str(bodies.value(row)).unwrap_or_default();
             for (path, value) in kept {
-                self.paths.entry(without_positions(&path)).or_default().see(id, at.value(row), value);
+                self.paths.entry(without_positions(&path)).or_default().see(id, at, value);
             }
         }
     }

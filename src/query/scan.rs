@@ -83,18 +83,31 @@ impl<'a> Days<'a> {
         scan: &Scan,
         start: impl Fn() -> T + Sync,
         add: impl Fn(&mut T, &RecordBatch) + Sync,
-        mut merge: impl FnMut(T),
+        merge: impl FnMut(T),
     ) -> Result<(), ArchiveError> {
         let time = schema.partition_by[0];
         let scan = Scan { within: Some((time, window.micros())), ..scan.clone() };
+        self.fold_all(schema, window, &scan, start, add, merge)
+    }
+
+    /// The same of all batches of these days, with rows of which no time is known.
+    pub(super) fn fold_all<T: Send>(
+        &self,
+        schema: &Schema,
+        window: Window,
+        scan: &Scan,
+        start: impl Fn() -> T + Sync,
+        add: impl Fn(&mut T, &RecordBatch) + Sync,
+        mut merge: impl FnMut(T),
+    ) -> Result<(), ArchiveError> {
         let read = |part: &Part, piece: &Piece| -> Result<T, ArchiveError> {
             let mut found = start();
-            for batch in self.rows(schema, part, piece, &scan)? {
+            for batch in self.rows(schema, part, piece, scan)? {
                 add(&mut found, &batch?);
             }
             Ok(found)
         };
-        self.each_piece(&self.by_day(schema, window)?.concat(), schema, &scan, read, &mut merge)
+        self.each_piece(&self.by_day(schema, window)?.concat(), schema, scan, read, &mut merge)
     }
 
     /// The rows of a piece of a part that can be what a scan asks for.
@@ -274,7 +287,9 @@ mod tests {
         let columns = schema.arrow().fields().iter().map(|field| -> ArrayRef {
             let rows = 0..ROWS;
             match field.name().as_str() {
-                "device_id" => Arc::new(StringArray::from_iter_values(rows.map(|row| format!("d{:05}", row / 100)))),
+                "device_id" | "device_name" => {
+                    Arc::new(StringArray::from_iter_values(rows.map(|row| format!("d{:05}", row / 100))))
+                }
                 "account_id" => Arc::new(StringArray::from_iter_values(rows.map(|_| "a"))),
                 "timestamp" | "collected_at" => {
                     Arc::new(TimestampMicrosecondArray::from_iter_values(rows.map(time)).with_timezone("UTC"))
@@ -328,8 +343,18 @@ mod tests {
             trend(&Days::new(&archive, false), &options)
         };
         assert_eq!(ask(Some("device_id"), 86_400, Agg::Mean).expect("an answer").rows.len(), 400);
-        assert!(matches!(ask(Some("device_id"), 1, Agg::Mean), Err(QueryError::Rows { series: 400, buckets: 86_400 })));
+        assert!(matches!(ask(Some("device_id"), 1, Agg::Mean), Err(QueryError::Rows { buckets: 86_400, .. })));
         assert!(matches!(ask(None, 3_600, Agg::Rate), Err(QueryError::NoRate)));
+        let wide = |names: &[&str], every: u64| {
+            let metrics = metrics(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).expect("metrics");
+            let (who, every) = (Who::Fleet { by: Some("device_id".to_owned()) }, std::time::Duration::from_secs(every));
+            let zone = clock::Zone::UTC;
+            let options = TrendOptions { who, metrics, window: window(), every, zone, aggs: vec![Agg::Mean] };
+            trend(&Days::new(&archive, false), &options)
+        };
+        assert!(matches!(wide(&["cpu_pct", "device_name"], 3_600), Ok(answer) if answer.columns.len() == 404));
+        assert!(matches!(wide(&["cpu", "rtt", "battery"], 60), Err(QueryError::Metrics { .. })));
+        assert!(matches!(wide(&["device_name"], 60), Err(QueryError::Cells { columns: 403, rows: 576_000 })));
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test bends a part")]

@@ -1,9 +1,9 @@
 //! Which stretches of Cloudflare's history were read to their end: what is not in the archive then is not there.
 //!
 //! The polls say it. Each reading of a window has a name of its own; one that came to its end has an empty page behind all
-//! others, and none that failed or turned out to hold something else than states.
+//! others, all of these are there, and none failed or turned out to hold something else than states.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use arrow_array::cast::AsArray;
@@ -28,10 +28,10 @@ pub struct Searched(BTreeMap<String, BTreeMap<Option<String>, Vec<Range<i64>>>>)
 type Name = (String, String, Option<String>, i64, i64);
 
 /// How a window was read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Reading {
-    /// The last page with rows.
-    filled: Option<i64>,
+    /// The pages with rows.
+    filled: BTreeSet<i64>,
     /// The last empty page, and when it was asked for.
     empty: Option<(i64, i64)>,
     is_broken: bool,
@@ -122,21 +122,22 @@ fn take_polls(batch: &RecordBatch, sources: &[String], found: &mut BTreeMap<Name
         reading.merge(match (outcomes.value(row), rows.value(row)) {
             ("failed", _) => Reading { is_broken: true, ..Reading::default() },
             (_, 0) => Reading { empty: Some((page, asked.value(row))), ..Reading::default() },
-            _ => Reading { filled: Some(page), ..Reading::default() },
+            _ => Reading { filled: [page].into(), ..Reading::default() },
         });
     }
 }
 
 impl Reading {
     fn merge(&mut self, other: Self) {
-        self.filled = self.filled.max(other.filled);
+        self.filled.extend(other.filled);
         self.empty = self.empty.max(other.empty);
         self.is_broken |= other.is_broken;
     }
 
     /// What was read of a window to its end: what had not been forgotten, and could not change any more.
     fn reach(self, window: Range<i64>) -> Range<i64> {
-        let is_behind = |(page, _): &(i64, i64)| self.filled.is_none_or(|filled| filled < *page);
+        // A poll that was lost was of rows that may be lost as well.
+        let is_behind = |(page, _): &(i64, i64)| self.filled.iter().copied().eq(1..*page);
         let Some((_, asked)) = self.empty.filter(is_behind).filter(|_| !self.is_broken) else { return 0..0 };
         let before = |time: TimeDelta| asked - time.num_microseconds().unwrap_or_default();
         window.start.max(before(HISTORY))..window.end.min(before(SETTLE))
@@ -187,20 +188,23 @@ mod tests {
     #[test]
     fn a_window_is_read_to_its_end_by_an_empty_page_behind_all_others() {
         let asked = 9 + SETTLE.num_microseconds().expect("some minutes");
-        let filled = |page| Reading { filled: Some(page), ..Reading::default() };
+        let filled = |page| Reading { filled: [page].into(), ..Reading::default() };
         let empty = |page| Reading { empty: Some((page, asked)), ..Reading::default() };
         let broken = Reading { is_broken: true, ..Reading::default() };
         for (pages, is_read) in [
             (&[empty(1)][..], true),
             (&[filled(1), filled(2), empty(3)], true),
             (&[filled(1), filled(2)], false),
-            (&[filled(1), broken, empty(3)], false),
+            (&[filled(2), empty(3)], false),
+            (&[filled(1), filled(3), empty(4)], false),
+            (&[empty(2)], false),
+            (&[filled(1), broken.clone(), empty(3)], false),
             // A slip in the middle, after which it was broken off.
             (&[filled(1), empty(2), filled(2)], false),
             (&[filled(1), empty(2), filled(2), empty(3)], true),
         ] {
             let mut reading = Reading::default();
-            pages.iter().for_each(|page| reading.merge(*page));
+            pages.iter().for_each(|page| reading.merge(page.clone()));
             assert_eq!(reading.reach(5..9) == (5..9), is_read, "{pages:?}");
         }
     }

@@ -1,5 +1,6 @@
 //! Metrics over time: of devices, or of the fleet as one or by groups.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow_array::cast::AsArray;
@@ -25,8 +26,14 @@ use super::{QueryError, column};
 /// Stands for a group whose states have no value.
 const NO_VALUE: &str = "(none)";
 
-/// The most rows of a trend: half a gigabyte.
+/// The most rows of a trend.
 pub(super) const MOST_ROWS: usize = 2_000_000;
+
+/// The most that may be added up side by side, a metric of a row each: three quarters of a gigabyte.
+pub(super) const MOST_TALLIES: usize = 4_000_000;
+
+/// The most values of an answer: about as much.
+pub(super) const MOST_CELLS: usize = 20_000_000;
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -72,20 +79,32 @@ pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> 
     let buckets = Buckets::new(options.window, options.every, options.zone)?;
     let reading = Reading::new(&schema, options, &buckets)?;
     let mut all = AllSeries::default();
-    let add = |found: &mut AllSeries, batch: &RecordBatch| reading.add(batch, found);
-    days.fold(&schema, options.window, &reading.scan, AllSeries::default, add, |found| all.merge(found))?;
+    // Once it is too much, nothing more is gathered.
+    let is_refused = AtomicBool::new(false);
+    let refuse = |found: &AllSeries| is_refused.fetch_or(reading.refusal(found).is_some(), Ordering::Relaxed);
+    let add = |found: &mut AllSeries, batch: &RecordBatch| {
+        if !is_refused.load(Ordering::Relaxed) {
+            reading.add(batch, found);
+            refuse(found);
+        }
+    };
+    days.fold(&schema, options.window, &reading.scan, AllSeries::default, add, |found| {
+        if reading.refusal(&all).is_none() {
+            all.merge(found);
+            refuse(&all);
+        }
+    })?;
+    if let Some(refusal) = reading.refusal(&all) {
+        return Err(refusal);
+    }
     if all.is_empty() {
         return Err(QueryError::NoState { who: options.who.clone(), window: options.window });
-    }
-    let rows = all.count().saturating_mul(buckets.count());
-    if rows > MOST_ROWS {
-        return Err(QueryError::Rows { series: all.count(), buckets: buckets.count() });
     }
     let names = match &options.who {
         Who::Devices(ids) => newest::names(days, &schema, Some(ids), options.window)?,
         Who::Fleet { .. } => Names::new(),
     };
-    Ok(reading.answer(all, &names))
+    reading.answer(all, &names)
 }
 
 /// Where the wanted columns stand in the batches of a scan.
@@ -139,6 +158,17 @@ impl<'a> Reading<'a> {
         let keep = options.aggs.iter().any(|agg| agg.needs_values());
         let (time, key) = (place(time), key.map(place));
         Ok(Self { options, buckets, scan, time, key, metrics, keep })
+    }
+
+    /// Why nobody can be told so much, if it is.
+    fn refusal(&self, found: &AllSeries) -> Option<QueryError> {
+        let (series, buckets) = (found.count(), self.buckets.count());
+        let rows = series.saturating_mul(buckets);
+        if rows > MOST_ROWS {
+            return Some(QueryError::Rows { series, buckets });
+        }
+        let metrics = self.metrics.len();
+        (rows.saturating_mul(metrics) > MOST_TALLIES).then_some(QueryError::Metrics { metrics, rows })
     }
 
     fn add(&self, batch: &RecordBatch, found: &mut AllSeries) {
@@ -198,7 +228,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn answer(&self, all: AllSeries, names: &Names) -> Answer {
+    fn answer(&self, all: AllSeries, names: &Names) -> Result<Answer, QueryError> {
         let options = self.options;
         let shares: Vec<Vec<String>> = (0..self.metrics.len()).map(|metric| all.values_of(metric)).collect();
         let mut columns = vec![AnswerColumn::start()];
@@ -206,6 +236,10 @@ impl<'a> Reading<'a> {
         columns.push(AnswerColumn::states());
         for (metric, shares) in options.metrics.iter().zip(&shares) {
             columns.extend(value_columns(metric, &options.aggs, shares));
+        }
+        let length = all.count() * self.buckets.count();
+        if length.saturating_mul(columns.len()) > MOST_CELLS {
+            return Err(QueryError::Cells { columns: columns.len(), rows: length });
         }
         let series = match &options.who {
             Who::Devices(ids) => all.sorted_by_key(|key| (ids.iter().position(|id| id == key), String::new())),
@@ -222,7 +256,7 @@ impl<'a> Reading<'a> {
                 rows.push(row.chain(std::iter::repeat(Cell::Null)).take(columns.len()).collect());
             }
         }
-        Answer { title, columns, rows }
+        Ok(Answer { title, columns, rows })
     }
 }
 

@@ -350,8 +350,26 @@ fn a_list_that_repeats_itself_is_not_read_for_ever() {
     let faults = Faults::none().with(FaultKind::RepeatedPage, 1.0);
     let api = Api::start(180, Duration::from_secs(2), |options| ServerOptions { faults, ..options });
     let (code, said) = run(api.collect(&archive).args(["--source", "list"]));
-    assert_eq!(code, Some(0), "{said}");
-    assert!(api.handle.requests() <= 4, "{} requests: {said}", api.handle.requests());
+    // What stands on the other pages nobody knows.
+    assert_eq!(code, Some(3), "{said}");
+    assert!(api.handle.requests() <= 8, "{} requests: {said}", api.handle.requests());
+}
+
+#[test]
+fn a_list_of_which_a_page_is_repeated_once_is_read_to_its_end() {
+    let (_dir, archive) = place();
+    let faults = Faults::none().with(FaultKind::RepeatedPage, 0.2);
+    let api = Api::start(600, Duration::from_mins(2), |options| ServerOptions { faults, ..options });
+    let whole = {
+        let (_dir, archive) = place();
+        let api = Api::start(600, Duration::from_mins(2), |options| options);
+        run(api.collect(&archive).args(["--source", "list"]));
+        rows(&archive, &Schema::device_state()).len()
+    };
+    let (code, said) = run(api.collect(&archive).args(["--source", "list"]));
+    let found = rows(&archive, &Schema::device_state()).len();
+    // A page that is repeated at the second try too has failed, and the next ones are read all the same.
+    assert!(found == whole || (code == Some(3) && found + 100 >= whole), "{found} of {whole}: {said}");
 }
 
 #[test]

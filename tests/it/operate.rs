@@ -407,6 +407,12 @@ fn what_starts_it_is_printed_for_each_scheduler() {
     assert!(unit.contains("LoadCredential=token:/srv/token\n") && unit.contains("ProtectHome=yes"), "{unit}");
     let (_, unit) = say(&["--archive", "/home/a/dex", "service", "systemd", "--account", ACCOUNT]);
     assert!(unit.contains("ProtectHome=no") && unit.contains("# install -d -o dex-archive"), "{unit}");
+    let said = "the key_file of its [privacy] must be readable by dex-archive";
+    assert!(!unit.contains(said), "{unit}");
+    let rules = dir.path().join("rules.toml");
+    put(&rules, "[privacy]\nkey_file = \"/srv/key\"\n");
+    let (_, unit) = say(&["--config", &rules.display().to_string(), "service", "systemd", "--account", ACCOUNT]);
+    assert!(unit.contains(said) && unit.contains("UMask=0022"), "{unit}");
     // Rules of privacy are taken along.
     let (_, manifest) = say(&["--config", &config, "service", "kubernetes"]);
     assert!(manifest.contains("\"--config\", \"/config/config.toml\"") && manifest.contains("configMap"), "{manifest}");

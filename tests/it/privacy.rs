@@ -112,6 +112,64 @@ fn rules_that_cannot_be_kept_leave_nothing() {
     assert!(!archive.exists(), "nothing is written");
 }
 
+#[test]
+fn pseudonyms_go_on_with_the_rules_and_the_key_that_they_began_with() {
+    let (dir, archive) = place();
+    let (config, states) = (dir.path().join("config.toml"), dir.path().join("states.ndjson"));
+    put(&states, &file());
+    let rules = "[privacy.classes]\nperson = \"pseudonym\"\n";
+    let with = |rules: Option<&str>, key: &str, args: &[&str]| {
+        let mut command = program();
+        command.arg("--archive").arg(&archive).env("DEX_ARCHIVE_PRIVACY_KEY", key);
+        if let Some(rules) = rules {
+            put(&config, rules);
+            command.arg("--config").arg(&config);
+        }
+        let output = command.args(args).output().expect("the program starts");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let states = states.display().to_string();
+    let import = ["--quiet", "import", "--account", ACCOUNT, &states];
+    let changed = "the key of the pseudonyms has changed";
+    let (code, said) = with(Some(rules), KEY, &import);
+    assert!(code == Some(3) && !said.contains(changed), "{said}");
+    let before = files(&archive);
+    // Without the config nothing comes in, a crontab's line that forgot it included.
+    let api = Api::start(2, Duration::from_mins(2), |options| options);
+    for unruled in [with(None, KEY, &import), run(&mut api.collect(&archive)), with(Some("[archive]\n"), "", &import)] {
+        assert_eq!(unruled.0, Some(2), "{}", unruled.1);
+        assert!(unruled.1.contains("holds pseudonyms, and this command has no [privacy] rules"), "{}", unruled.1);
+    }
+    assert_eq!(files(&archive), before, "nothing is written");
+    let (_, said) = with(None, "", &["doctor"]);
+    assert!(said.contains("there are no [privacy] rules"), "{said}");
+    let (_, said) = with(Some(rules), KEY, &["doctor"]);
+    assert!(said.contains("made with the same key since"), "{said}");
+    let (_, said) = with(Some(rules), KEY, &["status"]);
+    assert!(!said.contains("pseudonyms"), "{said}");
+    let (_, said) = with(Some(rules), KEY, &import);
+    assert!(!said.contains(changed), "{said}");
+    let other = "sixteen letters?";
+    let (_, said) = with(Some(rules), other, &["doctor"]);
+    assert!(said.contains("the key is another than since"), "{said}");
+    for (said, expect) in [(with(Some(rules), other, &import).1, true), (with(Some(rules), other, &import).1, false)] {
+        assert_eq!(said.contains(changed), expect, "{said}");
+        assert!(!said.contains(other), "{said}");
+    }
+    let (_, said) = with(Some(rules), other, &["status"]);
+    assert!(said.contains("made with 2 keys, the last since"), "{said}");
+    // What was meant can be said.
+    let (code, said) = with(Some("[privacy]\n"), "", &import);
+    assert_eq!(code, Some(3), "{said}");
+    let (_, said) = with(Some("[privacy]\n"), "", &["doctor"]);
+    assert!(said.contains("none are made any more"), "{said}");
+    // An archive that is filed into other shards keeps what it knows.
+    let (code, said) = with(None, "", &["reshard", "--shards", "2"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(Archive::open(&archive).expect("an archive").pseudonym_keys().expect("a description").len(), 2);
+}
+
 /// Three states and five lines that are none, with markers wherever something personal could stand.
 fn file() -> String {
     let schema = Schema::device_state();

@@ -106,7 +106,9 @@ fn double(value: &Value) -> Option<f64> {
 }
 
 fn instant(value: &Value) -> Option<DateTime<Utc>> {
-    let from_ms = |ms| DateTime::from_timestamp_millis(ms).filter(|at| (1970..=9999).contains(&at.year()));
+    // Smaller numbers count seconds, or something else.
+    let is_ms = |ms: i64| ms >= 100_000_000_000;
+    let from_ms = |ms| DateTime::from_timestamp_millis(ms).filter(|at| is_ms(ms) && at.year() <= 9999);
     let Value::String(text) = value else { return from_ms(whole(value)?) };
     if text.chars().all(|letter| letter.is_ascii_digit()) {
         return from_ms(text.parse().ok()?);
