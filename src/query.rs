@@ -37,7 +37,7 @@ pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
 pub use device::{TimesSeen, devices_seen, resolve_devices, times_seen};
 pub use drift::{Unexpected, drift, unexpected};
-pub use gaps::{Cause, GapsOptions, Hole, MOST_MISSED, gaps, holes};
+pub use gaps::{Cause, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, gaps, holes};
 pub use latest::{ChangesOptions, StateOptions, changes, latest};
 pub use metric::{Metric, MetricKind, metrics};
 pub use scan::Days;
@@ -62,10 +62,12 @@ pub enum QueryError {
         near: Vec<String>,
     },
     /// There is no such column.
-    #[error("{name:?} is no column that can be shown: `dex-archive schema` lists them")]
+    #[error("{name:?} is no column that can be shown{}: `dex-archive schema` lists them", suggestion(.near))]
     Column {
         /// What was asked for.
         name: String,
+        /// What may have been meant.
+        near: Vec<String>,
     },
     /// Applications use no such thing.
     #[error("what applications use is known of {known}, and not of {name:?}", known = .known.join(" and "))]
@@ -78,6 +80,12 @@ pub enum QueryError {
     /// None of the metrics is a count within a window.
     #[error("a rate is of counts within a window: ask for metrics as tunnel_stats_*, or another --agg")]
     NoRate,
+    /// The answer would be longer than anybody reads.
+    #[error("there are more {what} than anybody reads (at most {most}): ask for a shorter window, or for fewer devices", most = trend::MOST_ROWS)]
+    Long {
+        /// Of what.
+        what: &'static str,
+    },
     /// Devices cannot be grouped by that.
     #[error("the fleet cannot be grouped by {name:?}: name a column of text, as platform, version or colo")]
     Label {
@@ -85,7 +93,7 @@ pub enum QueryError {
         name: String,
     },
     /// No device of that name has a state in the window.
-    #[error("no device {device:?} between {}", window_words(.window))]
+    #[error("no device {device:?} between {}: it may have a state before", window_words(.window))]
     NoDevice {
         /// What was asked for.
         device: String,

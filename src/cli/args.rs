@@ -395,7 +395,7 @@ pub(super) struct TrendArgs {
     #[arg(long, conflicts_with = "device")]
     pub(super) fleet: bool,
     /// All devices, together where they share the value of a column
-    #[arg(long, requires = "fleet", value_name = "COLUMN")]
+    #[arg(long, requires = "fleet", conflicts_with = "device", value_name = "COLUMN")]
     pub(super) by: Option<String>,
     /// Columns, groups (rtt, tunnel, cpu, disk, network, battery, wifi) or patterns, with commas between them; of a
     /// column of text, the share of each value

@@ -14,7 +14,9 @@ use prometheus::{CounterVec, Gauge, GaugeVec, Opts, Registry, TEXT_FORMAT, TextE
 
 use crate::clock::{self, Timestamp};
 use crate::collect::CollectStats;
-use crate::disk::{Access, Disk, free_bytes};
+use crate::disk::free_bytes;
+
+use super::print;
 
 /// A figure of a sweep: its name, what it is, and where it stands.
 type Figure = (&'static str, &'static str, fn(&CollectStats) -> f64);
@@ -148,7 +150,7 @@ impl Metrics {
         self.render()?;
         let Some(path) = &self.file else { return Ok(()) };
         let text = self.text.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        replace(path, &text).with_context(|| format!("cannot write the metrics to {}", path.display()))
+        print::file(path, &text).context("the metrics are not told")
     }
 
     fn render(&self) -> anyhow::Result<()> {
@@ -157,21 +159,6 @@ impl Metrics {
         *self.text.lock().unwrap_or_else(PoisonError::into_inner) = text;
         Ok(())
     }
-}
-
-/// Puts a file in another's place, so that nobody reads half of it. Others than we read it.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let disk = Disk::new(Access::All);
-    let mut name = path.file_name().context("it is no file's name")?.to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let new = path.with_file_name(name);
-    if new.exists() {
-        disk.remove(&new)?;
-    }
-    let mut file = disk.create(&new)?;
-    std::io::Write::write_all(&mut file, text.as_bytes())?;
-    file.sync()?;
-    Ok(disk.rename(&new, path)?)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "metrics are doubles")]

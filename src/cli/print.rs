@@ -4,7 +4,10 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
+
 use crate::clock::{self, Clock};
+use crate::disk::{Access, Disk, DiskError};
 
 pub(super) use crate::disk::bytes;
 
@@ -61,10 +64,47 @@ pub(super) fn safe_word(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// Writes a small file for scripts.
-#[expect(clippy::disallowed_methods, reason = "not a file of the archive: a summary that the next run replaces")]
+/// Writes a file in the place of one that is there: nobody sees half of it, and where there is no room the old one stays.
+/// What is no file, such as a pipe, is written to.
 pub(super) fn file(path: &Path, data: impl AsRef<[u8]>) -> anyhow::Result<()> {
-    std::fs::write(path, data).map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))
+    // A link stays one.
+    let target = path.canonicalize().unwrap_or_else(|_absent| path.to_owned());
+    let is_special = target.metadata().is_ok_and(|found| !found.is_file());
+    let written = if is_special { overwrite(&target, data.as_ref()) } else { replace(&target, data.as_ref()) };
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes a new file and puts it into another's place.
+fn replace(path: &Path, data: &[u8]) -> io::Result<()> {
+    let disk = Disk::new(Access::All);
+    let Some(name) = path.file_name() else { return overwrite(path, data) };
+    let mut new_name = name.to_owned();
+    new_name.push(format!(".{}.tmp", std::process::id()));
+    let new = path.with_file_name(new_name);
+    let said = |error: DiskError| error.error;
+    let mut file = match disk.create(&new) {
+        // One that died was of this number.
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.remove(&new).and_then(|()| disk.create(&new)).map_err(said)?
+        }
+        // In a folder that is not ours, a file of our own can be written to all the same.
+        Err(error) if error.error.kind() == io::ErrorKind::PermissionDenied => return overwrite(path, data),
+        file => file.map_err(said)?,
+    };
+    let written = file.write_all(data).and_then(|()| file.sync().map_err(said)).and_then(|()| {
+        // Who may read the one that is there may read this one.
+        path.metadata().map_or(Ok(()), |old| std::fs::set_permissions(&new, old.permissions()))
+    });
+    let replaced = written.and_then(|()| disk.rename(&new, path).map_err(said));
+    if replaced.is_err() {
+        let _ = disk.remove(&new);
+    }
+    replaced
+}
+
+#[expect(clippy::disallowed_methods, reason = "not a file of the archive, nor one that could be replaced")]
+fn overwrite(path: &Path, data: &[u8]) -> io::Result<()> {
+    std::fs::write(path, data)
 }
 
 /// Letters of a line of the terminal, or as many as `COLUMNS` says; none where stdout is something else.
@@ -91,6 +131,34 @@ pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_there_as_a_whole_or_as_it_was() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (path, link) = (dir.path().join("page.html"), dir.path().join("link"));
+        let read = || std::fs::read_to_string(&path).expect("a file");
+        file(&path, "one").expect("room");
+        std::os::unix::fs::symlink(&path, &link).expect("a link");
+        let mut rights = path.metadata().expect("a file").permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut rights, 0o640);
+        std::fs::set_permissions(&path, rights).expect("ours");
+        // Who has it open goes on reading what was there.
+        let mut open = std::fs::File::open(&path).expect("a file");
+        file(&link, "two").expect("room");
+        let mut seen = String::new();
+        io::Read::read_to_string(&mut open, &mut seen).expect("a file");
+        assert_eq!((seen.as_str(), read().as_str(), link.is_symlink()), ("one", "two", true));
+        let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().expect("a file").permissions());
+        assert_eq!(mode & 0o777, 0o640);
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 2, "nothing else is left");
+        let said = file(&dir.path().join("none/page"), "x").expect_err("no folder");
+        assert!(
+            said.to_string().starts_with("cannot write ") && format!("{said:#}").contains("No such file"),
+            "{said:#}"
+        );
+        let full = file(Path::new("/dev/full"), "x").expect_err("no room");
+        assert!(format!("{full:#}").contains("No space left"), "{full:#}");
+    }
 
     #[test]
     fn foreign_text_moves_no_cursor() {

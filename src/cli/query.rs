@@ -12,8 +12,8 @@ use crate::clock::{Clock, Timestamp, Zone};
 use crate::config::{self, ConfigError, ConfigFile};
 use crate::privacy::{Action, Policy, is_pseudonym};
 use crate::query::{
-    Answer, AppsOptions, ChangesOptions, Days, GapsOptions, QueryError, StateOptions, TrendOptions, Who, Window, apps,
-    changes, gaps, latest, metrics, resolve_devices, trend,
+    Answer, AppsOptions, ChangesOptions, Days, GapsOptions, KNOWN_BEFORE, QueryError, StateOptions, TrendOptions, Who,
+    Window, apps, changes, gaps, latest, metrics, resolve_devices, trend,
 };
 use crate::snapshot::DeviceId;
 
@@ -23,9 +23,6 @@ use super::args::{
 use super::{Exit, print};
 
 pub(super) use table::table;
-
-/// For so long before a window a name is looked for that is not in it.
-const KNOWN_BEFORE: chrono::TimeDelta = chrono::TimeDelta::days(366);
 
 /// Letters of a line where nobody says how many there are.
 const WIDTH: usize = 100;

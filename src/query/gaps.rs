@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use chrono::TimeDelta;
 
 use crate::archive::Scan;
 use crate::clock::{Timestamp, Zone};
@@ -14,13 +15,19 @@ use crate::schema::Schema;
 use crate::snapshot::{HISTORY, Source};
 
 use super::answer::{Answer, AnswerColumn, Cell};
+use super::device::devices_seen;
+use super::newest::Newest;
 use super::scan::Days;
 use super::searched::Searched;
+use super::trend::MOST_ROWS;
 use super::window::{Buckets, Window};
 use super::{QueryError, column, is_asked, texts, times};
 
 /// Of the intervals in which a state is expected, so many may be missed for want of a good answer.
 pub const MOST_MISSED: f64 = 0.05;
+
+/// For so long before a window a device is looked for that has no state in it.
+pub const KNOWN_BEFORE: TimeDelta = TimeDelta::days(366);
 
 /// The length of the intervals that the history has averages of.
 const AN_HOUR: Duration = Duration::from_hours(1);
@@ -116,8 +123,17 @@ pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
     // An average an hour says nothing of shorter intervals.
     let sources: &[Source] = if options.every < AN_HOUR { &[Source::Raw] } else { &[Source::Raw, Source::Hourly] };
     let seen = Seen::read(days, options, Vec::new(), sources)?;
+    if let Some((_, device)) = seen.devices.keys().find(|(account, _)| account.is_empty()) {
+        let window = Window { since: before(options.window).since, ..options.window };
+        return Err(QueryError::NoDevice { device: device.clone(), window });
+    }
     let reading = seen.reading(options);
-    Ok(if options.each { reading.each() } else { reading.by_device() })
+    if options.each { reading.each() } else { Ok(reading.by_device()) }
+}
+
+/// The time in front of a window in which devices are looked for that have nothing in it.
+fn before(window: Window) -> Window {
+    Window { since: window.since.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since), until: window.since }
 }
 
 /// The pages of the list have no device: where polls are asked for by device, they must be read too.
@@ -228,10 +244,10 @@ impl Seen {
         let scan = self::scan(&polls, options, &names);
         let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, options, &buckets);
         days.fold(&polls, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
-        seen.expect(options.devices.as_deref().unwrap_or_default());
         for device in known {
             seen.devices.entry(device).or_default();
         }
+        seen.expect(days, options)?;
         if seen.devices.is_empty() {
             return Err(QueryError::NothingExpected(window));
         }
@@ -327,12 +343,34 @@ impl Found {
         }
     }
 
-    /// Devices that were asked about by name are expected, even where nothing was seen of them.
-    fn expect(&mut self, ids: &[String]) {
-        let account = self.lists.keys().next().cloned().unwrap_or_default();
-        for id in ids.iter().filter(|id| !self.devices.keys().any(|(_, device)| device == *id)).collect::<Vec<_>>() {
-            self.devices.insert((account.clone(), id.clone()), Seeings::default());
+    /// Devices that were asked about by name are expected, even where nothing was seen of them: in the account in which
+    /// they were seen last, or in none. Where lists were asked for and nobody was seen, those are who was seen before.
+    fn expect(&mut self, days: &Days, options: &GapsOptions) -> Result<(), QueryError> {
+        let Some(ids) = &options.devices else {
+            if self.devices.is_empty() && !self.lists.is_empty() {
+                let window = options.window;
+                let since = window.since.checked_sub_signed(HISTORY).unwrap_or(window.since);
+                let seen = devices_seen(days, Window { since, until: window.since })?;
+                let of_these = seen.into_iter().filter(|(account, _)| self.lists.contains_key(account));
+                self.devices.extend(of_these.map(|device| (device, Seeings::default())));
+            }
+            return Ok(());
+        };
+        let is_seen = |id: &&String| self.devices.keys().any(|(_, device)| device == *id);
+        let unseen: Vec<String> = ids.iter().filter(|id| !is_seen(id)).cloned().collect();
+        if unseen.is_empty() {
+            return Ok(());
         }
+        let schema = Schema::device_state();
+        let account = column(&schema, "account_id");
+        let window = before(options.window);
+        let newest = Newest { schema: &schema, window, devices: Some(&unseen), columns: &[account], needed: None };
+        let found = newest.find(days)?;
+        for id in unseen {
+            let account = found.get(&id).and_then(|(_, cells)| cells.first()?.text()).unwrap_or_default();
+            self.devices.insert((account, id), Seeings::default());
+        }
+        Ok(())
     }
 
     fn see(&mut self, account: &str, device: &str, bucket: usize, seeing: Seeing) {
@@ -442,7 +480,7 @@ impl Reading<'_> {
     }
 
     /// A row for each gap.
-    fn each(&self) -> Answer {
+    fn each(&self) -> Result<Answer, QueryError> {
         let mut columns = self.keys();
         columns.extend(["from", "to", "cause"].map(AnswerColumn::key));
         columns.push(AnswerColumn::value("length".to_owned(), "intervals"));
@@ -456,8 +494,12 @@ impl Reading<'_> {
                 row
             })
         };
-        let rows = self.seen.devices.iter().flat_map(of_device);
-        Answer { title: self.title(), columns, rows: rows.collect() }
+        // More would take more room than there is.
+        let rows: Vec<_> = self.seen.devices.iter().flat_map(of_device).take(MOST_ROWS + 1).collect();
+        if rows.len() > MOST_ROWS {
+            return Err(QueryError::Long { what: "gaps" });
+        }
+        Ok(Answer { title: self.title(), columns, rows })
     }
 
     fn keys(&self) -> Vec<AnswerColumn> {

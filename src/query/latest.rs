@@ -7,11 +7,13 @@ use chrono::TimeDelta;
 
 use crate::archive::Scan;
 use crate::clock;
-use crate::schema::{Kind, Schema};
+use crate::schema::{Column, Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
+use super::metric::near;
 use super::newest::{self, Newest};
 use super::scan::Days;
+use super::trend::MOST_ROWS;
 use super::window::Window;
 use super::{QueryError, cell, column, is_asked, no_state, texts, times};
 
@@ -62,7 +64,7 @@ pub fn latest(days: &Days, options: &StateOptions) -> Result<Answer, QueryError>
 }
 
 /// When the values of columns changed: from what to what, and after how long, or at least how long where nothing older
-/// was looked at. A state without a value changes nothing.
+/// was looked at, which `at_least` says. A state without a value changes nothing.
 ///
 /// # Errors
 /// Where the window has no length, there is no such column or no state in the window, or the archive cannot be read.
@@ -84,12 +86,18 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
             }
         });
     };
+    let mut length = 0;
     days.fold(&reading.schema, options.window, &reading.scan, Default::default, add, |(has_states, found)| {
         is_empty &= !has_states;
-        for (key, later) in found {
+        length += found.values().map(|history| history.0.len()).sum::<usize>();
+        // What is too long to be told is not kept either.
+        for (key, later) in found.into_iter().filter(|_| length <= MOST_ROWS) {
             all.entry(key).or_default().follow(later);
         }
     })?;
+    if length > MOST_ROWS {
+        return Err(QueryError::Long { what: "changes" });
+    }
     if is_empty {
         return Err(no_state(asked.devices.as_deref(), asked.window));
     }
@@ -103,8 +111,8 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
     rows.retain(|(at, _)| *at >= since.timestamp_micros());
     rows.sort_by_key(|(at, _)| *at);
     let keys = ["at", "device_id", "device_name", "column"].map(AnswerColumn::key);
-    let values =
-        [("from", ""), ("to", ""), ("after_s", "s")].map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
+    let values = [("from", ""), ("to", ""), ("after_s", "s"), ("at_least", "")];
+    let values = values.map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
     let columns = keys.into_iter().chain(values).collect();
     Ok(Answer { title: "changes".to_owned(), columns, rows: rows.into_iter().map(|(_, row)| row).collect() })
 }
@@ -134,11 +142,13 @@ impl History {
 
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
     fn rows(self, keys: &[Cell]) -> Vec<(i64, Vec<Cell>)> {
-        let pairs = self.0.windows(2).map(|pair| {
+        let pairs = self.0.windows(2).enumerate().map(|(place, pair)| {
             let ((began, _, from), (at, _, to)) = (&pair[0], &pair[1]);
             let after = Cell::Number((at - began) as f64 / 1e6);
+            // Of the first value, only the states that were looked at are known.
+            let at_least = Cell::Text((place == 0).to_string());
             let keys = [Cell::from(clock::from_micros(*at))].into_iter().chain(keys.iter().cloned());
-            (*at, keys.chain([from.clone(), to.clone(), after]).collect())
+            (*at, keys.chain([from.clone(), to.clone(), after, at_least]).collect())
         });
         pairs.collect()
     }
@@ -156,8 +166,9 @@ impl Reading {
         options.window.check()?;
         let schema = Schema::device_state();
         let find = |name: &String| {
-            let found = schema.index_of(name).filter(|&at| schema.columns[at].kind != Kind::List);
-            found.ok_or_else(|| QueryError::Column { name: name.clone() })
+            let is_shown = |column: &Column| column.kind != Kind::List;
+            let found = schema.index_of(name).filter(|&at| is_shown(&schema.columns[at]));
+            found.ok_or_else(|| QueryError::Column { name: name.clone(), near: near(&schema, name, is_shown) })
         };
         let wanted = options.columns.iter().map(find).collect::<Result<Vec<_>, _>>()?;
         let device = column(&schema, "device_id");

@@ -53,7 +53,7 @@ pub fn metrics(names: &[String]) -> Result<Vec<Metric>, QueryError> {
     for name in names.iter().map(|name| name.trim()) {
         let found = select(&schema, name);
         if found.is_empty() {
-            return Err(QueryError::Metric { name: name.to_owned(), near: near(&schema, name) });
+            return Err(QueryError::Metric { name: name.to_owned(), near: near(&schema, name, is_trendable) });
         }
         for metric in found.into_iter().map(|at| metric(&schema, at)) {
             if !metrics.contains(&metric) {
@@ -122,10 +122,10 @@ fn is_trendable(column: &Column) -> bool {
     is_number(column) || is_text
 }
 
-/// Columns whose name holds the text or is held by it; else those that are spelled nearly so.
-fn near(schema: &Schema, text: &str) -> Vec<String> {
+/// Columns of a kind whose name holds the text or is held by it; else those that are spelled nearly so.
+pub(super) fn near(schema: &Schema, text: &str, is_of_kind: impl Fn(&Column) -> bool) -> Vec<String> {
     let text = text.to_lowercase().replace('-', "_");
-    let names = || schema.columns.iter().filter(|column| is_trendable(column)).map(|column| &column.name);
+    let names = || schema.columns.iter().filter(|column| is_of_kind(column)).map(|column| &column.name);
     let holds = |name: &&String| text.len() > 1 && (name.contains(&text) || text.contains(name.as_str()));
     let mut near: Vec<&String> = names().filter(holds).take(5).collect();
     if near.is_empty() {

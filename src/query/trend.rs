@@ -100,6 +100,12 @@ pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> 
     if all.is_empty() {
         return Err(QueryError::NoState { who: options.who.clone(), window: options.window });
     }
+    if let Who::Devices(ids) = &options.who {
+        // Of whom there is nothing, that is shown as well.
+        for id in ids {
+            all.series(id);
+        }
+    }
     let names = match &options.who {
         Who::Devices(ids) => newest::names(days, &schema, Some(ids), options.window)?,
         Who::Fleet { .. } => Names::new(),

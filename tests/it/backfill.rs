@@ -74,6 +74,40 @@ fn holes_are_filled_where_the_api_has_the_data_and_gaps_explains_the_rest() {
 }
 
 #[test]
+fn of_an_outage_it_is_told_who_was_missed_also_where_nobody_was_seen() {
+    let (_dir, root) = place();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let start = clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time");
+    let clock = Clock::simulated(start);
+    runtime.block_on(async {
+        let (client, handle) = simulated(&clock).await;
+        let (_switch, stop) = stop_pair();
+        let mut collector = collector(client, &root, &clock, stop);
+        for step in 0..12 {
+            handle.set_faults(if step < 4 { Faults::none() } else { Faults::none().with(FaultKind::Server, 1.0) });
+            collector.sweep(step).await;
+            clock.advance(TimeDelta::minutes(15));
+        }
+        collector.finish().expect("a disk");
+    });
+    let archive = Archive::open(&root).expect("an archive");
+    let days = Days::new(&archive, false);
+    let window = Window { since: start + TimeDelta::hours(2), until: start + TimeDelta::hours(3) };
+    let told = causes(&archive, window, clock.now());
+    let seen: BTreeSet<String> = archived(&root).into_keys().map(|key| key[..36].to_owned()).collect();
+    let hour = f64::from(u32::try_from(4 * seen.len()).expect("few"));
+    assert!(hour >= 80.0, "{told:?}");
+    assert_eq!((told["expected"], told["failed"], told["recoverable"]), (hour, hour, hour), "{told:?}");
+    let of =
+        |id: &str| gaps(&days, &GapsOptions { devices: Some(vec![id.to_owned()]), ..question(window, clock.now()) });
+    let one = of(seen.first().expect("a device")).expect("an answer");
+    let failed = one.columns.iter().position(|column| column.name == "failed").expect("a column");
+    assert_eq!(one.rows[0][failed], Cell::Count(4));
+    let unknown = of("00000000-0000-4000-8000-00000000abcd").expect_err("nobody").to_string();
+    assert!(unknown.starts_with("no device \"00000000-"), "{unknown}");
+}
+
+#[test]
 fn a_long_outage_is_no_beginning() {
     let (_dir, root) = place();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

@@ -8,9 +8,6 @@ use super::super::print;
 /// The bars of a line.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Letters that a line of bars has at most.
-const LONGEST_LINE: usize = 60;
-
 /// Letters of a name at most.
 const LONGEST_NAME: usize = 60;
 
@@ -22,8 +19,11 @@ const NARROWEST: usize = 40;
 const WIDEST: usize = 400;
 const HEIGHT: usize = 10;
 
-/// Room for the numbers at the left of a chart.
+/// Room for the numbers at the left of a chart, at least.
 const LABEL: usize = 9;
+
+/// Letters of a chart beside them, at least.
+const FEWEST_COLUMNS: usize = 20;
 
 /// Points that a letter of a chart is wide and high: the dots of braille.
 const DOTS: (usize, usize) = (2, 4);
@@ -84,13 +84,13 @@ impl Course {
     }
 
     /// A letter for each bucket or for some together, a space for a gap.
-    pub(super) fn sparkline(&self) -> String {
+    pub(super) fn sparkline(&self, longest: usize) -> String {
         let Some((least, greatest)) = self.range() else { return String::new() };
         let bar = |value: f64| {
             let share = if greatest > least { (value - least) / (greatest - least) } else { 0.5 };
             BARS[nearest(share, BARS.len() - 1)]
         };
-        let together = self.values.len().div_ceil(LONGEST_LINE);
+        let together = self.values.len().div_ceil(longest.max(1));
         let letters = self.values.chunks(together).map(|values| mean(values).map_or(' ', bar));
         letters.collect()
     }
@@ -106,21 +106,22 @@ impl Course {
             (0.0, 0.0) => (0.0, 1.0),
             with_zero => with_zero,
         };
-        let columns = width - LABEL - 2;
-        let lines = self.braille((low, high), columns);
         let labels = |line: usize| match line {
             0 => digits(high),
             _ if line == HEIGHT / 2 => digits(low + (high - low) * 0.5),
             _ if line + 1 == HEIGHT => digits(low),
             _ => String::new(),
         };
+        let label = (0..HEIGHT).map(|line| labels(line).len()).fold(LABEL, usize::max);
+        let columns = width.saturating_sub(label + 2).max(FEWEST_COLUMNS);
+        let lines = self.braille((low, high), columns);
         let lines = lines.iter().enumerate().map(|(at, line)| {
-            let label = labels(at);
-            let tick = if label.is_empty() { '│' } else { '┤' };
-            format!("{label:>LABEL$} {tick}{line}\n")
+            let said = labels(at);
+            let tick = if said.is_empty() { '│' } else { '┤' };
+            format!("{said:>label$} {tick}{line}\n")
         });
         let lines: String = lines.collect();
-        format!("{head}{lines}{:LABEL$} └{}\n{:LABEL$}  {}\n", "", "─".repeat(columns), "", self.times(zone, columns))
+        format!("{head}{lines}{:label$} └{}\n{:label$}  {}\n", "", "─".repeat(columns), "", self.times(zone, columns))
     }
 
     /// The curve in braille, `columns` letters wide.
@@ -142,7 +143,7 @@ impl Course {
         canvas.lines()
     }
 
-    /// Under a chart: when its first, its middle and its last bucket begin.
+    /// Under a chart: when its first, its middle and its last bucket begin, and in which zone where there is room.
     fn times(&self, zone: Zone, columns: usize) -> String {
         let word = |at: &Timestamp| zone.local(*at).format("%m-%d %H:%M").to_string();
         // Each once, where there are few.
@@ -154,7 +155,8 @@ impl Course {
         if columns < first.len() * 3 + zone.len() + 4 {
             return format!("{first:<width$}{last}", width = columns.saturating_sub(last.len()));
         }
-        let (left, right) = (columns / 2, columns - columns / 2);
+        let columns_of_times = columns - zone.len() - 2;
+        let (left, right) = (columns_of_times / 2, columns_of_times - columns_of_times / 2);
         let half = left - middle.len() / 2;
         format!("{first:<half$}{middle:<width$}{last}  {zone}", width = right + middle.len() / 2 - last.len())
     }
@@ -229,11 +231,11 @@ mod tests {
 
     #[test]
     fn a_gap_is_a_space_and_not_a_zero() {
-        assert_eq!(course(&[Some(0.0), None, Some(7.0), Some(3.5)]).sparkline(), "▁ █▅");
-        assert_eq!(course(&[None, Some(5.0)]).sparkline(), " ▅");
-        assert_eq!(course(&[None]).sparkline(), "");
+        assert_eq!(course(&[Some(0.0), None, Some(7.0), Some(3.5)]).sparkline(60), "▁ █▅");
+        assert_eq!(course(&[None, Some(5.0)]).sparkline(60), " ▅");
+        assert_eq!(course(&[None]).sparkline(60), "");
         let long: Vec<Option<f64>> = (0..600).map(|at| Some(f64::from(at))).collect();
-        assert_eq!(course(&long).sparkline().chars().count(), 60);
+        assert_eq!(course(&long).sparkline(60).chars().count(), 60);
     }
 
     #[test]
@@ -241,7 +243,7 @@ mod tests {
         let values: Vec<Option<f64>> =
             (0..48).map(|at| (!(20..28).contains(&at)).then(|| f64::from(at % 13))).collect();
         let chart = course(&values).chart(Zone::UTC, 72);
-        expect_test::expect![[r"
+        expect_test::expect![[r#"
             cpu_pct_mean [pct]
                 12.00 ┤              ⡰⡇                               ⢀⢾
                       │            ⢠⠊ ⢇                              ⡔⠁⠸⡀
@@ -254,8 +256,8 @@ mod tests {
                       │ ⢀⠎             ⢱ ⢠⠃                ⠁            ⠈⡆⢀⠎
                     0 ┤⡰⠁              ⢸⠔⠁                               ⡷⠁
                       └─────────────────────────────────────────────────────────────
-                       10-01 00:00              10-02 00:00              10-02 23:00  UTC
-        "]]
+                       10-01 00:00            10-02 00:00           10-02 23:00  UTC
+        "#]]
         .assert_eq(&chart);
     }
 

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use serde_json::{Map, Number, Value};
+use serde::{Serialize, Serializer};
+use serde_json::{Number, Value};
 
 use crate::archive::to_parquet;
 use crate::clock::{self, Zone};
@@ -14,15 +15,24 @@ use super::table;
 
 /// An answer in a form. Times are in a time zone, but in Parquet, where they are points in time.
 pub(super) fn write(answer: &Answer, format: Format, zone: Zone) -> anyhow::Result<Vec<u8>> {
-    let objects = || answer.rows.iter().map(|row| object(answer, row, zone));
+    let objects = || answer.rows.iter().map(|row| Object { answer, row, zone });
     Ok(match format {
         Format::Table => table::table(answer, zone).into_bytes(),
         Format::Markdown => table::markdown(answer, zone).into_bytes(),
         Format::Csv => csv(answer, zone),
-        Format::Json => format!("{:#}\n", Value::Array(objects().collect())).into_bytes(),
-        Format::Ndjson => objects().map(|object| object.to_string() + "\n").collect::<String>().into_bytes(),
+        Format::Json => [serde_json::to_vec_pretty(&objects().collect::<Vec<_>>())?, vec![b'\n']].concat(),
+        Format::Ndjson => ndjson(objects())?,
         Format::Parquet => to_parquet(&answer.to_batch())?,
     })
+}
+
+fn ndjson<'a>(objects: impl Iterator<Item = Object<'a>>) -> serde_json::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for object in objects {
+        serde_json::to_writer(&mut text, &object)?;
+        text.push(b'\n');
+    }
+    Ok(text)
 }
 
 fn csv(answer: &Answer, zone: Zone) -> Vec<u8> {
@@ -60,26 +70,35 @@ fn number(value: f64, text: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// A field of CSV (RFC 4180).
+/// A field of CSV (RFC 4180). An empty text has quotes, which tell it from none.
 fn quoted(text: &str) -> Cow<'_, str> {
-    if text.contains([',', '"', '\n', '\r']) {
+    if text.is_empty() || text.contains([',', '"', '\n', '\r']) {
         Cow::Owned(format!("\"{}\"", text.replace('"', "\"\"")))
     } else {
         Cow::Borrowed(text)
     }
 }
 
-fn object(answer: &Answer, row: &[Cell], zone: Zone) -> Value {
-    let value = |cell: &Cell| match cell {
-        Cell::Null => Value::Null,
-        Cell::Text(text) => Value::from(text.as_str()),
-        Cell::Count(count) => Value::from(*count),
-        // JSON has no infinities; no aggregate of finite values is one.
-        Cell::Number(value) => Number::from_f64(*value).map_or(Value::Null, Value::Number),
-        Cell::Time(at) => Value::from(clock::format_in(*at, zone)),
-    };
-    let members = answer.columns.iter().zip(row).map(|(column, cell)| (column.name.clone(), value(cell)));
-    Value::Object(members.collect::<Map<_, _>>())
+/// A row of an answer as an object, whose members stand in the order in which the columns were asked for.
+struct Object<'a> {
+    answer: &'a Answer,
+    row: &'a [Cell],
+    zone: Zone,
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = |cell: &Cell| match cell {
+            Cell::Null => Value::Null,
+            Cell::Text(text) => Value::from(text.as_str()),
+            Cell::Count(count) => Value::from(*count),
+            // JSON has no infinities; no aggregate of finite values is one.
+            Cell::Number(value) => Number::from_f64(*value).map_or(Value::Null, Value::Number),
+            Cell::Time(at) => Value::from(clock::format_in(*at, self.zone)),
+        };
+        let members = self.answer.columns.iter().zip(self.row).map(|(column, cell)| (&column.name, value(cell)));
+        serializer.collect_map(members)
+    }
 }
 
 #[cfg(test)]
@@ -109,7 +128,7 @@ mod tests {
         assert_eq!(text(Format::Csv), "\"device, name\",cpu_pct_mean\n\"Bob \"\"B\"\"\n\",1.5\n,\n");
         assert_eq!(
             text(Format::Ndjson),
-            "{\"cpu_pct_mean\":1.5,\"device, name\":\"Bob \\\"B\\\"\\n\"}\n{\"cpu_pct_mean\":null,\"device, name\":null}\n"
+            "{\"device, name\":\"Bob \\\"B\\\"\\n\",\"cpu_pct_mean\":1.5}\n{\"device, name\":null,\"cpu_pct_mean\":null}\n"
         );
         let numbers = [0.0, -0.5, 3.0, 1e15, 1e16, 123_456_789.125, 1e-5, 2.5e-6, -1e300, f64::MAX, f64::MIN_POSITIVE];
         for value in numbers {

@@ -14,6 +14,12 @@ use super::course::{self, Course};
 /// The most courses that are drawn above a table.
 const MOST_COURSES: usize = 24;
 
+/// Letters of a course at most.
+const LONGEST_LINE: usize = 60;
+
+/// And at least, however narrow the terminal is.
+const SHORTEST_LINE: usize = 8;
+
 /// Buckets that a course has at least: of two or three, the table says enough.
 const SHORTEST_COURSE: usize = 4;
 
@@ -31,7 +37,10 @@ fn within(answer: &Answer, zone: Zone, most: Option<usize>) -> String {
     let lines = courses.iter().map(|course| {
         let (least, greatest) =
             course.range().map_or(("-".to_owned(), "-".to_owned()), |(a, b)| (digits(a), digits(b)));
-        format!("{:width$}  {}  {least} … {greatest} {}\n", course.name, course.sparkline(), course.unit)
+        let told = format!("{least} … {greatest} {}", course.unit);
+        // What is left of the line beside the name and the figures.
+        let room = most.map_or(LONGEST_LINE, |most| most.saturating_sub(width + told.chars().count() + 4));
+        format!("{:width$}  {}  {told}\n", course.name, course.sparkline(room.clamp(SHORTEST_LINE, LONGEST_LINE)))
     });
     let lines: String = lines.collect();
     let gap = if lines.is_empty() { "" } else { "\n" };
@@ -79,7 +88,7 @@ fn cells(answer: &Answer, zone: Zone, look: Look) -> Table {
         let bar = bar_of.zip(highest);
         let bar =
             bar.map(|(at, highest)| row[at].number().map_or(String::new(), |value| bar_of_length(value / highest)));
-        table.add_row(shown.iter().map(|&at| look.word(&row[at], zone, time_form)).chain(bar));
+        table.add_row(shown.iter().map(|&at| look.word(&row[at], zone, &time_form)).chain(bar));
     }
     for (place, &at) in shown.iter().enumerate() {
         let is_number = answer.rows.iter().any(|row| row[at].number().is_some());
@@ -139,13 +148,20 @@ impl Look {
     }
 }
 
-/// How times are written: with their offset from UTC where that changes, for an hour is there twice then.
-fn time_form(answer: &Answer, zone: Zone) -> &'static str {
-    let times =
-        answer.rows.iter().flatten().filter_map(|cell| if let Cell::Time(at) = cell { Some(*at) } else { None });
-    let mut offsets = times.map(|at| zone.local(at).offset().local_minus_utc());
+/// How times are written: with their offset from UTC where that changes, for an hour is there twice then, and as exactly
+/// as they are.
+fn time_form(answer: &Answer, zone: Zone) -> String {
+    let cells = answer.rows.iter().flatten();
+    let times = || cells.clone().filter_map(|cell| if let Cell::Time(at) = cell { Some(*at) } else { None });
+    let seconds = match times().map(|at| at.timestamp_micros().rem_euclid(60_000_000)).max() {
+        Some(1..) if times().any(|at| at.timestamp_micros() % 1_000_000 != 0) => ":%S%.3f",
+        Some(1..) => ":%S",
+        _ => "",
+    };
+    let mut offsets = times().map(|at| zone.local(at).offset().local_minus_utc());
     let first = offsets.next();
-    if offsets.all(|offset| Some(offset) == first) { "%Y-%m-%d %H:%M" } else { "%Y-%m-%d %H:%M %:z" }
+    let offset = if offsets.all(|offset| Some(offset) == first) { "" } else { " %:z" };
+    format!("%Y-%m-%d %H:%M{seconds}{offset}")
 }
 
 /// A name in several lines, of which each but the last ends with an underscore.
@@ -208,5 +224,27 @@ mod tests {
         let table = within(&answer(&["x"], 4), berlin, None);
         assert!(table.contains("2026-10-25 02:00 +02:00") && table.contains("2026-10-25 02:00 +01:00"), "{table}");
         assert!(!within(&answer(&["x"], 2), berlin, None).contains("+02:00"));
+    }
+
+    #[test]
+    fn times_are_as_exact_as_they_are() {
+        let moved = |micros: i64| {
+            let mut answer = answer(&["x"], 2);
+            let Cell::Time(at) = &mut answer.rows[1][0] else { panic!("a time") };
+            *at += TimeDelta::microseconds(micros);
+            within(&answer, Zone::UTC, None)
+        };
+        assert!(moved(0).contains("2026-10-24 23:00 "), "{}", moved(0));
+        assert!(moved(30_000_000).contains("2026-10-24 22:00:00") && moved(30_000_000).contains("23:00:30 "));
+        assert!(moved(1_500_000).contains("23:00:01.500"), "{}", moved(1_500_000));
+    }
+
+    #[test]
+    fn courses_keep_within_the_terminal_too() {
+        let answer = answer(&["rtt_rtt_us_downstream_mean"], 60);
+        for most in [70, 80, 120] {
+            let table = within(&answer, Zone::UTC, Some(most));
+            assert!(table.lines().all(|line| line.trim_end().chars().count() <= most), "{table}");
+        }
     }
 }
