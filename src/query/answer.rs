@@ -9,6 +9,7 @@ use serde::Serialize;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 
 use crate::clock::{self, Timestamp};
+use crate::schema::Kind;
 
 /// The answer to a question.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +31,8 @@ pub struct AnswerColumn {
     pub unit: String,
     /// What it is to the row.
     pub role: ColumnRole,
+    /// What its values are, where that is known: a column without any has a type as well.
+    pub kind: Option<Kind>,
 }
 
 /// What a column is to the rows of an answer.
@@ -62,12 +65,12 @@ pub enum Cell {
 }
 
 impl Answer {
-    /// Its columns as Arrow arrays: texts, whole numbers, doubles, times in microseconds (UTC). A column without
-    /// any value is of doubles if it was asked for, else of texts.
+    /// Its columns as Arrow arrays: texts, whole numbers, doubles, times in microseconds (UTC). A column of which nobody
+    /// said the kind and that is without any value is of doubles if it was asked for, else of texts.
     #[must_use]
     pub fn to_batch(&self) -> RecordBatch {
         let columns = self.columns.iter().enumerate().map(|(at, column)| {
-            let array = array(self.rows.iter().map(|row| &row[at]), column.role == ColumnRole::Value);
+            let array = array(self.rows.iter().map(|row| &row[at]), column);
             (column.name.as_str(), array, true)
         });
         RecordBatch::try_from_iter_with_nullable(columns).expect("each row has a cell for each column")
@@ -96,19 +99,33 @@ pub fn digits(value: f64) -> String {
     }
 }
 
-fn array<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, is_value: bool) -> ArrayRef {
+fn array<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, column: &AnswerColumn) -> ArrayRef {
+    match column.kind.unwrap_or_else(|| seen_kind(cells.clone(), column.role == ColumnRole::Value)) {
+        Kind::Timestamp => {
+            let times = cells.map(|cell| if let Cell::Time(at) = cell { Some(at.timestamp_micros()) } else { None });
+            Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+        }
+        Kind::Int64 => {
+            let counts = cells.map(|cell| if let Cell::Count(count) = cell { Some(*count) } else { None });
+            Arc::new(counts.collect::<Int64Array>())
+        }
+        Kind::Float64 => Arc::new(cells.map(Cell::number).collect::<Float64Array>()),
+        Kind::String | Kind::Boolean | Kind::List => Arc::new(cells.map(Cell::text).collect::<StringArray>()),
+    }
+}
+
+/// What the values of a column are.
+fn seen_kind<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, is_value: bool) -> Kind {
     let all = |fits: fn(&Cell) -> bool| cells.clone().all(|cell| *cell == Cell::Null || fits(cell));
     let is_empty = cells.clone().all(|cell| *cell == Cell::Null);
     if !is_empty && all(|cell| matches!(cell, Cell::Time(_))) {
-        let times = cells.map(|cell| if let Cell::Time(at) = cell { Some(at.timestamp_micros()) } else { None });
-        Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+        Kind::Timestamp
     } else if !is_empty && all(|cell| matches!(cell, Cell::Count(_))) {
-        let counts = cells.map(|cell| if let Cell::Count(count) = cell { Some(*count) } else { None });
-        Arc::new(counts.collect::<Int64Array>())
+        Kind::Int64
     } else if all(|cell| cell.number().is_some()) && (is_value || !is_empty) {
-        Arc::new(cells.map(Cell::number).collect::<Float64Array>())
+        Kind::Float64
     } else {
-        Arc::new(cells.map(Cell::text).collect::<StringArray>())
+        Kind::String
     }
 }
 
@@ -116,25 +133,31 @@ impl AnswerColumn {
     /// A column by which a row is known.
     #[must_use]
     pub fn key(name: &str) -> Self {
-        Self { name: name.to_owned(), unit: String::new(), role: ColumnRole::Key }
+        Self { name: name.to_owned(), unit: String::new(), role: ColumnRole::Key, kind: None }
     }
 
     /// When each bucket begins.
     #[must_use]
     pub fn start() -> Self {
-        Self { role: ColumnRole::Start, ..Self::key("start") }
+        Self { role: ColumnRole::Start, ..Self::key("start").of_kind(Kind::Timestamp) }
     }
 
     /// How many states there were.
     #[must_use]
     pub fn states() -> Self {
-        Self { role: ColumnRole::States, ..Self::key("states") }
+        Self { role: ColumnRole::States, ..Self::key("states").of_kind(Kind::Int64) }
     }
 
     /// A column that was asked for.
     #[must_use]
     pub fn value(name: String, unit: &str) -> Self {
-        Self { name, unit: unit.to_owned(), role: ColumnRole::Value }
+        Self { name, unit: unit.to_owned(), role: ColumnRole::Value, kind: None }
+    }
+
+    /// The same, of values of a kind.
+    #[must_use]
+    pub fn of_kind(self, kind: Kind) -> Self {
+        Self { kind: Some(kind), ..self }
     }
 }
 
@@ -190,5 +213,26 @@ impl From<String> for Cell {
 impl From<Timestamp> for Cell {
     fn from(value: Timestamp) -> Self {
         Self::Time(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_column_without_a_value_has_the_type_of_one_that_has_some() {
+        let columns = vec![
+            AnswerColumn::start(),
+            AnswerColumn::value("network_ssid".to_owned(), "").of_kind(Kind::String),
+            AnswerColumn::value("cpu_pct_count".to_owned(), "count").of_kind(Kind::Int64),
+        ];
+        let types = |rows: Vec<Vec<Cell>>| {
+            let batch = Answer { title: String::new(), columns: columns.clone(), rows }.to_batch();
+            batch.columns().iter().map(|column| arrow_array::Array::data_type(column).clone()).collect::<Vec<_>>()
+        };
+        let some = vec![Cell::from(clock::from_micros(1)), Cell::Text("a".to_owned()), Cell::Count(1)];
+        assert_eq!(types(vec![vec![Cell::Null, Cell::Null, Cell::Null]]), types(vec![some]));
+        assert_eq!(types(Vec::new()), types(vec![vec![Cell::Null, Cell::Null, Cell::Null]]));
     }
 }

@@ -11,7 +11,7 @@ use chrono::TimeDelta;
 
 use crate::archive::Scan;
 use crate::clock::{Timestamp, Zone};
-use crate::schema::Schema;
+use crate::schema::{Kind, Schema};
 use crate::snapshot::{HISTORY, Source};
 
 use super::answer::{Answer, AnswerColumn, Cell};
@@ -482,7 +482,8 @@ impl Reading<'_> {
     /// A row for each gap.
     fn each(&self) -> Result<Answer, QueryError> {
         let mut columns = self.keys();
-        columns.extend(["from", "to", "cause"].map(AnswerColumn::key));
+        columns.extend(["from", "to"].map(|name| AnswerColumn::key(name).of_kind(Kind::Timestamp)));
+        columns.push(AnswerColumn::key("cause"));
         columns.push(AnswerColumn::value("length".to_owned(), "intervals"));
         columns.push(AnswerColumn::value("days_left".to_owned(), "d"));
         let of_device = |(device, seeings)| {

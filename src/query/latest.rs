@@ -58,7 +58,8 @@ pub fn latest(days: &Days, options: &StateOptions) -> Result<Answer, QueryError>
     let rows = newest.into_iter().map(|(id, (micros, cells))| {
         [Cell::Text(id), Cell::from(clock::from_micros(micros))].into_iter().chain(cells).collect()
     });
-    let keys = KNOWN_BY.map(AnswerColumn::key);
+    let [device, time] = KNOWN_BY.map(AnswerColumn::key);
+    let keys = [device, time.of_kind(Kind::Timestamp)];
     let columns = keys.into_iter().chain(reading.answer_columns()).collect();
     Ok(Answer { title: "newest states".to_owned(), columns, rows: rows.collect() })
 }
@@ -110,10 +111,11 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
     }
     rows.retain(|(at, _)| *at >= since.timestamp_micros());
     rows.sort_by_key(|(at, _)| *at);
-    let keys = ["at", "device_id", "device_name", "column"].map(AnswerColumn::key);
+    let keys = ["device_id", "device_name", "column"].map(AnswerColumn::key);
+    let keys = [AnswerColumn::key("at").of_kind(Kind::Timestamp)].into_iter().chain(keys);
     let values = [("from", ""), ("to", ""), ("after_s", "s"), ("at_least", "")];
     let values = values.map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
-    let columns = keys.into_iter().chain(values).collect();
+    let columns = keys.chain(values).collect();
     Ok(Answer { title: "changes".to_owned(), columns, rows: rows.into_iter().map(|(_, row)| row).collect() })
 }
 
@@ -185,7 +187,7 @@ impl Reading {
     fn answer_columns(&self) -> impl Iterator<Item = AnswerColumn> {
         self.wanted.iter().map(|&at| {
             let column = &self.schema.columns[at];
-            AnswerColumn::value(column.name.clone(), column.unit.map_or("", |unit| unit.name()))
+            AnswerColumn::value(column.name.clone(), column.unit.map_or("", |unit| unit.name())).of_kind(column.kind)
         })
     }
 }

@@ -360,7 +360,8 @@ fn value_columns(metric: &Metric, aggs: &[Agg], shares: &[String]) -> Vec<Answer
             Agg::Count => "count".to_owned(),
             _ => unit.to_owned(),
         };
-        AnswerColumn::value(format!("{}_{}", metric.name, agg.name()), &unit)
+        let kind = if *agg == Agg::Count { Kind::Int64 } else { Kind::Float64 };
+        AnswerColumn::value(format!("{}_{}", metric.name, agg.name()), &unit).of_kind(kind)
     };
     aggs.iter().map(column).collect()
 }

@@ -290,7 +290,7 @@ fn a_single_sweep_goes_on_where_the_last_one_ended() {
         let distinct: BTreeSet<&String> = both.iter().collect();
         assert!(first > 0 && both.len() > first, "{source}: {both:?}");
         assert_eq!(distinct.len(), both.len(), "{source}: nothing is asked for twice: {both:?}");
-        for _ in 0..9 {
+        for _ in 0..15 {
             sweep(limit);
         }
         let distinct = asked().into_iter().collect::<BTreeSet<String>>();
