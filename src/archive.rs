@@ -196,6 +196,17 @@ pub enum ArchiveError {
         /// The archive that it belongs to.
         claimed: String,
     },
+    /// It is another user's, and this is root: what root writes, that one could not write anew.
+    #[error(
+        "{} belongs to user {owner}, who could not change what root writes into it: run this as that user (`sudo -u '#{owner}' …`), or, if root is to write from now on, `chown -R root` the folder",
+        path.display()
+    )]
+    NotOwner {
+        /// The archive, or the folder of its state.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// What comes into a day cannot be read.
     #[error(transparent)]
     Incoming(Box<dyn std::error::Error + Send + Sync>),

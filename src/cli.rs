@@ -174,14 +174,18 @@ fn is_usage(error: &anyhow::Error) -> bool {
         error.downcast_ref(),
         Some(
             ArchiveError::StateElsewhere(_)
+                | ArchiveError::NotOwner { .. }
                 | ArchiveError::Bucket(BucketError::Url { .. } | BucketError::Settings { .. })
         )
     );
-    let ruled = matches!(error.downcast_ref(), Some(IngestError::Unruled(_)));
+    let writer = matches!(
+        error.downcast_ref(),
+        Some(IngestError::Unruled(_) | IngestError::Archive(ArchiveError::NotOwner { .. }))
+    );
     question
         || address
         || place
-        || ruled
+        || writer
         || error.is::<ConfigError>()
         || error.is::<BudgetError>()
         || error.is::<SimError>()

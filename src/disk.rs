@@ -9,7 +9,7 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -325,6 +325,14 @@ pub fn is_writable(dir: &Path) -> bool {
     let existing = existing(dir);
     let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
     existing.is_dir() && rustix::fs::access(existing, wanted).is_ok()
+}
+
+/// The user to whom a folder belongs, where this process is root's and that is somebody else: root may write there all
+/// the same, and leaves what its owner cannot change.
+#[must_use]
+pub fn owner_beside_root(dir: &Path) -> Option<u32> {
+    let owner = fs::metadata(dir).ok()?.uid();
+    (owner != 0 && rustix::process::geteuid().is_root()).then_some(owner)
 }
 
 /// What there is of a path.

@@ -10,12 +10,13 @@ mod quarantine;
 mod subject;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use crate::archive::{Archive, ArchiveError, Partition, ShardLock};
+use crate::archive::{Archive, ArchiveError, PartFile, PartName, Partition, ShardLock};
 use crate::journal::{self, JournalError};
 use crate::schema::Schema;
 
@@ -51,6 +52,19 @@ pub enum EraseError {
     /// The archive holds pseudonyms, and nobody gave the key.
     #[error("{} holds pseudonyms: name the config with the [privacy] rules and their key", .0.display())]
     NeedsKey(PathBuf),
+    /// Not a day would be left.
+    #[error(
+        "nothing in {} is of {first_kept} or later, the newest day is {newest}: look at this machine's clock; if it is right and all of that is to go, remove the folder yourself",
+        path.display()
+    )]
+    Everything {
+        /// The dataset's folder.
+        path: PathBuf,
+        /// Its last day.
+        newest: NaiveDate,
+        /// The first day that was to be kept.
+        first_kept: NaiveDate,
+    },
     /// Something about it is still there.
     #[error("something about it is still in {}: run `verify`, mend what it says, and try again", .0.display())]
     Left(PathBuf),
@@ -65,12 +79,13 @@ pub enum EraseError {
 }
 
 /// Takes everything about a subject out of shards and of the quarantine, and proves it by looking again.
-/// With `dry_run` nothing is changed: the answer says what would be.
+/// Without every shard's lock nothing is changed: the answer says what would be, also while a collector publishes.
 ///
 /// # Errors
 /// Where the journal is not empty, or the file system says no. What went before is gone.
-pub fn forget(archive: &Archive, locks: &[ShardLock], subject: &Subject, dry_run: bool) -> Result<Erased, EraseError> {
-    for lock in locks.iter().filter(|_| !dry_run) {
+pub fn forget(archive: &Archive, locks: Option<&[ShardLock]>, subject: &Subject) -> Result<Erased, EraseError> {
+    archive.check_state()?;
+    for lock in locks.unwrap_or_default() {
         if let Some((_, path)) = journal::segments(&archive.journal_path(lock.shard))?.into_iter().next() {
             return Err(EraseError::Pending(path));
         }
@@ -78,15 +93,13 @@ pub fn forget(archive: &Archive, locks: &[ShardLock], subject: &Subject, dry_run
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
     let subject = &subject.clone().having(devices_of(&archive, subject)?);
-    let forgetting = Forgetting { archive: &archive, locks, subject, dry_run };
+    let forgetting = Forgetting { archive: &archive, locks, subject };
     // The states say whose devices they are: broken off, it is done again from them.
     for schema in [Schema::poll(), Schema::device_state()] {
         forgetting.dataset(&schema, &mut erased)?;
     }
-    if let Some(first) = locks.first() {
-        quarantine::forget(&archive, first, subject, dry_run, &mut erased)?;
-    }
-    if !dry_run {
+    quarantine::forget(&archive, locks.and_then(<[_]>::first), subject, &mut erased)?;
+    if let Some(locks) = locks {
         for lock in locks {
             // Former versions of the days that were written anew, and of those before.
             archive.clear_staging(lock.shard)?;
@@ -105,11 +118,14 @@ pub fn is_waiting(archive: &Archive) -> bool {
 }
 
 /// Removes the days before `first_kept`, and what came into the quarantine before it. With `dry_run`
-/// nothing is changed: the answer says what would be. Whoever calls it holds every shard's lock.
+/// nothing is changed: the answer says what would be. Without it, whoever calls it holds every shard's lock.
 ///
 /// # Errors
-/// Where the file system says no. What went before is gone.
+/// [`EraseError::Everything`] where a dataset would be left without a day: then nothing goes. Where the file system says
+/// no, what went before is gone.
 pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<Erased, EraseError> {
+    archive.check_state()?;
+    Schema::all().iter().try_for_each(|schema| leaves_a_day(archive, schema, first_kept))?;
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
     for schema in Schema::all() {
@@ -131,6 +147,16 @@ pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<
     Ok(erased)
 }
 
+/// That a dataset has a day to be kept, if it has any: a clock that is ahead makes all of them look old.
+fn leaves_a_day(archive: &Archive, schema: &Schema, first_kept: NaiveDate) -> Result<(), EraseError> {
+    match archive.partitions(schema)?.pop() {
+        Some(Partition { date: newest, .. }) if newest < first_kept => {
+            Err(EraseError::Everything { path: archive.dataset_dir(schema), newest, first_kept })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl Erased {
     fn leave(&mut self, path: PathBuf) {
         if !self.left.contains(&path) {
@@ -142,9 +168,9 @@ impl Erased {
 /// How something is forgotten.
 struct Forgetting<'a> {
     archive: &'a Archive,
-    locks: &'a [ShardLock],
+    /// Every shard's; none where nothing is to be changed.
+    locks: Option<&'a [ShardLock]>,
     subject: &'a Subject,
-    dry_run: bool,
 }
 
 impl Forgetting<'_> {
@@ -152,9 +178,8 @@ impl Forgetting<'_> {
     fn dataset(&self, schema: &Schema, erased: &mut Erased) -> Result<(), EraseError> {
         for partition in self.archive.partitions(schema)? {
             for (part, path) in self.archive.parts(&partition)? {
-                let lock = self.locks.iter().find(|lock| lock.shard == part.shard);
-                let day = Day { archive: self.archive, lock, schema, partition: &partition };
-                match day.forget(&path, self.subject, self.dry_run, erased) {
+                let day = Day { archive: self.archive, locks: self.locks, schema, partition: &partition, part };
+                match day.forget(&path, self.subject, erased) {
                     // It keeps nobody from the other days.
                     Err(EraseError::Archive(
                         ArchiveError::Damaged { path, .. } | ArchiveError::Schema { path, .. },
@@ -172,8 +197,8 @@ fn devices_of(archive: &Archive, subject: &Subject) -> Result<BTreeSet<String>, 
     let schema = Schema::device_state();
     let (mut theirs, mut others) = (BTreeSet::new(), BTreeSet::new());
     for partition in archive.partitions(&schema)? {
-        for (_, path) in archive.parts(&partition)? {
-            match archive.hold(&path).and_then(|held| subject.devices_in(&held, &schema)) {
+        for (part, path) in archive.parts(&partition)? {
+            match hold(archive, &partition, part, &path).and_then(|held| subject.devices_in(&held, &schema)) {
                 Ok(found) => {
                     theirs.extend(found.theirs);
                     others.extend(found.others);
@@ -188,19 +213,42 @@ fn devices_of(archive: &Archive, subject: &Subject) -> Result<BTreeSet<String>, 
     Ok(theirs)
 }
 
+/// A part for searching. Where a collector has published its day meanwhile, as it may during a rehearsal, the one in
+/// its place.
+fn hold(archive: &Archive, partition: &Partition, part: PartName, path: &Path) -> Result<PartFile, ArchiveError> {
+    let (mut part, mut path) = (part, path.to_owned());
+    loop {
+        let error = match archive.hold(&path) {
+            Err(error) if is_gone(&error) => error,
+            held => return held,
+        };
+        let is_later = |other: &PartName| other.shard == part.shard && other.publish > part.publish;
+        match archive.parts(partition)?.into_iter().find(|(other, _)| is_later(other)) {
+            Some(later) => (part, path) = later,
+            None => return Err(error),
+        }
+    }
+}
+
+/// Whether a file was there when its folder was listed, and is no more.
+fn is_gone(error: &ArchiveError) -> bool {
+    matches!(error, ArchiveError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
+}
+
 /// A part of a day.
 struct Day<'a> {
     archive: &'a Archive,
-    /// Its shard's; none where the archive has no such shard.
-    lock: Option<&'a ShardLock>,
+    /// Every shard's; none where nothing is to be changed.
+    locks: Option<&'a [ShardLock]>,
     schema: &'a Schema,
     partition: &'a Partition,
+    part: PartName,
 }
 
 impl Day<'_> {
-    fn forget(&self, path: &Path, subject: &Subject, dry_run: bool, erased: &mut Erased) -> Result<(), EraseError> {
-        let Self { archive, lock, schema, partition } = self;
-        let held = archive.hold(path)?;
+    fn forget(&self, path: &Path, subject: &Subject, erased: &mut Erased) -> Result<(), EraseError> {
+        let Self { archive, locks, schema, partition, part } = self;
+        let held = hold(archive, partition, *part, path)?;
         let found = subject.count_in(&held, schema)?;
         if found.hidden > 0 && !subject.has_pseudonym() {
             return Err(EraseError::NeedsKey(path.to_owned()));
@@ -209,14 +257,16 @@ impl Day<'_> {
         if found.about == 0 {
             return Ok(());
         }
-        let Some(lock) = lock else {
+        // The archive may have no such shard.
+        let lock = locks.unwrap_or_default().iter().find(|lock| lock.shard == part.shard);
+        if part.shard >= archive.shards() || (locks.is_some() && lock.is_none()) {
             erased.leave(path.to_owned());
             return Ok(());
-        };
-        if !dry_run {
+        }
+        if let Some(lock) = lock {
             let freed = match self.write_without(lock, subject, held.length()) {
                 // Somebody else has written the day since: what that one wrote may be about the subject too.
-                Err(error) if error.is_replaced() => return self.forget(path, subject, dry_run, erased),
+                Err(error) if error.is_replaced() => return self.forget(path, subject, erased),
                 freed => freed?,
             };
             erased.bytes += freed;

@@ -128,6 +128,7 @@ impl Archive {
 
     /// Writes its first description.
     pub(super) fn describe_new(&self, now: Timestamp) -> Result<(), ArchiveError> {
+        self.check_owner()?;
         self.describe(0, Needed { shards: self.shards, ..Needed::default() }, now, None)
     }
 

@@ -5,6 +5,8 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
 
+use crate::disk;
+
 use super::{Archive, ArchiveError, paths};
 
 /// Whose rows a writer writes.
@@ -48,8 +50,10 @@ impl Archive {
     /// Takes the right to write to shards.
     ///
     /// # Errors
-    /// [`ArchiveError::Locked`] at once where somebody has one of them; [`ArchiveError::NoShard`] where there is none.
+    /// [`ArchiveError::Locked`] at once where somebody has one of them; [`ArchiveError::NoShard`] where there is none;
+    /// [`ArchiveError::NotOwner`] where root would write to what is another user's.
     pub fn lock_shards(&self, shards: Shards, holder: &str) -> Result<Vec<ShardLock>, ArchiveError> {
+        self.check_owner()?;
         let wanted = match shards {
             Shards::All => 0..self.shards,
             Shards::One(shard) if shard < self.shards => shard..shard + 1,
@@ -74,6 +78,18 @@ impl Archive {
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => Ok(Some(read_holder(file))),
             _ => Ok(None),
+        }
+    }
+
+    /// That whoever has written here can change what is written now. A day is written anew as a whole: to one that root
+    /// has written, no collector of another user's could add anything.
+    pub(super) fn check_owner(&self) -> Result<(), ArchiveError> {
+        let path = if self.is_on_disk() { &self.root } else { &self.own };
+        // Of an archive that is still to be made there may be the folder around it.
+        let there = if self.own.exists() { &self.own } else { path };
+        match disk::owner_beside_root(there) {
+            Some(owner) => Err(ArchiveError::NotOwner { path: path.clone(), owner }),
+            None => Ok(()),
         }
     }
 
@@ -118,5 +134,28 @@ mod tests {
         assert_eq!(archive.holder(1).expect("a lock"), None);
         drop(first);
         archive.lock(0, "other").expect("the lock is free again");
+    }
+
+    #[test]
+    fn root_is_kept_from_what_is_another_users() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let now = clock::parse_timestamp("2026-11-24T07:40:51Z").expect("a timestamp");
+        let root = dir.path().join("a");
+        let archive = Archive::open_or_create(&root, 1, now, Disk::default()).expect("an archive");
+        // Nobody but root can give a folder away, and nobody but root is kept from anything.
+        if std::os::unix::fs::chown(archive.state_dir(), Some(4_242), None).is_err() {
+            return;
+        }
+        let said = archive.lock_shards(Shards::All, "other").expect_err("another's").to_string();
+        let expected = format!("{} belongs to user 4242, who could not change what root writes", root.display());
+        assert!(said.starts_with(&expected), "{said}");
+        std::os::unix::fs::chown(archive.state_dir(), Some(0), None).expect("it is root's");
+        archive.lock_shards(Shards::All, "other").expect("the lock");
+        // A folder that was made for the collector, and holds no archive yet.
+        let empty = dir.path().join("b");
+        Disk::default().make_dirs(&empty).expect("a folder");
+        std::os::unix::fs::chown(&empty, Some(4_242), None).expect("it is root's");
+        let refused = Archive::open_or_create(&empty, 1, now, Disk::default());
+        assert!(matches!(refused, Err(ArchiveError::NotOwner { owner: 4_242, .. })), "{refused:?}");
     }
 }

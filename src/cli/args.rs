@@ -108,7 +108,7 @@ pub(super) struct StatusArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Two requests are made, and nothing is written. Exit codes: 0 all is well; 3 somebody should do something.\n\nExample:\n  CLOUDFLARE_API_TOKEN=… dex-archive doctor --account 01a7…5823"
+    after_help = "Two requests are made, and nothing is changed: of an archive in a bucket, the description is offered once more under\na condition that fails, which tells whether it may be written. Exit codes: 0 all is well; 3 somebody should do something.\n\nExample:\n  CLOUDFLARE_API_TOKEN=… dex-archive doctor --account 01a7…5823"
 )]
 pub(super) struct DoctorArgs {
     #[command(flatten)]
@@ -676,7 +676,9 @@ pub(super) struct UpgradeArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(after_help = "Example:\n  dex-archive prune --keep 400d --dry-run    what would go")]
+#[command(
+    after_help = "Where a dataset would be left without a day, nothing goes: the clock may be wrong. A dry run does not wait for a\ncollector.\n\nExample:\n  dex-archive prune --keep 400d --dry-run    what would go"
+)]
 pub(super) struct PruneArgs {
     /// How much is kept, in whole days; today always is
     #[arg(long, value_name = "DURATION")]

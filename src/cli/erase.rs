@@ -22,7 +22,8 @@ pub(super) fn prune(args: &Args, command: &PruneArgs) -> anyhow::Result<Exit> {
     let first_kept = first_kept.ok_or_else(|| ConfigError::Duration(command.keep.clone()))?.date_naive();
     let first_kept = first_kept.min(now.date_naive());
     let (archive, _) = args.open_archive()?;
-    let _locks = collect::lock_all(&archive, &clock, "prune")?;
+    // A rehearsal need not wait for a collector.
+    let _locks = if command.dry_run { Vec::new() } else { collect::lock_all(&archive, &clock, "prune")? };
     let erased = erase::prune(&archive, first_kept, command.dry_run)?;
     tell(&erased, command.dry_run, args.quiet)?;
     Ok(Exit::Done)
@@ -36,18 +37,17 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     let clock = Clock::system();
     let (is_in_bucket, state_dir) = (!archive.is_on_disk(), archive.state_dir().to_owned());
     let erased = if command.dry_run {
-        let locks = collect::lock_all(&archive, &clock, "forget")?;
         if erase::is_waiting(&archive) {
             print::note("what waits in the journal is not looked at: it is published first when this is no dry run");
         }
-        erase::forget(&archive, &locks, &subject, true)?
+        erase::forget(&archive, None, &subject)?
     } else {
         let (ingest, recovered) = collect::take(archive, &clock, "forget", policy.clone())?;
         collect::note_recovered(&recovered);
         if !recovered.held.is_empty() {
             bail!("something is not published yet and may be about it: mend that first");
         }
-        erase::forget(ingest.archive(), ingest.locks(), &subject, false)?
+        erase::forget(ingest.archive(), Some(ingest.locks()), &subject)?
     };
     tell(&erased, command.dry_run, args.quiet)?;
     for path in &erased.left {

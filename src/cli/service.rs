@@ -69,17 +69,25 @@ pub(super) fn man() -> anyhow::Result<Exit> {
     let mut program = Args::command();
     program.build();
     clap_mangen::Man::new(program.clone()).render(&mut text)?;
-    for command in program.get_subcommands().filter(|command| command.get_name() != "help") {
-        // Each command's own pages follow, its options first.
-        let man = clap_mangen::Man::new(command.clone());
-        man.render_name_section(&mut text)?;
-        man.render_synopsis_section(&mut text)?;
-        man.render_description_section(&mut text)?;
-        man.render_options_section(&mut text)?;
-        man.render_extra_section(&mut text)?;
+    for command in program.get_subcommands() {
+        pages(command, &mut text)?;
     }
     print::data(text)?;
     Ok(Exit::Done)
+}
+
+/// The pages of a command, its options first, and those of the commands below it.
+fn pages(command: &clap::Command, text: &mut Vec<u8>) -> std::io::Result<()> {
+    if command.get_name() == "help" {
+        return Ok(());
+    }
+    let man = clap_mangen::Man::new(command.clone());
+    man.render_name_section(text)?;
+    man.render_synopsis_section(text)?;
+    man.render_description_section(text)?;
+    man.render_options_section(text)?;
+    man.render_extra_section(text)?;
+    command.get_subcommands().try_for_each(|below| pages(below, text))
 }
 
 /// What is to run, and where.

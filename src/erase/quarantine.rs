@@ -13,15 +13,14 @@ use crate::archive::{Archive, ArchiveError, PartFile, ShardLock};
 use crate::schema::Schema;
 
 use super::subject::{Found, Subject};
-use super::{EraseError, Erased};
+use super::{EraseError, Erased, is_gone};
 
 /// Takes what mentions a subject out of the quarantine, as far as the files are ours and can be read; the
-/// others are named.
+/// others are named. Without a shard's lock nothing is changed.
 pub(super) fn forget(
     archive: &Archive,
-    lock: &ShardLock,
+    lock: Option<&ShardLock>,
     subject: &Subject,
-    dry_run: bool,
     erased: &mut Erased,
 ) -> Result<(), EraseError> {
     for path in files(&archive.quarantine_dir())? {
@@ -34,20 +33,22 @@ pub(super) fn forget(
             (Mention::None, _) => (),
             (Mention::Lines(kept, gone), true) => {
                 erased.quarantined += gone;
-                if !dry_run {
+                if let Some(lock) = lock {
                     archive.rewrite_quarantined(lock, &path, kept.as_bytes())?;
                 }
             }
             (Mention::Rows(schema, gone), true) => {
                 erased.quarantined += gone;
                 let spares = |batch: &RecordBatch| subject.spares(&schema, batch);
-                if !dry_run && archive.rewrite_quarantined_part(lock, &path, &schema, &spares)? == 0 {
+                if let Some(lock) = lock
+                    && archive.rewrite_quarantined_part(lock, &path, &schema, &spares)? == 0
+                {
                     remove(archive, &path)?;
                 }
             }
             (Mention::All, true) => {
                 erased.quarantined += 1;
-                if !dry_run {
+                if lock.is_some() {
                     remove(archive, &path)?;
                 }
             }
@@ -56,7 +57,12 @@ pub(super) fn forget(
         }
     }
     for path in strays(archive)? {
-        if !matches!(look_at(&archive.hold(&path)?, subject)?, Mention::None) {
+        let held = match archive.hold(&path) {
+            // A collector has published the day since, and it was its part.
+            Err(error) if lock.is_none() && is_gone(&error) => continue,
+            held => held?,
+        };
+        if !matches!(look_at(&held, subject)?, Mention::None) {
             erased.left.push(path);
         }
     }
@@ -159,14 +165,15 @@ fn remove(archive: &Archive, path: &Path) -> Result<(), EraseError> {
 fn strays(archive: &Archive) -> Result<Vec<PathBuf>, EraseError> {
     let (mut found, mut parts) = (Vec::new(), Vec::new());
     for schema in Schema::all() {
-        for partition in archive.partitions(&schema)? {
-            parts.extend(archive.parts(&partition)?.into_iter().map(|(_, path)| path));
-        }
         let mut folders = vec![archive.dataset_dir(&schema)];
         while let Some(folder) = folders.pop() {
             for entry in archive.entries(&folder)? {
                 if entry.is_folder && !entry.is_link { folders.push(entry.path) } else { found.push(entry.path) }
             }
+        }
+        // After the files: what is published in between is among the parts then, and the part before it gone.
+        for partition in archive.partitions(&schema)? {
+            parts.extend(archive.parts(&partition)?.into_iter().map(|(_, path)| path));
         }
     }
     found.retain(|path| !parts.contains(path));

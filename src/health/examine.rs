@@ -149,7 +149,7 @@ fn endpoint(name: &str, probe: &Probe) -> Check {
         None => Check::fine(name, format!("{status}{latency}")),
         Some(Failure::Denied(reason) | Failure::Forbidden(reason)) => {
             let remedy = "give the token the permission `Cloudflare DEX Read` (or Zero Trust Read) of this account, \
-                          and look at the account's id";
+                          and look at the account's id, and at whether the token is still valid";
             Check::poor(name, reason, remedy)
         }
         Some(Failure::Unreachable(reason)) => {
@@ -195,4 +195,24 @@ fn clock_check(probe: &Probe) -> Option<Check> {
         skew if skew > USUAL_SKEW => Check::note("clock", found, remedy),
         _ => Check::fine("clock", "as the API's"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_refused_may_have_expired() {
+        let refused = Probe {
+            failure: Some(Failure::Denied("HTTP 401".to_owned())),
+            status: Some(401),
+            latency: Duration::from_millis(80),
+            clock_ahead: None,
+            quotas: Vec::new(),
+            remaining: None,
+            states: Vec::new(),
+        };
+        let check = endpoint("list of devices", &refused);
+        assert!(check.found == "HTTP 401" && check.remedy.ends_with("whether the token is still valid"), "{check:?}");
+    }
 }

@@ -522,6 +522,55 @@ fn old_days_are_pruned_and_today_never_is() {
     assert_eq!(verify(&root, &["--deep"]).0, Some(0));
 }
 
+#[test]
+fn not_everything_is_pruned_at_once() {
+    let (_dir, root) = place();
+    let days_ago = |days: i64| clock::format_timestamp(Clock::system().now() - chrono::TimeDelta::days(days));
+    import(&root, &[&state(BOB, LAPTOP, &days_ago(300)), &state(ALICE, PHONE, &days_ago(400))], 0);
+    let before = everything(&root);
+    for args in [&["prune", "--keep", "30d"][..], &["prune", "--keep", "30d", "--dry-run"]] {
+        let (code, said) = ask(&root, args);
+        assert!(code == Some(1) && said.contains("look at this machine's clock"), "{args:?}: {said}");
+    }
+    assert_eq!(everything(&root), before);
+    let (code, said) = ask(&root, &["prune", "--keep", "350d"]);
+    assert!(code == Some(0) && said.contains("1 days, 1 rows,"), "{said}");
+}
+
+#[test]
+fn a_rehearsal_does_not_wait_for_a_collector() {
+    let (_dir, root) = place();
+    let days_ago = |days: i64| clock::format_timestamp(Clock::system().now() - chrono::TimeDelta::days(days));
+    import(&root, &[&state(BOB, PHONE, &days_ago(0)), &state(ALICE, LAPTOP, &days_ago(400))], 0);
+    let lock = Archive::open(&root).and_then(|archive| archive.lock(0, "a collector")).expect("the lock");
+    for args in [&["prune", "--keep", "30d"][..], &["forget", "--email", ALICE]] {
+        let (code, said) = ask(&root, &[args, &["--dry-run"]].concat());
+        assert!(code == Some(0) && said.contains("1 days, 1 rows,") && said.contains("would go"), "{args:?}: {said}");
+        assert_eq!(ask(&root, args).0, Some(75), "{args:?}");
+    }
+    drop(lock);
+    assert_eq!(emails(&root).len(), 2);
+}
+
+#[test]
+fn root_writes_nothing_that_the_collecting_user_could_not_change() {
+    let (_dir, root) = two_days();
+    let give = |user: u32| std::os::unix::fs::chown(root.join("_archive"), Some(user), None);
+    // Nobody but root can give a folder away, and nobody but root is kept from anything.
+    if give(4_242).is_err() {
+        return;
+    }
+    let before = everything(&root);
+    for args in [&["verify", "--repair"][..], &["prune", "--keep", "1s"], &["forget", "--email", ALICE]] {
+        let (code, said) = ask(&root, args);
+        assert!(code == Some(2) && said.contains("belongs to user 4242"), "{args:?}: {said}");
+    }
+    assert_eq!(everything(&root), before);
+    assert_eq!(ask(&root, &["verify"]).0, Some(0), "reading is free");
+    give(0).expect("it is root's");
+    assert_eq!(ask(&root, &["forget", "--email", ALICE]).0, Some(0));
+}
+
 /// Four states a day on two days: two people, two devices.
 fn two_days() -> (tempfile::TempDir, PathBuf) {
     let (dir, root) = place();

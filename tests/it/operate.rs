@@ -427,6 +427,10 @@ fn what_starts_it_is_printed_for_each_scheduler() {
         code == Some(0) && man.starts_with(".ie") && man.contains("collect") && man.contains("metrics\\-listen"),
         "{man}"
     );
+    // Of the commands below commands too.
+    for option in ["\n\\fB\\-\\-agg\\fR", "\n\\fB\\-\\-resource\\fR"] {
+        assert!(man.contains(option), "{option}: {man}");
+    }
 }
 
 #[test]
