@@ -410,6 +410,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_an_answer_that_is_no_json_the_states_are_kept() {
+        let options = ClientOptions {
+            base_url: "http://127.0.0.1:9".to_owned(),
+            account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
+            credential: Credential::Token(Secret::new("x").expect("a token")),
+            budget: Budget { limit: None, share: 1.0 },
+            attempts: 1,
+            retry_delay: Duration::ZERO,
+            connect_timeout: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            max_body_bytes: 1 << 20,
+            seed: 1,
+        };
+        let client = Client::new(options, Clock::system()).expect("a client");
+        let answered = |status: u16, text: &str| {
+            let attempt = Attempt { status: Some(status), said: Ok(Said::read(text)), ..Attempt::default() };
+            let exchange = client.conclude(attempt, Source::List, client.poll("s", Endpoint::List));
+            let poll = exchange.answer.poll.expect("there always is one");
+            (exchange.answer.bodies.len(), poll.rows, poll.outcome, exchange.failure.is_some())
+        };
+        let page = r#"{"result":[{"deviceId":"1","cpuPct":NaN},{"deviceId":"2"}]}"#;
+        assert_eq!(answered(200, page), (2, 2, Outcome::Failed, true));
+        assert_eq!(answered(502, page), (0, 0, Outcome::Failed, true));
+        assert_eq!(answered(200, "<html>"), (0, 0, Outcome::Failed, true));
+        assert_eq!(answered(200, &page.replace("NaN", "1")), (2, 2, Outcome::State, false));
+    }
+
+    #[test]
     fn only_an_address_that_keeps_the_token_secret_will_do() {
         let said = |url: &str| parse_base(url).err().map_or("fine".to_owned(), |error| error.to_string());
         assert_eq!(said("https://api.cloudflare.com/client/v4"), "fine");

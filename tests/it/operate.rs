@@ -151,6 +151,39 @@ fn status_knows_what_is_only_journalled_and_who_is_not_collected_at_all() {
 }
 
 #[test]
+fn status_tells_of_what_the_schema_does_not_expect_and_of_an_account_without_a_device() {
+    let (dir, archive) = place();
+    let import = |body: &str| {
+        let file = dir.path().join("state.ndjson");
+        put(&file, body);
+        let mut import = program();
+        run(import.arg("--archive").arg(&archive).args(["import", "--account", ACCOUNT]).arg(&file))
+    };
+    let now = clock::format_timestamp(Clock::system().now());
+    let said = |level: &str| {
+        let told = json(program().arg("--archive").arg(&archive).args(["status", "--format", "json"])).1;
+        let is_so = levels(&told["checks"]).contains(&("states, last day", level));
+        (is_so, told["states"].clone(), told["states_unmapped"].clone(), told["states_timeless"].clone())
+    };
+    import(&format!(r#"{{"deviceId":"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7","timestamp":"{now}"}}"#));
+    assert_eq!(said("note"), (false, 1.into(), 0.into(), 0.into()));
+    import(&format!(r#"{{"deviceId":"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd8","timestamp":"{now}","cpuPct":"high"}}"#));
+    assert_eq!(said("note"), (true, 2.into(), 1.into(), 0.into()));
+    // Seconds are no milliseconds: such states are filed by when they were collected, and not in 1970.
+    import(r#"{"deviceId":"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd9","timestamp":1795910400}"#);
+    assert_eq!(said("poor"), (true, 3.into(), 2.into(), 1.into()));
+    let drift = program().arg("--archive").arg(&archive).args(["schema", "drift", "--format", "csv"]).output();
+    let drift = String::from_utf8(drift.expect("the program starts").stdout).expect("a text");
+    assert!(drift.contains("timestamp,integer") && drift.contains("cpuPct,string"), "{drift}");
+    let (_dir, empty) = place();
+    let api = Api::start(0, Duration::from_mins(1), |options| options);
+    assert_eq!(run(&mut api.collect(&empty)).0, Some(0));
+    let (code, told) = json(program().arg("--archive").arg(&empty).args(["status", "--format", "json"]));
+    assert_eq!((code, &told["empty_accounts"][0]), (Some(3), &ACCOUNT.into()), "{told:#}");
+    assert!(levels(&told["checks"]).contains(&("last sweep", "poor")), "{told:#}");
+}
+
+#[test]
 fn status_tells_of_damage() {
     let (_dir, archive) = place();
     let api = Api::start(5, Duration::from_mins(1), |options| options);
