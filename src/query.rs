@@ -40,6 +40,7 @@ pub use drift::{Unexpected, drift, unexpected};
 pub use gaps::{Cause, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, gaps, holes};
 pub use latest::{ChangesOptions, StateOptions, changes, latest};
 pub use metric::{Metric, MetricKind, metrics};
+pub use newest::newest_names;
 pub use scan::Days;
 pub use searched::Searched;
 pub use sweeps::{LastSweep, first_sweeps, last_sweeps};

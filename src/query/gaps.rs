@@ -136,6 +136,25 @@ fn before(window: Window) -> Window {
     Window { since: window.since.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since), until: window.since }
 }
 
+/// The account of which a device was ever asked for by name that has no state.
+fn asked_of(days: &Days, options: &GapsOptions, device: &str) -> Result<Option<String>, QueryError> {
+    let polls = Schema::poll();
+    let columns = ["account_id", "device_id", "requested_at"].map(|name| column(&polls, name)).into();
+    let any_of = Some((column(&polls, "device_id"), vec![device.to_owned()]));
+    let scan = Scan { columns, any_of, ..Scan::default() };
+    let window = Window { since: before(options.window).since, until: options.now };
+    let add = |found: &mut Option<String>, batch: &RecordBatch| {
+        let (accounts, devices) = (texts(batch, "account_id"), texts(batch, "device_id"));
+        let is_its = |row: &usize| devices.is_valid(*row) && devices.value(*row) == device;
+        if let Some(row) = (0..batch.num_rows()).find(is_its) {
+            *found = Some(accounts.value(row).to_owned());
+        }
+    };
+    let mut account = None;
+    days.fold(&polls, window, &scan, Option::default, add, |found: Option<String>| account = found.or(account.take()))?;
+    Ok(account)
+}
+
 /// The pages of the list have no device: where polls are asked for by device, they must be read too.
 fn scan(schema: &Schema, options: &GapsOptions, columns: &[&str]) -> Scan {
     let columns = columns.iter().map(|name| column(schema, name)).collect();
@@ -367,8 +386,11 @@ impl Found {
         let newest = Newest { schema: &schema, window, devices: Some(&unseen), columns: &[account], needed: None };
         let found = newest.find(days)?;
         for id in unseen {
-            let account = found.get(&id).and_then(|(_, cells)| cells.first()?.text()).unwrap_or_default();
-            self.devices.insert((account, id), Seeings::default());
+            let account = match found.get(&id).and_then(|(_, cells)| cells.first()?.text()) {
+                None => asked_of(days, options, &id)?,
+                account => account,
+            };
+            self.devices.insert((account.unwrap_or_default(), id), Seeings::default());
         }
         Ok(())
     }

@@ -45,6 +45,19 @@ pub(super) fn names(
     Ok(found.filter_map(|(id, (_, cells))| Some((id, cells.first()?.text()?))).collect())
 }
 
+/// By its id, what each device was last called in a window; all devices where none is named. A state without a name
+/// takes away none.
+///
+/// # Errors
+/// Where the archive cannot be read.
+pub fn newest_names(
+    days: &Days,
+    devices: Option<&[String]>,
+    window: Window,
+) -> Result<BTreeMap<String, String>, QueryError> {
+    names(days, &Schema::device_state(), devices, window)
+}
+
 impl Newest<'_> {
     pub(super) fn find(&self, days: &Days) -> Result<Found, QueryError> {
         let (device, time) = (column(self.schema, "device_id"), column(self.schema, "timestamp"));

@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use crate::clock::Zone;
 use crate::query::{
     Agg, Answer, Cell, ChangesOptions, GapsOptions, QueryError, StateOptions, TrendOptions, Who, changes, gaps, latest,
-    metrics, trend,
+    metrics, newest_names, trend,
 };
 use crate::schema::Unit;
 
@@ -54,13 +54,16 @@ impl Asking<'_> {
     pub(super) fn known(&self, devices: Option<Vec<String>>) -> Result<Known, QueryError> {
         let facts = self.plan.fact.iter().chain(&self.plan.count).map(|shown| shown.column.as_str());
         let mut columns: Vec<String> = Vec::new();
-        for name in ["device_name"].into_iter().chain(facts) {
+        for name in facts {
             if !columns.iter().any(|column| column == name) {
                 columns.push(name.to_owned());
             }
         }
-        let options = StateOptions { devices, columns, window: self.options.window };
-        Ok(Known::of(&latest(self.days, &options)?))
+        let window = self.options.window;
+        // The newest state may be of a source that knows no names.
+        let names = newest_names(self.days, devices.as_deref(), window)?;
+        let options = StateOptions { devices, columns, window };
+        Ok(Known::of(&latest(self.days, &options)?, &names))
     }
 
     pub(super) fn changed(&self) -> Result<Answer, QueryError> {
@@ -126,17 +129,22 @@ impl Asking<'_> {
     }
 }
 
+/// So many letters of its id are put behind a name that several devices have.
+const ID_LETTERS: usize = 8;
+
 /// The newest values of each device.
 pub(super) struct Known {
     columns: Vec<String>,
     rows: BTreeMap<String, Vec<Cell>>,
+    /// By id, of the devices that have a name.
+    names: BTreeMap<String, String>,
 }
 
 impl Known {
-    fn of(answer: &Answer) -> Self {
+    fn of(answer: &Answer, names: &BTreeMap<String, String>) -> Self {
         let columns = answer.columns.iter().map(|column| column.name.clone()).collect();
         let rows = answer.rows.iter().filter_map(|row| Some((row.first()?.text()?, row.clone()))).collect();
-        Self { columns, rows }
+        Self { columns, rows, names: told_apart(names) }
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = &String> {
@@ -154,13 +162,66 @@ impl Known {
         self.rows.get(id)?.get(at)
     }
 
-    /// The device's name, or else its id.
-    pub(super) fn name(&self, id: &str) -> String {
-        self.value(id, "device_name").unwrap_or_else(|| id.to_owned())
+    /// Whether a device has a state.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.rows.contains_key(id)
     }
+
+    /// The device's name, told apart from those of others, or else its id.
+    pub(super) fn name(&self, id: &str) -> String {
+        self.names.get(id).cloned().unwrap_or_else(|| id.to_owned())
+    }
+}
+
+/// Whether nothing is seen of a name: no link could be made of it.
+fn is_blank(name: &str) -> bool {
+    let is_unseen = |letter: char| matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}');
+    name.chars().all(|letter| letter.is_whitespace() || letter.is_control() || is_unseen(letter))
+}
+
+/// The names of devices by their ids, without blank ones; where several have the same, each with the beginning of its
+/// id, or with all of it where that does not tell them apart.
+fn told_apart(names: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let named = || names.iter().filter(|(_, name)| !is_blank(name));
+    let beginning = |id: &str| id.chars().take(ID_LETTERS).collect::<String>();
+    let mut by_name: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut by_both: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    for (id, name) in named() {
+        *by_name.entry(name.as_str()).or_default() += 1;
+        *by_both.entry((name.as_str(), beginning(id))).or_default() += 1;
+    }
+    let shown = |(id, name): (&String, &String)| {
+        let beginning = beginning(id);
+        let shown = match (by_name[name.as_str()], by_both[&(name.as_str(), beginning.clone())]) {
+            (1, _) => name.clone(),
+            (_, 1) => format!("{name} ({beginning})"),
+            _ => format!("{name} ({id})"),
+        };
+        (id.clone(), shown)
+    };
+    named().map(shown).collect()
 }
 
 fn is_percent(metric: &str) -> bool {
     let metric = metrics(&[metric.to_owned()]);
     metric.is_ok_and(|found| found.iter().any(|metric| metric.unit == Some(Unit::Percent)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_told_apart_and_a_blank_name_is_none() {
+        let ids = ["1f1f1f1f-a", "2e2e2e2e-a", "2e2e2e2e-b", "3d3d3d3d-a", "4c4c4c4c-a", "5b5b5b5b-a"];
+        let names = ["lap", "twin", "twin", "lap", "own", " \u{200b}\t"];
+        let names = ids.iter().zip(names).map(|(id, name)| ((*id).to_owned(), name.to_owned()));
+        let answer = Answer { title: String::new(), columns: Vec::new(), rows: Vec::new() };
+        let known = Known::of(&answer, &names.collect());
+        let shown = ids.map(|id| known.name(id));
+        let expected =
+            ["lap (1f1f1f1f)", "twin (2e2e2e2e-a)", "twin (2e2e2e2e-b)", "lap (3d3d3d3d)", "own", "5b5b5b5b-a"];
+        assert_eq!(shown, expected);
+        assert_eq!(known.name("unknown"), "unknown");
+    }
 }

@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
+use chrono::NaiveDate;
 use plotters::prelude::*;
 
 use crate::clock::{self, Timestamp, Zone};
 use crate::query::digits;
 
 use super::model::{Chart, Line};
-use super::words::{plain, scale};
+use super::words::{plain, scale, short};
 
 /// The colours of series. The page's style names each, and has others for a dark page.
 pub(super) const SERIES: [RGBColor; 8] = [
@@ -31,9 +32,11 @@ const LIMIT: RGBColor = RGBColor(0xcc, 0x22, 0x22);
 pub(super) const LARGE: (u32, u32) = (420, 190);
 pub(super) const SMALL: (u32, u32) = (320, 160);
 
-/// Room for what is written at the axes.
+/// Room for what is written at the axes; on the right for half of a time that is written below the end.
 const LEFT: u32 = 48;
 const BELOW: u32 = 22;
+const MARGIN: u32 = 6;
+const RIGHT: u32 = 22;
 
 /// Room for a time that is written below a chart.
 const TICK: u32 = 64;
@@ -60,7 +63,7 @@ fn description(chart: &Chart, frame: &Frame) -> String {
         });
         format!("{}: {}", line.name, range.trim_end())
     });
-    lines.collect::<Vec<_>>().join("; ")
+    lines.chain(frame.limit_words(chart)).collect::<Vec<_>>().join("; ")
 }
 
 /// The time and the values that a chart spans.
@@ -75,6 +78,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
+    /// None where there is no value, or what they span is no number.
     pub(super) fn of(chart: &Chart, every_s: u64) -> Option<Self> {
         let every = i64::try_from(every_s).ok()?.max(1) * 1_000_000;
         let from = chart.starts.first()?.0.timestamp_micros();
@@ -89,7 +93,27 @@ impl Frame {
         let low = if least >= 0.0 { 0.0 } else { least };
         let high = if high > low { high + (high - low) * 0.05 } else { low + 1.0 };
         let (divisor, unit) = scale(greatest, &chart.unit);
-        Some(Self { from, to, low: low / divisor, high: high / divisor, every, divisor, unit })
+        let (low, high) = (low / divisor, high / divisor);
+        // Between such values an axis is never done with its steps.
+        (high - low).is_finite().then_some(Self { from, to, low, high, every, divisor, unit })
+    }
+
+    /// The limit as it is drawn; none where it is not in the picture.
+    fn limit(&self, chart: &Chart) -> Option<f64> {
+        let limit = chart.limit.map(|limit| limit / self.divisor);
+        limit.filter(|limit| (self.low..=self.high).contains(limit))
+    }
+
+    /// What the line of the limit is.
+    pub(super) fn limit_words(&self, chart: &Chart) -> Option<String> {
+        let limit = plain(self.limit(chart)?);
+        Some(format!("limit {limit} {}", self.unit).trim_end().to_owned())
+    }
+
+    /// A value as it is written at its axis, where next to nothing is the noise of its steps.
+    fn value_words(&self, value: f64) -> String {
+        let value = if value.abs() < (self.high - self.low) * 1e-9 { 0.0 } else { value };
+        short(value, self.high.abs().max(self.low.abs()))
     }
 
     fn draw(&self, chart: &Chart, zone: Zone, onto: SVGBackend) -> Result<(), Box<dyn std::error::Error>> {
@@ -97,12 +121,14 @@ impl Frame {
         let most = usize::try_from(area.dim_in_pixel().0 / TICK).unwrap_or(2);
         let ticks = ticks(self.from, self.to, zone, most);
         let mut context = ChartBuilder::on(&area)
-            .margin(6)
+            .margin(MARGIN)
+            .margin_right(RIGHT)
             .x_label_area_size(BELOW)
             .y_label_area_size(LEFT)
             .build_cartesian_2d((self.from..self.to).with_key_points(ticks), self.low..self.high)?;
         let label = ("sans-serif", 12).into_font().color(&INK);
         let time = |micros: &i64| clock::from_micros(*micros).map_or(String::new(), |at| time_words(at, zone));
+        let value = |value: &f64| self.value_words(*value);
         context
             .configure_mesh()
             .disable_x_mesh()
@@ -113,7 +139,7 @@ impl Frame {
             .y_labels(5)
             .x_labels(most)
             .x_label_formatter(&time)
-            .y_label_formatter(&|value| plain(*value))
+            .y_label_formatter(&value)
             .draw()?;
         let lines = self.lines(chart);
         for (at, line) in lines.iter().enumerate() {
@@ -130,7 +156,7 @@ impl Frame {
                 context.draw_series(alone.map(|point| Circle::new(*point, 2, colour.filled())))?;
             }
         }
-        if let Some(limit) = chart.limit.map(|limit| limit / self.divisor).filter(|limit| *limit <= self.high) {
+        if let Some(limit) = self.limit(chart) {
             context.draw_series([PathElement::new(vec![(self.from, limit), (self.to, limit)], LIMIT)])?;
         }
         area.present()?;
@@ -189,21 +215,26 @@ fn time_words(at: Timestamp, zone: Zone) -> String {
 /// The times that are written below a chart, at midnights or whole hours of a time zone.
 fn ticks(from: i64, to: i64, zone: Zone, most: usize) -> Vec<i64> {
     const HOUR: i64 = 3_600_000_000;
-    const HOURS: [i64; 6] = [1, 2, 3, 6, 12, 24];
-    let fits = |step: i64| usize::try_from((to - from) / step).is_ok_and(|count| count <= most);
+    const HOURS: [u32; 6] = [1, 2, 3, 6, 12, 24];
+    let fits = |hours: u32| usize::try_from((to - from) / (i64::from(hours) * HOUR)).is_ok_and(|count| count <= most);
     let within = |at: &i64| (from..=to).contains(at);
     let day = |micros: i64| clock::from_micros(micros).map(|at: Timestamp| zone.local(at).date_naive());
+    let begin = |date: &NaiveDate| clock::midnight(*date, zone).map(|at| at.timestamp_micros());
     let days = day(from)
         .into_iter()
         .flat_map(|first| first.iter_days())
-        .map_while(|date| clock::midnight(date, zone).map(|at| at.timestamp_micros()).filter(|at| *at <= to));
-    match HOURS.into_iter().find(|hours| fits(hours * HOUR)) {
+        .take_while(|date| begin(date).is_some_and(|at| at <= to));
+    match HOURS.into_iter().find(|hours| fits(*hours)) {
         Some(hours) if hours < 24 => {
-            let of_day = |midnight: i64| (0..24 / hours).map(move |at| midnight + at * hours * HOUR);
-            days.flat_map(of_day).filter(within).collect()
+            // By the clock on the wall: a day on which it is changed is longer or shorter, and an hour of it left out.
+            let moment = |date: NaiveDate, hour: u32| zone.moment(date.and_hms_opt(hour, 0, 0)?);
+            let of_day = |date: NaiveDate| (0..24 / hours).filter_map(move |at| moment(date, at * hours));
+            let mut times: Vec<i64> = days.flat_map(of_day).map(|at| at.timestamp_micros()).filter(within).collect();
+            times.dedup();
+            times
         }
         _ => {
-            let days: Vec<i64> = days.filter(within).collect();
+            let days: Vec<i64> = days.filter_map(|date| begin(&date)).filter(within).collect();
             let step = days.len().div_ceil(most.max(1)).max(1);
             days.into_iter().step_by(step).collect()
         }
@@ -251,6 +282,59 @@ mod tests {
     fn without_a_value_there_is_no_picture() {
         assert!(svg(&chart(&[None, None], false), Zone::UTC, 3_600, LARGE).is_none());
         assert!(svg(&chart(&[], true), Zone::UTC, 3_600, LARGE).is_none());
+    }
+
+    #[test]
+    fn values_that_no_axis_spans_are_no_picture() {
+        for values in [[f64::MAX, 0.0], [f64::MAX, f64::MIN], [1e308, -1e308]] {
+            assert!(svg(&chart(&values.map(Some), false), Zone::UTC, 3_600, LARGE).is_none(), "{values:?}");
+        }
+        assert!(svg(&chart(&[Some(1e308), Some(4.0)], false), Zone::UTC, 3_600, LARGE).is_some());
+    }
+
+    #[test]
+    fn a_limit_is_told_where_it_is_drawn() {
+        let with = |limit: f64| Chart { limit: Some(limit), ..chart(&[Some(25_000.0), Some(75_000.0)], false) };
+        let svg = |chart: &Chart| svg(chart, Zone::UTC, 3_600, LARGE).expect("a picture");
+        let drawn = svg(&with(50_500.0));
+        assert!(drawn.contains("mean 50.00 ms; limit 50.5 ms</desc>") && drawn.contains("#CC2222"), "{drawn}");
+        let drawn = svg(&with(900_000.0));
+        assert!(!drawn.contains("limit") && !drawn.contains("#CC2222"), "{drawn}");
+    }
+
+    #[test]
+    fn what_is_written_at_an_axis_has_room() {
+        let written = |most: f64| {
+            let chart = Chart { unit: "ms".to_owned(), ..chart(&[Some(0.0), Some(most)], false) };
+            let svg = svg(&chart, Zone::UTC, 82_800, LARGE).expect("a picture");
+            let texts = svg.split("</text>").filter_map(|part| Some(part.rsplit_once('>')?.1.trim().to_owned()));
+            (texts.collect::<Vec<_>>(), svg)
+        };
+        let (texts, svg) = written(12_345_678.0);
+        assert!(texts.contains(&"0".to_owned()) && texts.contains(&"10M".to_owned()), "{texts:?}");
+        let (texts, _) = written(0.004);
+        assert!(texts.contains(&"0.002".to_owned()) && texts.contains(&"0".to_owned()), "{texts:?}");
+        // The time at the end, half of which is beyond it.
+        let at_end = svg.split("<text ").filter(|text| text.contains("2 Oct"));
+        let at_end: Vec<u32> = at_end.filter_map(|text| text.split('"').nth(1)?.parse().ok()).collect();
+        assert!(at_end.iter().all(|x| x + RIGHT <= LARGE.0) && !at_end.is_empty(), "{at_end:?}");
+    }
+
+    #[test]
+    fn times_of_a_day_on_which_the_clock_is_changed_are_those_of_the_wall() {
+        let micros = |text: &str| clock::parse_timestamp(text).expect("a time").timestamp_micros();
+        let berlin = Zone::parse("Europe/Berlin").expect("a zone");
+        let words = |from: &str, to: &str, most: usize| {
+            let ticks = ticks(micros(from), micros(to), berlin, most);
+            let words = ticks.iter().map(|at| time_words(clock::from_micros(*at).expect("a time"), berlin));
+            words.collect::<Vec<_>>()
+        };
+        let spring = words("2026-03-28T23:00:00Z", "2026-03-29T22:00:00Z", 4);
+        assert_eq!(spring, ["29 Mar", "06:00", "12:00", "18:00", "30 Mar"]);
+        let autumn = words("2026-10-24T22:00:00Z", "2026-10-25T23:00:00Z", 4);
+        assert_eq!(autumn, ["25 Oct", "06:00", "12:00", "18:00", "26 Oct"]);
+        let hours = words("2026-03-29T00:00:00Z", "2026-03-29T02:00:00Z", 4);
+        assert_eq!(hours, ["01:00", "03:00", "04:00"]);
     }
 
     #[test]

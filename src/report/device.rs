@@ -1,10 +1,10 @@
 //! What is said of single devices.
 
-use crate::query::{Agg, Answer, Cell, QueryError, Who};
+use crate::query::{Agg, Answer, Cause, Cell, QueryError, Who};
 
 use super::Asking;
 use super::ask::{Known, changes_in};
-use super::fleet::share_chart;
+use super::fleet::{cause_words, share_chart};
 use super::model::{Chart, Fact, Report, Section, Table, TableRow};
 
 /// The most changes of a device that are shown, the newest first.
@@ -18,8 +18,9 @@ impl Asking<'_> {
     pub(super) fn devices(&self, ids: &[String], report: &mut Report) -> Result<(), QueryError> {
         let known = self.known(Some(ids.to_vec()))?;
         let changed = self.changed()?;
-        report.devices = self.device_sections(ids, &known, &changed)?;
-        for ((section, id), at) in report.devices.iter_mut().zip(ids).zip(1..) {
+        let (seen, unseen): (Vec<String>, Vec<String>) = ids.iter().cloned().partition(|id| known.has(id));
+        report.devices = self.device_sections(&seen, &known, &changed)?;
+        for ((section, id), at) in report.devices.iter_mut().zip(&seen).zip(1..) {
             section.anchor = format!("device-{at}");
             section.tables.extend(self.app_tables(Some(std::slice::from_ref(id)))?);
             section.tables.push(self.gaps_of(id)?);
@@ -29,6 +30,10 @@ impl Asking<'_> {
             many => format!("Report of {} devices", many.len()),
         };
         report.facts = vec![Fact::new("Devices", ids.len().to_string())];
+        if !unseen.is_empty() {
+            let fact = Fact::new("Without a state in this time", unseen.join(", "));
+            report.facts.push(Fact { is_poor: true, ..fact });
+        }
         Ok(())
     }
 
@@ -97,16 +102,22 @@ impl Asking<'_> {
         Table::new("Changes, newest first", &["At", "What", "From", "To"], rows.collect(), MOST_CHANGES)
     }
 
+    /// The newest gaps of a device, and why there are no states.
     fn gaps_of(&self, id: &str) -> Result<Table, QueryError> {
         let answer = self.gaps(Some(vec![id.to_owned()]), true)?;
         let wanted = ["from", "to", "cause", "days_left"];
         let wanted = wanted.map(|name| answer.columns.iter().position(|column| column.name == name));
+        let cause = |cell: &Cell| {
+            let name = cell.text()?;
+            Cause::ALL.into_iter().find(|cause| cause.name() == name).map(cause_words)
+        };
+        let cell = |cell: &Cell| cause(cell).map_or_else(|| cell.clone(), |words| Cell::Text(words.to_owned()));
         let row = |row: &Vec<Cell>| TableRow {
-            cells: wanted.iter().map(|at| at.map_or(Cell::Null, |at| row[at].clone())).collect(),
+            cells: wanted.iter().map(|at| at.map_or(Cell::Null, |at| cell(&row[at]))).collect(),
             ..TableRow::default()
         };
-        let rows = answer.rows.iter().map(row).collect();
-        Ok(Table::new("Gaps", &["From", "To", "Cause", "Days until it is lost"], rows, MOST_GAPS))
+        let rows = answer.rows.iter().rev().map(row).collect();
+        Ok(Table::new("Gaps, newest first", &["From", "To", "Cause", "Days until it is lost"], rows, MOST_GAPS))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock;
-use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, MOST_MISSED, QueryError, Who, apps};
+use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, MOST_MISSED, QueryError, Who, Window, apps};
 
 use super::Asking;
 use super::ask::{Known, changes_in};
@@ -62,7 +62,9 @@ impl Asking<'_> {
         });
         let over_time = self.over_time(Who::Fleet { by: None }, &[], &[])?;
         let mut chart = Chart::of("States received", &over_time, 1..2, |_| "states".to_owned());
-        chart.leave_out_parts(self.options.window.since, self.options.window.until, self.every);
+        // Of what is still to come nobody knows, and it is no outage.
+        let window = Window { until: self.options.window.until.min(self.options.now), ..self.options.window };
+        chart.leave_out_parts(window, self.every, self.options.zone);
         Ok((states.collect(), chart))
     }
 
@@ -259,7 +261,7 @@ pub(super) fn share_chart(title: &str, column: &str, answer: &Answer, columns: s
     Chart::of(title, answer, columns, value).stacked()
 }
 
-fn cause_words(cause: Cause) -> &'static str {
+pub(super) fn cause_words(cause: Cause) -> &'static str {
     match cause {
         Cause::NotAsked => "nobody asked",
         Cause::Failed => "the request failed",

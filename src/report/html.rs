@@ -76,6 +76,12 @@ fn facts(facts: &[Fact]) -> Markup {
     }
 }
 
+/// Why there is no picture of a chart.
+fn no_picture(chart: &Chart) -> &'static str {
+    let is_empty = chart.series.iter().all(|line| line.values.iter().all(Option::is_none));
+    if is_empty { "No value in this time." } else { "The values are too far apart to be drawn." }
+}
+
 /// How times are shown.
 struct Page {
     zone: Zone,
@@ -101,20 +107,24 @@ impl Page {
     }
 
     fn chart(&self, chart: &Chart, size: (u32, u32)) -> Markup {
-        let unit = Frame::of(chart, self.every_s).map(|frame| frame.unit).unwrap_or_default();
+        let frame = Frame::of(chart, self.every_s);
+        let unit = frame.as_ref().map(|frame| frame.unit.as_str()).unwrap_or_default();
         let heading = if unit.is_empty() { chart.title.clone() } else { format!("{}, {unit}", chart.title) };
+        let limit = frame.as_ref().and_then(|frame| frame.limit_words(chart));
+        let has_names = chart.series.len() > 1 || chart.is_stacked;
         html! {
             figure {
                 figcaption { (heading) }
                 @match svg(chart, self.zone, self.every_s, size) {
                     Some(svg) => (PreEscaped(svg)),
-                    None => p { "No value in this time." },
+                    None => p { (no_picture(chart)) },
                 }
-                @if chart.series.len() > 1 || chart.is_stacked {
+                @if has_names || limit.is_some() {
                     ul class="legend" {
-                        @for (at, line) in chart.series.iter().enumerate() {
+                        @for (at, line) in chart.series.iter().enumerate().filter(|_| has_names) {
                             li { i class=(format!("c{}", at % super::chart::SERIES.len())) {} bdi { (line.name) } }
                         }
+                        @if let Some(limit) = &limit { li { i class="limit" {} (limit) } }
                     }
                 }
             }

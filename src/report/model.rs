@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::{TimeDelta, Timelike};
 use serde::Serialize;
 
-use crate::clock::{Timestamp, rfc3339};
-use crate::query::{Answer, Cell, ColumnRole};
+use crate::clock::{Timestamp, Zone, rfc3339};
+use crate::query::{Answer, Cell, ColumnRole, Window};
 
 /// The most series of a chart: more are told apart by nobody, and the rest is one.
 const MOST_SERIES: usize = 8;
@@ -158,17 +159,25 @@ impl Chart {
     }
 
     /// Takes out the values of buckets of which a window has a part only: a count of these says little.
-    pub(super) fn leave_out_parts(&mut self, since: Timestamp, until: Timestamp, every: Duration) {
-        for (at, start) in self.starts.iter().enumerate() {
-            let is_whole = start.0 >= since && start.0 + every <= until;
-            self.series.iter_mut().filter(|_| !is_whole).for_each(|line| line.values[at] = None);
+    pub(super) fn leave_out_parts(&mut self, window: Window, every: Duration, zone: Zone) {
+        // A day on which clocks are changed is longer or shorter: it ends where the next one begins.
+        let last = self.starts.last().and_then(|start| end(start.0, every, zone));
+        let ends = self.starts.iter().skip(1).map(|next| Some(next.0)).chain([last]);
+        let is_whole = |(start, end): (&Start, Option<Timestamp>)| {
+            start.0 >= window.since && end.is_some_and(|end| end <= window.until)
+        };
+        let are_whole: Vec<bool> = self.starts.iter().zip(ends).map(is_whole).collect();
+        for line in &mut self.series {
+            let parts = line.values.iter_mut().zip(&are_whole).filter(|(_, is_whole)| !**is_whole);
+            parts.for_each(|(value, _)| *value = None);
         }
     }
 
-    /// One whole, of which each series is a part: the largest, and all others as one.
+    /// One whole, of which each series is a part: the largest, and all others as one. What has no share is no part.
     pub(super) fn stacked(mut self) -> Self {
         self.is_stacked = true;
         let total = |line: &Line| line.values.iter().flatten().sum::<f64>();
+        self.series.retain(|line| total(line) > 0.0);
         self.series.sort_by(|a, b| total(b).total_cmp(&total(a)).then_with(|| a.name.cmp(&b.name)));
         if self.series.len() > MOST_SERIES {
             let rest = self.series.split_off(MOST_SERIES - 1);
@@ -191,6 +200,19 @@ impl Chart {
         let mean = values().sum::<f64>() / count as f64;
         Some((least, mean, greatest))
     }
+}
+
+/// When a bucket ends. Those of more than an hour are counted by the clock on the wall, from midnight on.
+fn end(start: Timestamp, every: Duration, zone: Zone) -> Option<Timestamp> {
+    let later = start.checked_add_signed(TimeDelta::from_std(every).ok()?)?;
+    if zone == Zone::UTC || every <= Duration::from_hours(1) {
+        return Some(later);
+    }
+    let local = zone.local(start).naive_local();
+    // Where an hour is left out, what would begin in it begins later.
+    let late = u64::from(local.num_seconds_from_midnight()) % every.as_secs();
+    let begin = local.checked_sub_signed(TimeDelta::from_std(Duration::from_secs(late)).ok()?)?;
+    zone.moment(begin.checked_add_signed(TimeDelta::from_std(every).ok()?)?)
 }
 
 /// A number of things.
@@ -217,6 +239,43 @@ mod tests {
         let lengths = [1, 24, 7 * 24, 30 * 24, 365 * 24, 20_000 * 24]
             .map(|hours| bucket_length(Duration::from_hours(hours)).as_secs() / 60);
         assert_eq!(lengths, [15, 15, 60, 360, 10_080, 10_080 * 16]);
+    }
+
+    #[test]
+    fn a_bucket_is_whole_where_it_ends_within_the_window() {
+        let time = |text: &str| crate::clock::parse_timestamp(text).expect("a time");
+        let berlin = Zone::parse("Europe/Berlin").expect("a zone");
+        let whole = |starts: &[&str], until: &str, hours: u64| {
+            let starts: Vec<Start> = starts.iter().map(|text| Start(time(text))).collect();
+            let window = Window { since: starts[0].0, until: time(until) };
+            let series = vec![Line { name: String::new(), values: vec![Some(1.0); starts.len()] }];
+            let (title, unit) = (String::new(), String::new());
+            let mut chart = Chart { title, unit, is_stacked: false, starts, series, limit: None };
+            chart.leave_out_parts(window, Duration::from_hours(hours), berlin);
+            chart.series[0].values.iter().map(Option::is_some).collect::<Vec<_>>()
+        };
+        // The clocks of Berlin go forward on 29 March 2026, and back on 25 October.
+        let spring = ["2026-03-27T23:00:00Z", "2026-03-28T23:00:00Z"];
+        assert_eq!(whole(&spring, "2026-03-29T22:00:00Z", 24), [true, true]);
+        assert_eq!(whole(&spring, "2026-03-29T21:00:00Z", 24), [true, false]);
+        assert_eq!(whole(&["2026-03-22T23:00:00Z"], "2026-03-29T22:00:00Z", 7 * 24), [true]);
+        assert_eq!(whole(&["2026-10-24T22:00:00Z"], "2026-10-25T22:00:00Z", 24), [false]);
+        assert_eq!(whole(&["2026-03-28T23:00:00Z"], "2026-03-29T04:00:00Z", 6), [true]);
+        assert_eq!(whole(&["2026-03-29T01:00:00Z"], "2026-03-29T02:00:00Z", 2), [true]);
+    }
+
+    #[test]
+    fn what_has_no_share_is_no_part() {
+        let line = |name: &str, value: f64| Line { name: name.to_owned(), values: vec![Some(value), None] };
+        let chart = Chart {
+            title: String::new(),
+            unit: String::new(),
+            is_stacked: false,
+            starts: vec![Start(Timestamp::default()); 2],
+            series: vec![line("never", 0.0), line("always", 1.0)],
+            limit: None,
+        };
+        assert_eq!(chart.stacked().series, [line("always", 1.0)]);
     }
 
     #[test]

@@ -11,14 +11,25 @@ const TABLE: &str = include_str!("../../schemas/report.toml");
 /// Limits by their names, as the config file sets them: `[report.limits]`.
 pub type Limits = BTreeMap<String, f64>;
 
-/// A limit was set that there is none of.
+/// A limit was set that is none.
 #[derive(Debug, thiserror::Error)]
-#[error("[report.limits] has no {name:?}: {} can be set", .known.join(", "))]
-pub struct LimitError {
-    /// What was set.
-    pub name: String,
-    /// What can be.
-    pub known: Vec<String>,
+pub enum LimitError {
+    /// There is none of that name.
+    #[error("[report.limits] has no {name:?}: {} can be set", .known.join(", "))]
+    Name {
+        /// What was set.
+        name: String,
+        /// What can be.
+        known: Vec<String>,
+    },
+    /// No value is beyond it, or it beyond every value.
+    #[error("[report.limits] {name} = {value} is no limit: it must be a number")]
+    Number {
+        /// What was set.
+        name: String,
+        /// To what.
+        value: f64,
+    },
 }
 
 /// What a report shows.
@@ -95,7 +106,7 @@ impl Plan {
     /// What is shown, with these limits in place of the table's.
     ///
     /// # Errors
-    /// Where a limit is set that there is none of.
+    /// Where a limit is set that there is none of, or to what is no number.
     pub fn new(limits: &Limits) -> Result<Self, LimitError> {
         let mut plan: Self = toml::from_str(TABLE).expect("the table that is built in is of its form: a test reads it");
         for (name, &value) in limits {
@@ -104,9 +115,12 @@ impl Plan {
                 None if name == DISCONNECTS => &mut plan.disconnects.above,
                 None => {
                     let known = plan.limit.iter().map(|limit| limit.name.clone()).chain([DISCONNECTS.to_owned()]);
-                    return Err(LimitError { name: name.clone(), known: known.collect() });
+                    return Err(LimitError::Name { name: name.clone(), known: known.collect() });
                 }
             };
+            if !value.is_finite() {
+                return Err(LimitError::Number { name: name.clone(), value });
+            }
             *number = value;
         }
         Ok(plan)
@@ -184,5 +198,13 @@ mod tests {
         assert!((set("disconnects").expect("a limit").disconnects.above - 7.0).abs() < 1e-9);
         let said = set("latency").expect_err("none").to_string();
         assert!(said.starts_with("[report.limits] has no \"latency\": loss, rtt, cpu, "), "{said}");
+    }
+
+    #[test]
+    fn a_limit_is_a_number() {
+        for (name, value) in [("loss", f64::NAN), ("disconnects", f64::INFINITY), ("battery", f64::NEG_INFINITY)] {
+            let said = Plan::new(&Limits::from([(name.to_owned(), value)])).expect_err("none").to_string();
+            assert_eq!(said, format!("[report.limits] {name} = {value} is no limit: it must be a number"));
+        }
     }
 }

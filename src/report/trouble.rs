@@ -45,7 +45,7 @@ impl Asking<'_> {
             let title =
                 format!("{}: {devices} {side} {} {unit}", ranking.title, plain(ranking.bound.value() / divisor));
             let value = if unit.is_empty() { "Value" } else { &unit };
-            Table::new(title.trim_end(), &["Device", value], rows.collect(), MOST_ROWS)
+            Table::new(title.trim_end(), &["Device", value], rows.collect(), MOST_ROWS.max(self.options.worst))
         };
         Section {
             title: "Devices in trouble".to_owned(),
@@ -82,9 +82,9 @@ impl Asking<'_> {
         }
         let disconnects = &self.plan.disconnects;
         let mut left: Values = states.keys().map(|id| (id.clone(), 0.0)).collect();
-        let is_one = |change: &Change| {
-            change.column == disconnects.column && change.from.text().as_ref() == Some(&disconnects.value)
-        };
+        // The API's examples write the value with a capital.
+        let is_it = |cell: &Cell| cell.text().is_some_and(|text| text.eq_ignore_ascii_case(&disconnects.value));
+        let is_one = |change: &Change| change.column == disconnects.column && is_it(change.from) && !is_it(change.to);
         for change in changes_in(changed).filter(is_one) {
             *left.entry(change.device).or_default() += 1.0;
         }
@@ -121,16 +121,45 @@ impl Ranking {
     }
 }
 
-/// The devices that have a section of their own: the worst of each kind, then the second worst, and so on.
+/// The devices that have a section of their own: the worst of each kind, then the second worst, and so on, of those in
+/// trouble; then in the same order of the others.
 pub(super) fn chosen(rankings: &[Ranking], worst: usize) -> Vec<String> {
-    let mut chosen: Vec<String> = Vec::new();
     let longest = rankings.iter().map(|ranking| ranking.devices.len()).max().unwrap_or(0);
-    for rank in 0..worst.min(longest) {
-        for (id, _) in rankings.iter().filter_map(|ranking| ranking.devices.get(rank)) {
-            if chosen.len() < MOST_SECTIONS && !chosen.contains(id) {
-                chosen.push(id.clone());
-            }
+    let of_rank = |rank: usize| {
+        rankings.iter().filter_map(move |ranking| {
+            let (id, value) = ranking.devices.get(rank)?;
+            Some((id, ranking.bound.is_crossed_by(*value)))
+        })
+    };
+    let ranked: Vec<(&String, bool)> = (0..worst.min(longest)).flat_map(of_rank).collect();
+    let in_trouble = ranked.iter().filter(|(_, is_crossed)| *is_crossed);
+    let mut chosen: Vec<String> = Vec::new();
+    for (id, _) in in_trouble.chain(&ranked) {
+        if chosen.len() < MOST_SECTIONS && !chosen.contains(id) {
+            chosen.push((*id).clone());
         }
     }
     chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranking(limit: f64, devices: &[(String, f64)]) -> Ranking {
+        Ranking::new("", String::new(), Bound::Above(limit), devices.iter().cloned().collect())
+    }
+
+    #[test]
+    fn devices_in_trouble_come_before_healthy_ones() {
+        let devices = |kind: &str, value: f64| -> Vec<(String, f64)> {
+            (0..5_u32).map(|at| (format!("{kind}{at}"), value - f64::from(at))).collect()
+        };
+        // Of seven kinds nobody is in trouble, and of the last one four are.
+        let healthy = (0..7).map(|kind| ranking(10.0, &devices(&format!("healthy{kind}-"), 9.0)));
+        let rankings: Vec<Ranking> = healthy.chain([ranking(10.0, &devices("poor", 14.0))]).collect();
+        let chosen = chosen(&rankings, 5);
+        assert_eq!(chosen.len(), MOST_SECTIONS);
+        assert_eq!(chosen[..5], ["poor0", "poor1", "poor2", "poor3", "healthy0-0"]);
+    }
 }

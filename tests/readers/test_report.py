@@ -179,7 +179,11 @@ def test_the_numbers_are_the_archives(root):
     coarse = json.loads(run("--archive", root, "report", "--since", "7d", "--every", "1d", "--now", NOW, "--format", "json"))
     trouble = next(section for section in coarse["sections"] if section["title"] == "Devices in trouble")
     assert left in trouble["tables"]
-    assert report["devices"][0]["title"] == NAME
+    device = report["devices"][0]
+    assert device["title"] == NAME
+    # A status that the fleet has and the device never had is no part of its chart.
+    status = next(chart for chart in device["charts"] if chart["title"] == "Status")
+    assert {line["name"] for line in status["series"]} == {"connected", "disconnected"}
 
 
 def test_a_gap_stays_a_gap_and_a_device_has_its_own_report(root):
@@ -191,8 +195,13 @@ def test_a_gap_stays_a_gap_and_a_device_has_its_own_report(root):
     loss = next(chart for chart in device["charts"] if chart["title"] == "Estimated packet loss")
     values = loss["series"][0]["values"]
     assert len(values) == 7 * 24 and values.count(None) == 7 * 24 - 48 and set(values) == {None, 99}
-    gaps = next(table for table in device["tables"] if table["title"] == "Gaps")
-    assert [row["cells"][:2] for row in gaps["rows"]][0] == ["2026-10-01T00:00:00.000000Z", "2026-10-02T00:00:00.000000Z"]
+    gaps = next(table for table in device["tables"] if table["title"] == "Gaps, newest first")
+    cells = [row["cells"] for row in gaps["rows"]]
+    assert cells[0][1] == "2026-10-08T00:00:00.000000Z"
+    assert cells[-1][:2] == ["2026-10-01T00:00:00.000000Z", "2026-10-02T00:00:00.000000Z"]
+    assert [row[0] for row in cells] == sorted((row[0] for row in cells), reverse=True)
+    causes = {"nobody asked", "the request failed", "the API had no state", "the device was silent"}
+    assert {row[2] for row in cells} <= causes
 
 
 def test_markdown_has_no_foreign_marks(root):
@@ -234,6 +243,113 @@ def test_values_beyond_all_measure_stop_nothing_and_a_new_archive_has_a_report(t
     assert "CPU: 1 device above 80 %" in tables or "CPU: none above 80 %" in tables, tables
 
 
+def device_id(number):
+    return f"{number:08x}-0000-4000-8000-000000000000"
+
+
+def imported(folder, states):
+    """An archive of these states."""
+    root, file = str(folder / "archive"), folder / "states.ndjson"
+    file.write_text("".join(json.dumps({"timestamp": "2026-10-07T12:00:00Z"} | state) + "\n" for state in states))
+    run("--archive", root, "import", "--account", ACCOUNT, str(file))
+    return root
+
+
+def report_of(root, *args):
+    return json.loads(run("--archive", root, "report", "--since", "7d", "--now", NOW, "--format", "json", *args))
+
+
+def table_of(report, begin):
+    (section,) = [section for section in report["sections"] if section["title"] == "Devices in trouble"]
+    return next(table for table in section["tables"] if table["title"].startswith(begin))
+
+
+def test_values_that_no_axis_spans_stop_nothing(tmp_path):
+    root = imported(tmp_path, [
+        {"deviceId": device_id(1), "timestamp": f"2026-10-07T{hour}:00:00Z", "estimatedLossPct": 1.7976931348623157e308}
+        for hour in (21, 22, 23)])
+    page = subprocess.run(
+        [PROGRAM, "--archive", root, "report", "--since", "7d", "--now", NOW], capture_output=True, text=True, timeout=60)
+    assert page.returncode == 0 and "too far apart to be drawn" in page.stdout
+
+
+def test_devices_keep_their_names_and_are_told_apart(tmp_path):
+    names = {1: "twin", 2: "twin", 3: "  ", 4: "own"}
+    states = [
+        {"deviceId": device_id(number), "deviceName": name, "estimatedLossPct": 50.0 - number}
+        for number, name in names.items()]
+    # As Logpush has it, without a name.
+    states += [{"deviceId": device_id(4), "timestamp": "2026-10-07T18:00:00Z", "estimatedLossPct": 46.0}]
+    root = imported(tmp_path, states)
+    report = report_of(root)
+    expected = ["twin (00000001)", "twin (00000002)", device_id(3), "own"]
+    assert [row["cells"][0] for row in table_of(report, "Packet loss")["rows"]] == expected
+    assert [device["title"] for device in report["devices"]] == expected
+
+
+def test_as_many_of_the_worst_are_shown_as_are_asked_for(tmp_path):
+    states = [{"deviceId": device_id(number), "estimatedLossPct": 20.0 + number} for number in range(1, 21)]
+    # Of the healthy ones, one is the worst by another measure.
+    states += [{"deviceId": device_id(99), "cpuPct": 1.0, "diskUsagePct": 50.0}]
+    root = imported(tmp_path, states)
+    report = report_of(root)
+    table = table_of(report, "Packet loss")
+    assert (len(table["rows"]), table["more"]) == (15, 5)
+    titles = [device["title"] for device in report["devices"]]
+    assert titles.index(device_id(99)) == len(titles) - 1 > 1
+    table = table_of(report_of(root, "--worst", "18"), "Packet loss")
+    assert (len(table["rows"]), table["more"]) == (18, 2)
+
+
+def test_what_is_still_to_come_is_no_outage(tmp_path):
+    root = imported(tmp_path, [{"deviceId": device_id(1)}])
+    report = report_of(root, "--until", "2026-10-10", "--every", "1h")
+    chart = report["sections"][0]["charts"][0]
+    values = dict(zip(chart["starts"], chart["series"][0]["values"], strict=True))
+    to_come = [value for start, value in values.items() if start >= "2026-10-08"]
+    assert len(to_come) == 48 and set(to_come) == {None}
+    assert values["2026-10-07T12:00:00.000000Z"] == 1 and values["2026-10-07T23:00:00.000000Z"] == 0
+
+
+def test_the_day_on_which_clocks_go_forward_is_a_whole_one(tmp_path):
+    root = imported(tmp_path, [{"deviceId": device_id(1), "timestamp": "2026-03-29T12:00:00Z"}])
+    text = run(
+        "--archive", root, "report", "--since", "2026-03-28", "--until", "2026-03-30", "--every", "1d",
+        "--tz", "Europe/Berlin", "--now", NOW, "--format", "json")
+    assert json.loads(text)["sections"][0]["charts"][0]["series"][0]["values"] == [0, 1]
+
+
+def test_a_disconnect_is_one_in_capitals_too(tmp_path):
+    states = [
+        {"deviceId": device_id(1), "timestamp": f"2026-10-07T{hour:02}:{minute}:00Z", "status": status}
+        for hour in range(24) for minute, status in (("10", "Connected"), ("20", "CONNECTED"), ("30", "Disconnected"))]
+    table = table_of(report_of(imported(tmp_path, states)), "Disconnects")
+    assert [row["cells"] for row in table["rows"]] == [[device_id(1), 24]]
+
+
+def test_a_device_without_a_state_takes_no_report_from_another(tmp_path):
+    root = imported(tmp_path, [{"deviceId": device_id(1), "deviceName": "here"}])
+    report = report_of(root, "--device", device_id(2), "--device", device_id(1))
+    assert [device["title"] for device in report["devices"]] == ["here"]
+    facts = {fact["name"]: fact["value"] for fact in report["facts"]}
+    assert facts["Without a state in this time"] == device_id(2)
+
+
+def test_a_printed_page_has_its_colour_keys_and_says_what_a_limit_is(browser, page_file):
+    page = browser.new_page()
+    page.goto("file://" + page_file)
+    page.emulate_media(media="print")
+    color, width = page.locator(".legend i.c0").first.evaluate(
+        "key => [getComputedStyle(key).borderTopColor, getComputedStyle(key).borderTopWidth]")
+    assert color == "rgb(0, 114, 178)" and width != "0px"
+    assert page.locator("h2 + p").first.evaluate("note => getComputedStyle(note).breakAfter") == "avoid"
+    # Each line of a limit is named.
+    drawn = page.locator("figure", has=page.locator('[stroke="#CC2222"]')).count()
+    limits = page.locator(".legend li", has=page.locator(".limit")).all_inner_texts()
+    assert drawn == len(limits) > 0 and "limit 2 %" in limits
+    page.close()
+
+
 def test_limits_are_those_of_the_config(root, tmp_path):
     config = tmp_path / "config.toml"
     config.write_text("[report.limits]\nloss = 99.5\ncpu = 1\n")
@@ -246,3 +362,8 @@ def test_limits_are_those_of_the_config(root, tmp_path):
     failed = subprocess.run(
         [PROGRAM, "--archive", root, "--config", str(config), "report"], capture_output=True, text=True)
     assert failed.returncode == 2 and "[report.limits] has no \"latency\": loss, rtt, " in failed.stderr
+    for number in ("NaN", "inf"):
+        config.write_text(f"[report.limits]\nloss = {number.lower()}\n")
+        failed = subprocess.run(
+            [PROGRAM, "--archive", root, "--config", str(config), "report"], capture_output=True, text=True)
+        assert failed.returncode == 2 and f"[report.limits] loss = {number} is no limit" in failed.stderr
