@@ -157,7 +157,7 @@ impl Service<'_> {
         };
         format!(
             "# /etc/systemd/system/dex-archive.service\n\
-             # useradd --system --shell /usr/sbin/nologin {user}\n\
+             # useradd --system --user-group --shell /usr/sbin/nologin {user}\n\
              {prepare}\
              # systemctl daemon-reload && systemctl enable --now dex-archive.service\n\
              [Unit]\n\

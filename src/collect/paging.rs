@@ -30,7 +30,6 @@ pub(super) struct Paging {
     failed_in_a_row: u32,
     pub(super) pages: u32,
     pub(super) read: u32,
-    pub(super) is_given_up: bool,
 }
 
 /// What a page says of the next one.
@@ -47,6 +46,11 @@ impl Paging {
     /// Of a list that no longer changes.
     pub(super) fn settled(is_settled: bool) -> Self {
         Self { is_settled, ..Self::default() }
+    }
+
+    /// Whether the rest of the list is not read.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.failed_in_a_row >= FAILED_PAGES
     }
 
     /// Takes in a page that shows so many devices. What may be a slip of the server is asked for once more: an empty page
@@ -84,13 +88,9 @@ impl Paging {
 
     fn fail(&mut self, failure: &Failure) -> Next {
         (self.is_again, self.was_full) = (false, false);
-        self.failed_in_a_row += 1;
         let is_hopeless = matches!(failure, Failure::Unreachable(_));
-        if !is_hopeless && self.failed_in_a_row < FAILED_PAGES {
-            return Next::Read;
-        }
-        self.is_given_up = true;
-        Next::GiveUp(failure.reason().to_owned())
+        self.failed_in_a_row = if is_hopeless { FAILED_PAGES } else { self.failed_in_a_row + 1 };
+        if self.is_given_up() { Next::GiveUp(failure.reason().to_owned()) } else { Next::Read }
     }
 }
 

@@ -314,7 +314,7 @@ impl<'a> Collector<'a> {
         }
         if plan.live == Live::Always {
             self.progress.start("devices", Some(devices.len() as u64));
-            if self.carried.page.is_none() && !sweep.list.is_given_up {
+            if self.carried.page.is_none() && !sweep.list.is_given_up() {
                 // The list was read to its end: who is not on it is gone.
                 carried.devices.retain(|device| sweep.seen.contains(device));
             }

@@ -100,7 +100,7 @@ pub fn digits(value: f64) -> String {
 }
 
 fn array<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, column: &AnswerColumn) -> ArrayRef {
-    match column.kind.unwrap_or_else(|| seen_kind(cells.clone(), column.role == ColumnRole::Value)) {
+    match column.kind.unwrap_or_else(|| seen_kind(&cells, column.role == ColumnRole::Value)) {
         Kind::Timestamp => {
             let times = cells.map(|cell| if let Cell::Time(at) = cell { Some(at.timestamp_micros()) } else { None });
             Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
@@ -115,7 +115,7 @@ fn array<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, column: &AnswerColum
 }
 
 /// What the values of a column are.
-fn seen_kind<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, is_value: bool) -> Kind {
+fn seen_kind<'a>(cells: &(impl Iterator<Item = &'a Cell> + Clone), is_value: bool) -> Kind {
     let all = |fits: fn(&Cell) -> bool| cells.clone().all(|cell| *cell == Cell::Null || fits(cell));
     let is_empty = cells.clone().all(|cell| *cell == Cell::Null);
     if !is_empty && all(|cell| matches!(cell, Cell::Time(_))) {

@@ -182,11 +182,11 @@ fn is_blank(name: &str) -> bool {
 /// The names of devices by their ids, without blank ones; where several have the same, each with the beginning of its
 /// id, or with all of it where that does not tell them apart.
 fn told_apart(names: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let named = || names.iter().filter(|(_, name)| !is_blank(name));
+    let seen = || names.iter().filter(|(_, name)| !is_blank(name));
     let beginning = |id: &str| id.chars().take(ID_LETTERS).collect::<String>();
     let mut by_name: BTreeMap<&str, usize> = BTreeMap::new();
     let mut by_both: BTreeMap<(&str, String), usize> = BTreeMap::new();
-    for (id, name) in named() {
+    for (id, name) in seen() {
         *by_name.entry(name.as_str()).or_default() += 1;
         *by_both.entry((name.as_str(), beginning(id))).or_default() += 1;
     }
@@ -199,7 +199,7 @@ fn told_apart(names: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         };
         (id.clone(), shown)
     };
-    named().map(shown).collect()
+    seen().map(shown).collect()
 }
 
 fn is_percent(metric: &str) -> bool {

@@ -174,7 +174,7 @@ fn a_slip_of_the_server_is_no_end_of_a_window() {
             ((left, windows), new)
         });
         let (left, new) = left;
-        (archived(&root).len(), left, new)
+        (archived(&root).len(), left, usize::try_from(new).expect("few"))
     };
     let (all, (left, windows), _) = read(None);
     assert_eq!(left, [0, 0]);
@@ -188,10 +188,10 @@ fn a_slip_of_the_server_is_no_end_of_a_window() {
     assert!(left[0] > 0 && left[1] == 0, "{left:?}");
     assert_eq!(found, all, "what is behind something else than states is asked for again");
     // The pages behind it are read at once: they may be gone before it can be read.
-    assert!(new as usize + 50 * usize::try_from(3 * left[0]).expect("few") >= all, "{new} of {all}");
+    assert!(new + 50 * usize::try_from(3 * left[0]).expect("few") >= all, "{new} of {all}");
     // Where rows come again, others were passed over.
     let (found, (left, _), new) = read(Some((FaultKind::ShiftedPage, 0.1)));
-    assert!(left[0] > 0 && left[1] == 0 && (new as usize) < all, "{left:?} {new}");
+    assert!(left[0] > 0 && left[1] == 0 && new < all, "{left:?} {new}");
     assert_eq!(found, all, "a list that is in another order at each request is read again");
 }
 
@@ -305,7 +305,7 @@ fn a_backfill_that_is_killed_goes_on_where_it_was() {
     assert!(finished.len() > 10, "{said}");
     for (window, asked) in &finished {
         // An empty page behind a full one is asked for once more.
-        let mut asked = asked.to_vec();
+        let mut asked = (*asked).clone();
         asked.dedup_by(|next, last| next == last && next.1 == 0);
         let asked = &asked;
         // What was under way at the kill has no end, and another window took its place.

@@ -243,7 +243,7 @@ mod tests {
         let values: Vec<Option<f64>> =
             (0..48).map(|at| (!(20..28).contains(&at)).then(|| f64::from(at % 13))).collect();
         let chart = course(&values).chart(Zone::UTC, 72);
-        expect_test::expect![[r#"
+        expect_test::expect![[r"
             cpu_pct_mean [pct]
                 12.00 ┤              ⡰⡇                               ⢀⢾
                       │            ⢠⠊ ⢇                              ⡔⠁⠸⡀
@@ -257,7 +257,7 @@ mod tests {
                     0 ┤⡰⠁              ⢸⠔⠁                               ⡷⠁
                       └─────────────────────────────────────────────────────────────
                        10-01 00:00            10-02 00:00           10-02 23:00  UTC
-        "#]]
+        "]]
         .assert_eq(&chart);
     }
 
