@@ -19,8 +19,11 @@ pub type Timestamp = DateTime<Utc>;
 /// The latest epoch milliseconds that are read as a timestamp: the end of the year 9999.
 const MAX_EPOCH_MS: i64 = 253_402_300_799_999;
 
-/// The earliest, of 1973: smaller numbers count something else, mostly seconds.
+/// The earliest, of 1973.
 const LEAST_EPOCH_MS: i64 = 100_000_000_000;
+
+/// The same in seconds.
+const LEAST_EPOCH_S: i64 = LEAST_EPOCH_MS / 1_000;
 
 /// Where `now` comes from: the system, or a simulated day that only [`Clock::advance`] moves.
 #[derive(Clone, Debug)]
@@ -69,13 +72,15 @@ pub fn from_micros(micros: i64) -> Option<Timestamp> {
     DateTime::from_timestamp_micros(micros)
 }
 
-/// Milliseconds since the Unix epoch, 1973 to 9999: smaller numbers count something else, mostly seconds.
+/// Milliseconds since the Unix epoch, 1973 to 9999. Smaller numbers are seconds, as far as those are of 1973 or later: no
+/// number is both.
 #[must_use]
 pub fn from_epoch_ms(ms: i64) -> Option<Timestamp> {
-    if !(LEAST_EPOCH_MS..=MAX_EPOCH_MS).contains(&ms) {
-        return None;
+    match ms {
+        LEAST_EPOCH_MS..=MAX_EPOCH_MS => DateTime::from_timestamp_millis(ms),
+        LEAST_EPOCH_S..LEAST_EPOCH_MS => DateTime::from_timestamp(ms, 0),
+        _ => None,
     }
-    DateTime::from_timestamp_millis(ms)
 }
 
 /// Reads a timestamp in any form the API has been seen or said to use: `T` or a space between date

@@ -328,11 +328,27 @@ pub fn is_writable(dir: &Path) -> bool {
 }
 
 /// The user to whom a folder belongs, where this process is root's and that is somebody else: root may write there all
-/// the same, and leaves what its owner cannot change.
+/// the same, and leaves what its owner cannot change. None where what root makes becomes the owner's, as on a volume that
+/// has but one.
 #[must_use]
 pub fn owner_beside_root(dir: &Path) -> Option<u32> {
     let owner = fs::metadata(dir).ok()?.uid();
-    (owner != 0 && rustix::process::geteuid().is_root()).then_some(owner)
+    let is_other = owner != 0 && rustix::process::geteuid().is_root();
+    (is_other && made_in(dir).is_none_or(|made| made != owner)).then_some(owner)
+}
+
+/// To whom a file belongs that is made in a folder.
+fn made_in(dir: &Path) -> Option<u32> {
+    let probe = dir.join(format!(".owner-{}", std::process::id()));
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&probe).ok()?.metadata().ok();
+    let _ = fs::remove_file(&probe);
+    Some(made?.uid())
+}
+
+/// Whether a file is this user's, and of a group that a new one would have.
+#[must_use]
+pub fn is_own(file: &fs::Metadata) -> bool {
+    file.uid() == rustix::process::geteuid().as_raw() && file.gid() == rustix::process::getegid().as_raw()
 }
 
 /// What there is of a path.

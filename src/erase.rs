@@ -58,7 +58,7 @@ pub enum EraseError {
         path.display()
     )]
     Everything {
-        /// The dataset's folder.
+        /// The archive.
         path: PathBuf,
         /// Its last day.
         newest: NaiveDate,
@@ -121,11 +121,11 @@ pub fn is_waiting(archive: &Archive) -> bool {
 /// nothing is changed: the answer says what would be. Without it, whoever calls it holds every shard's lock.
 ///
 /// # Errors
-/// [`EraseError::Everything`] where a dataset would be left without a day: then nothing goes. Where the file system says
+/// [`EraseError::Everything`] where not a day would be left: then nothing goes. Where the file system says
 /// no, what went before is gone.
 pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<Erased, EraseError> {
     archive.check_state()?;
-    Schema::all().iter().try_for_each(|schema| leaves_a_day(archive, schema, first_kept))?;
+    leaves_a_day(archive, first_kept)?;
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
     for schema in Schema::all() {
@@ -147,11 +147,16 @@ pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<
     Ok(erased)
 }
 
-/// That a dataset has a day to be kept, if it has any: a clock that is ahead makes all of them look old.
-fn leaves_a_day(archive: &Archive, schema: &Schema, first_kept: NaiveDate) -> Result<(), EraseError> {
-    match archive.partitions(schema)?.pop() {
-        Some(Partition { date: newest, .. }) if newest < first_kept => {
-            Err(EraseError::Everything { path: archive.dataset_dir(schema), newest, first_kept })
+/// That there is a day to be kept, if there is any: a clock that is ahead makes all of them look old. A request of late
+/// shows that it is not, also where no state came.
+fn leaves_a_day(archive: &Archive, first_kept: NaiveDate) -> Result<(), EraseError> {
+    let mut newest: Option<NaiveDate> = None;
+    for schema in Schema::all() {
+        newest = newest.max(archive.partitions(&schema)?.pop().map(|day| day.date));
+    }
+    match newest {
+        Some(newest) if newest < first_kept => {
+            Err(EraseError::Everything { path: archive.root().to_owned(), newest, first_kept })
         }
         _ => Ok(()),
     }

@@ -94,7 +94,7 @@ pub enum QueryError {
         name: String,
     },
     /// No device of that name has a state in the window.
-    #[error("no device {device:?} between {}: it may have a state before", window_words(.window))]
+    #[error("no device {device:?} between {}", window_words(.window))]
     NoDevice {
         /// What was asked for.
         device: String,

@@ -17,6 +17,9 @@ use super::{ARCHIVE_FORMAT, Archive, ArchiveError, MOST_RACES, PartName, Scan, p
 /// Devices by which a shard is told.
 const SEEN_DEVICES: usize = 50;
 
+/// So many keys are remembered, the last ones.
+const MOST_KEYS: usize = 20;
+
 /// More shards are not tried.
 const MOST_SHARDS_SEEN: u32 = 1_024;
 
@@ -71,7 +74,7 @@ impl Archive {
         text.map_or(Ok(Vec::new()), |text| Ok(self.read_description(&text)?.pseudonym_keys))
     }
 
-    /// Notes the key that pseudonyms are made with from now on. Returns the one before it, where that was another.
+    /// Notes the key that pseudonyms are made with from now on. Returns the one before it, where this one is new.
     /// Whoever calls it holds the lock of the shard.
     ///
     /// # Errors
@@ -81,11 +84,15 @@ impl Archive {
         loop {
             let Some(text) = self.store.description()? else { return Err(self.undescribed()) };
             let mut needed = self.read_description(&text)?;
-            let former = needed.pseudonym_keys.last().cloned();
-            if former.as_ref().is_some_and(|former| former.mark == mark) {
+            // One that came back is no new one, nor are two that two collectors have.
+            if needed.pseudonym_keys.iter().any(|key| key.mark == mark) {
                 return Ok(None);
             }
+            let former = needed.pseudonym_keys.last().cloned();
             needed.pseudonym_keys.push(KeyMark { mark: mark.to_owned(), since: now });
+            // Where each start has a key of its own, they would fill the description.
+            let surplus = needed.pseudonym_keys.len().saturating_sub(MOST_KEYS);
+            needed.pseudonym_keys.drain(..surplus);
             match self.describe(shard, needed, now, Some(&text)) {
                 // Another collector wrote it, or a reshard.
                 Err(error) if error.is_replaced() && races < MOST_RACES => races += 1,

@@ -677,7 +677,7 @@ pub(super) struct UpgradeArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Where a dataset would be left without a day, nothing goes: the clock may be wrong. A dry run does not wait for a\ncollector.\n\nExample:\n  dex-archive prune --keep 400d --dry-run    what would go"
+    after_help = "Where not a day would be left, nothing goes: the clock may be wrong. A dry run does not wait for a\ncollector.\n\nExample:\n  dex-archive prune --keep 400d --dry-run    what would go"
 )]
 pub(super) struct PruneArgs {
     /// How much is kept, in whole days; today always is

@@ -1,13 +1,14 @@
 //! The only place that prints.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
 use crate::clock::{self, Clock};
-use crate::disk::{Access, Disk, DiskError};
+use crate::disk::{self, Access, Disk};
 
 pub(super) use crate::disk::bytes;
 
@@ -65,41 +66,45 @@ pub(super) fn safe_word(text: &str) -> String {
 }
 
 /// Writes a file in the place of one that is there: nobody sees half of it, and where there is no room the old one stays.
-/// What is no file, such as a pipe, is written to.
+/// What is no plain file of our own, such as a pipe, a link or what another user owns, is written to.
 pub(super) fn file(path: &Path, data: impl AsRef<[u8]>) -> anyhow::Result<()> {
-    // A link stays one.
-    let target = path.canonicalize().unwrap_or_else(|_absent| path.to_owned());
-    let is_special = target.metadata().is_ok_and(|found| !found.is_file());
-    let written = if is_special { overwrite(&target, data.as_ref()) } else { replace(&target, data.as_ref()) };
+    let data = data.as_ref();
+    let written = if is_replaceable(path) { replace(path, data) } else { overwrite(path, data) };
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Writes a new file and puts it into another's place.
+/// Whether a file is a plain one of our own, or none is there yet.
+fn is_replaceable(path: &Path) -> bool {
+    // Names of what is open, among others what stdout is.
+    let is_of_system = ["/dev", "/proc"].iter().any(|of_system| path.starts_with(of_system));
+    match path.symlink_metadata() {
+        Ok(old) => old.is_file() && old.nlink() == 1 && disk::is_own(&old) && !is_of_system,
+        Err(_) => !is_of_system,
+    }
+}
+
+/// Writes a new file and puts it into another's place. Where that cannot be, as in a folder that may not be written to,
+/// the old one is written to.
 fn replace(path: &Path, data: &[u8]) -> io::Result<()> {
-    let disk = Disk::new(Access::All);
+    let old = path.metadata().ok();
+    // Until it has its rights, nobody else reads it.
+    let disk = Disk::new(if old.is_some() { Access::Owner } else { Access::All });
     let Some(name) = path.file_name() else { return overwrite(path, data) };
     let mut new_name = name.to_owned();
     new_name.push(format!(".{}.tmp", std::process::id()));
     let new = path.with_file_name(new_name);
-    let said = |error: DiskError| error.error;
-    let mut file = match disk.create(&new) {
-        // One that died was of this number.
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-            disk.remove(&new).and_then(|()| disk.create(&new)).map_err(said)?
-        }
-        // In a folder that is not ours, a file of our own can be written to all the same.
-        Err(error) if error.error.kind() == io::ErrorKind::PermissionDenied => return overwrite(path, data),
-        file => file.map_err(said)?,
-    };
-    let written = file.write_all(data).and_then(|()| file.sync().map_err(said)).and_then(|()| {
-        // Who may read the one that is there may read this one.
-        path.metadata().map_or(Ok(()), |old| std::fs::set_permissions(&new, old.permissions()))
+    let written = disk.create(&new).map_err(|error| error.error).and_then(|mut file| {
+        file.write_all(data)?;
+        file.sync().map_err(|error| error.error)?;
+        old.map_or(Ok(()), |old| std::fs::set_permissions(&new, old.permissions()))?;
+        disk.rename(&new, path).map_err(|error| error.error)
     });
-    let replaced = written.and_then(|()| disk.rename(&new, path).map_err(said));
-    if replaced.is_err() {
-        let _ = disk.remove(&new);
+    let Err(error) = written else { return Ok(()) };
+    let _ = disk.remove(&new);
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Err(error),
+        _ => overwrite(path, data),
     }
-    replaced
 }
 
 #[expect(clippy::disallowed_methods, reason = "not a file of the archive, nor one that could be replaced")]
@@ -138,18 +143,25 @@ mod tests {
         let (path, link) = (dir.path().join("page.html"), dir.path().join("link"));
         let read = || std::fs::read_to_string(&path).expect("a file");
         file(&path, "one").expect("room");
-        std::os::unix::fs::symlink(&path, &link).expect("a link");
         let mut rights = path.metadata().expect("a file").permissions();
         std::os::unix::fs::PermissionsExt::set_mode(&mut rights, 0o640);
         std::fs::set_permissions(&path, rights).expect("ours");
         // Who has it open goes on reading what was there.
         let mut open = std::fs::File::open(&path).expect("a file");
-        file(&link, "two").expect("room");
+        file(&path, "two").expect("room");
         let mut seen = String::new();
         io::Read::read_to_string(&mut open, &mut seen).expect("a file");
-        assert_eq!((seen.as_str(), read().as_str(), link.is_symlink()), ("one", "two", true));
+        assert_eq!((seen.as_str(), read().as_str()), ("one", "two"));
         let mode = std::os::unix::fs::PermissionsExt::mode(&path.metadata().expect("a file").permissions());
         assert_eq!(mode & 0o777, 0o640);
+        // What is no plain file stays what it is: a link, also one that leads nowhere yet, and what stdout is.
+        std::os::unix::fs::symlink("page.html", &link).expect("a link");
+        file(&link, "three").expect("room");
+        assert_eq!((read().as_str(), link.is_symlink()), ("three", true));
+        std::fs::remove_file(&path).expect("a file");
+        file(&link, "four").expect("room");
+        assert_eq!((read().as_str(), link.is_symlink()), ("four", true));
+        assert!(!is_replaceable(Path::new("/dev/stdout")) && !is_replaceable(Path::new("/proc/self/fd/1")));
         assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 2, "nothing else is left");
         let said = file(&dir.path().join("none/page"), "x").expect_err("no folder");
         assert!(

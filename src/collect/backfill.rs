@@ -316,8 +316,8 @@ impl Collector<'_> {
             let is_cut_off = exchange.failure == Some(Failure::CutOff);
             let (next, noted) = {
                 let mut sweep = backfill.sweep.borrow_mut();
-                let devices = sweep.see(&exchange.answer);
-                let next = paging.take(&mut exchange, devices);
+                let shown = sweep.see(&exchange.answer);
+                let next = paging.take(&mut exchange, shown);
                 (next, if is_cut_off { Ok(()) } else { sweep.note(&exchange, &self.policy) })
             };
             let rows = exchange.answer.bodies.len();
@@ -329,6 +329,7 @@ impl Collector<'_> {
             self.publish_some(backfill, bytes).await?;
             match next {
                 Next::Again => (),
+                Next::Back => page -= 1,
                 _ if is_cut_off => return Ok(Read::InPart),
                 Next::GiveUp(_) => return Ok(Read::InPart),
                 // What may still change is read, but not to an end that anybody should rely on.

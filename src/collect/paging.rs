@@ -2,9 +2,11 @@
 //!
 //! A list ends with its first empty page, whatever `result_info` says: a server may have pages that are shorter than was
 //! asked for. The API documents offsets and no cursor, so rows may move between two requests. What tells of that is a row
-//! that comes again: a page of nothing else shows that the server repeats itself, and any such row in a part of the
-//! history that no longer changes shows that the order of the list is another at each request, in which case others were
-//! passed over. Such a page counts as failed: what it brought is kept, and nobody relies on the list's being whole.
+//! that comes again. A page that shows another one's devices once more, and mostly their rows, shows that the server
+//! repeats itself. In a part of the history that no longer changes, a row of the page before is either there twice, or
+//! the order of the list is another at each request, and others were passed over: both pages are asked for again, and
+//! where they are not what they were, so it is. Such a page counts as failed: what it brought is kept, and nobody relies
+//! on the list's being whole.
 
 use std::collections::HashSet;
 
@@ -21,15 +23,38 @@ const FAILED_PAGES: u32 = 3;
 pub(super) struct Paging {
     /// The hashes of the rows so far. Of a few of two million, two may be the same: the page they stand on is read all
     /// the same.
-    seen: HashSet<u64>,
+    rows: HashSet<u64>,
+    /// The hashes of the devices of each page so far.
+    pages_seen: HashSet<u64>,
+    /// The hashes of the last page's rows.
+    last: Vec<u64>,
     /// Whether the list is of a time of which nothing can come any more.
     is_settled: bool,
-    was_full: bool,
-    /// Whether the page is asked for a second time.
-    is_again: bool,
+    again: Again,
     failed_in_a_row: u32,
     pub(super) pages: u32,
     pub(super) read: u32,
+}
+
+/// What is asked for once more.
+#[derive(Default)]
+enum Again {
+    #[default]
+    Nothing,
+    /// A page that may be a slip.
+    Page,
+    /// The page before one with these rows.
+    Before(Vec<u64>),
+    /// Then that one itself; whether the page before it was what it had been.
+    Then(Vec<u64>, bool),
+}
+
+/// Which devices a page shows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Shown {
+    pub(super) devices: usize,
+    /// A hash of their ids, in the page's order.
+    pub(super) hash: u64,
 }
 
 /// What a page says of the next one.
@@ -38,8 +63,17 @@ pub(super) enum Next {
     Read,
     /// The same page once more.
     Again,
+    /// The page before once more.
+    Back,
     End,
     GiveUp(String),
+}
+
+impl Shown {
+    /// Those of the ids on a page.
+    pub(super) fn of(ids: &[String]) -> Self {
+        Self { devices: ids.len(), hash: XxHash64::oneshot(0, ids.join("\n").as_bytes()) }
+    }
 }
 
 impl Paging {
@@ -53,41 +87,71 @@ impl Paging {
         self.failed_in_a_row >= FAILED_PAGES
     }
 
-    /// Takes in a page that shows so many devices. What may be a slip of the server is asked for once more: an empty page
-    /// behind a full one, and a page of rows that all came before. A page of something else than devices says nothing of
-    /// the list's length: it counts as failed.
-    pub(super) fn take(&mut self, exchange: &mut Exchange, devices: usize) -> Next {
+    /// Takes in a page. What may be a slip of the server is asked for once more: an empty page behind a full one, and a
+    /// page that shows what another one did. A page of something else than devices says nothing of the list's length: it
+    /// counts as failed.
+    pub(super) fn take(&mut self, exchange: &mut Exchange, shown: Shown) -> Next {
         self.pages += 1;
-        let rows = exchange.answer.bodies.len();
-        if rows > 0 && devices == 0 && exchange.failure.is_none() {
+        let bodies = &exchange.answer.bodies;
+        let hashes: Vec<u64> = bodies.iter().map(|body| XxHash64::oneshot(0, &body.bytes)).collect();
+        if !hashes.is_empty() && shown.devices == 0 && exchange.failure.is_none() {
             exchange.distrust("the page shows no devices");
         }
-        if let Some(failure) = &exchange.failure {
-            return self.fail(&failure.clone());
+        match std::mem::take(&mut self.again) {
+            Again::Before(then) => {
+                let is_same = exchange.failure.is_none() && hashes == self.last;
+                self.rows.extend(hashes);
+                self.again = Again::Then(then, is_same);
+                Next::Read
+            }
+            Again::Then(before, is_same) => {
+                if exchange.failure.is_none() && !(is_same && hashes == before) {
+                    exchange.distrust("rows of other pages came again: the list has another order at each request");
+                }
+                self.go_on(exchange.failure.as_ref(), shown, hashes)
+            }
+            again => self.look(exchange, shown, hashes, matches!(again, Again::Page)),
         }
-        let hashes: Vec<u64> = exchange.answer.bodies.iter().map(|body| XxHash64::oneshot(0, &body.bytes)).collect();
-        let known = hashes.iter().filter(|hash| self.seen.contains(hash)).count();
-        let is_repeated = rows > 0 && known == rows;
-        let may_be_slip = is_repeated || (rows == 0 && self.was_full);
-        if may_be_slip && !std::mem::replace(&mut self.is_again, may_be_slip) {
+    }
+
+    /// Takes in a page that is asked for in its turn, or for a second time.
+    fn look(&mut self, exchange: &mut Exchange, shown: Shown, hashes: Vec<u64>, is_again: bool) -> Next {
+        if exchange.failure.is_some() {
+            return self.go_on(exchange.failure.as_ref(), shown, hashes);
+        }
+        let known = hashes.iter().filter(|hash| self.rows.contains(hash)).count();
+        let is_repeated = known > 0 && 2 * known >= hashes.len() && self.pages_seen.contains(&shown.hash);
+        let may_be_slip = is_repeated || (hashes.is_empty() && self.last.len() >= PAGE_ROWS);
+        if may_be_slip && !is_again {
+            self.again = Again::Page;
             return Next::Again;
         }
-        self.is_again = false;
         if is_repeated {
             let failure = exchange.distrust("the page has the rows of others");
             return self.fail(&failure);
         }
         if known > 0 && self.is_settled {
-            exchange.distrust("rows of other pages came again: the list has another order at each request");
+            self.again = Again::Before(hashes);
+            return Next::Back;
         }
-        self.seen.extend(hashes);
-        (self.failed_in_a_row, self.was_full) = (0, rows >= PAGE_ROWS);
+        self.go_on(None, shown, hashes)
+    }
+
+    /// Goes on behind a page. One that failed and shows devices all the same was read as far as it could be.
+    fn go_on(&mut self, failure: Option<&Failure>, shown: Shown, hashes: Vec<u64>) -> Next {
+        if let Some(failure) = failure.filter(|_| shown.devices == 0) {
+            return self.fail(failure);
+        }
+        let is_empty = hashes.is_empty();
+        self.rows.extend(&hashes);
+        self.pages_seen.insert(shown.hash);
+        (self.failed_in_a_row, self.last) = (0, hashes);
         self.read += 1;
-        if rows == 0 { Next::End } else { Next::Read }
+        if is_empty { Next::End } else { Next::Read }
     }
 
     fn fail(&mut self, failure: &Failure) -> Next {
-        (self.is_again, self.was_full) = (false, false);
+        self.last.clear();
         let is_hopeless = matches!(failure, Failure::Unreachable(_));
         self.failed_in_a_row = if is_hopeless { FAILED_PAGES } else { self.failed_in_a_row + 1 };
         if self.is_given_up() { Next::GiveUp(failure.reason().to_owned()) } else { Next::Read }
@@ -100,27 +164,30 @@ mod tests {
     use crate::clock;
     use crate::snapshot::{AccountId, Answer, Body, Source};
 
-    /// A page with the rows of these numbers.
+    /// A page with the rows of these numbers; each ten are of one device.
     fn page(rows: impl IntoIterator<Item = u32>) -> Exchange {
-        let bodies = rows.into_iter().map(|row| Body::new(&format!(r#"{{"deviceId":"{row}"}}"#))).collect();
+        let body = |row: u32| Body::new(&format!(r#"{{"deviceId":"{}","row":{row}}}"#, row / 10));
         let account_id = AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id");
         let collected_at = clock::from_micros(0).expect("a time");
-        let (sweep_id, source) = ("s".to_owned(), Source::List);
+        let (sweep_id, source, bodies) = ("s".to_owned(), Source::List, rows.into_iter().map(body).collect());
         Exchange { answer: Answer { account_id, sweep_id, source, collected_at, bodies, poll: None }, failure: None }
     }
 
-    fn failed() -> Exchange {
-        Exchange { failure: Some(Failure::Other("no".to_owned())), ..page([]) }
+    fn failed(rows: impl IntoIterator<Item = u32>) -> Exchange {
+        Exchange { failure: Some(Failure::Other("no".to_owned())), ..page(rows) }
     }
 
     /// What each page says, and whether it counts as failed.
     fn check(is_settled: bool, pages: Vec<Exchange>, expect: &[&str]) {
         let mut paging = Paging::settled(is_settled);
         let said = pages.into_iter().map(|mut page| {
-            let rows = page.answer.bodies.len();
-            let next = match paging.take(&mut page, rows) {
+            let text = |body: &Body| String::from_utf8(body.bytes.to_vec()).expect("a text");
+            let ids: Vec<String> =
+                page.answer.bodies.iter().filter_map(|body| crate::envelope::device_id(&text(body))).collect();
+            let next = match paging.take(&mut page, Shown::of(&ids)) {
                 Next::Read => "read",
                 Next::Again => "again",
+                Next::Back => "back",
                 Next::End => "end",
                 Next::GiveUp(_) => "give up",
             };
@@ -138,35 +205,57 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_rows_that_came_before_has_failed_and_those_behind_it_are_read() {
+    fn a_page_that_shows_what_another_did_has_failed_and_those_behind_it_are_read() {
         let once = vec![page(0..50), page(0..50), page(50..100), page([]), page([])];
         check(false, once, &["read", "again", "read", "again", "end"]);
         let twice = vec![page(0..50), page(0..50), page(0..50), page(100..110), page([])];
         check(false, twice, &["read", "again", "read, failed", "read", "end"]);
-        let for_ever = (0..7).map(|_| page(0..50)).collect();
         let expect = ["read", "again", "read, failed", "again", "read, failed", "again", "give up, failed"];
-        check(false, for_ever, &expect);
+        check(false, (0..7).map(|_| page(0..50)).collect(), &expect);
+        // Some have a newer state by then, which makes them no other page.
+        let newer = |at: u32| page((0..40).chain(40 + at..41 + at));
+        check(false, (0..7).map(newer).collect(), &expect);
+    }
+
+    #[test]
+    fn many_rows_of_one_device_are_no_repetition() {
+        let of_one = |rows: std::ops::Range<u32>| {
+            let mut page = page(rows.clone());
+            let body = |row: u32| Body::new(&format!(r#"{{"deviceId":"d","registration":{row}}}"#));
+            page.answer.bodies = rows.map(body).collect();
+            page
+        };
+        let pages = vec![of_one(0..50), of_one(50..100), of_one(100..150), page([]), page([])];
+        check(false, pages, &["read", "read", "read", "again", "end"]);
     }
 
     #[test]
     fn a_row_that_comes_again_is_a_sign_only_where_nothing_changes_any_more() {
         // While a list is read, somebody may join in front of what is still to come.
-        let pages = || vec![page(0..50), page(49..99), page([]), page([])];
-        check(false, pages(), &["read", "read", "again", "end"]);
-        check(true, pages(), &["read", "read, failed", "again", "end"]);
-        let within_a_page = vec![page([1, 1, 2]), page([])];
-        check(true, within_a_page, &["read", "end"]);
+        check(false, vec![page(0..50), page(49..99), page([]), page([])], &["read", "read", "again", "end"]);
+        check(false, vec![page(0..50), page([49]), page([])], &["read", "read", "end"]);
+        // A row is there twice: both pages are what they were.
+        let twice = vec![page(0..50), page(49..99), page(0..50), page(49..99), page([]), page([])];
+        check(true, twice, &["read", "back", "read", "read", "again", "end"]);
+        // The first or the second one is another at the next request.
+        let first = vec![page(1..51), page(50..100), page(0..50), page(50..100), page([]), page([])];
+        check(true, first, &["read", "back", "read", "read, failed", "again", "end"]);
+        let second = vec![page(0..50), page(49..99), page(0..50), page(50..100), page([]), page([])];
+        check(true, second, &["read", "back", "read", "read, failed", "again", "end"]);
+        check(true, vec![page([1, 1, 2]), page([])], &["read", "end"]);
     }
 
     #[test]
-    fn three_failures_in_a_row_end_a_list() {
-        let pages = vec![failed(), failed(), page(0..50), failed(), failed(), failed()];
+    fn three_failures_in_a_row_end_a_list_unless_they_show_devices() {
+        let pages = vec![failed([]), failed([]), page(0..50), failed([]), failed([]), failed([])];
         let expect = ["read, failed", "read, failed", "read", "read, failed", "read, failed", "give up, failed"];
         check(false, pages, &expect);
+        let salvaged = (0..4).map(|page| failed(page * 50..page * 50 + 49)).chain([page([])]).collect();
+        check(false, salvaged, &["read, failed", "read, failed", "read, failed", "read, failed", "end"]);
         let unreachable = Exchange { failure: Some(Failure::Unreachable("no".to_owned())), ..page([]) };
         check(false, vec![unreachable], &["give up, failed"]);
         let mut no_devices = page(0..3);
-        assert_eq!(Paging::default().take(&mut no_devices, 0), Next::Read);
+        assert_eq!(Paging::default().take(&mut no_devices, Shown::default()), Next::Read);
         assert!(no_devices.failure.is_some());
     }
 }

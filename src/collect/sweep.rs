@@ -16,7 +16,7 @@ use crate::ingest::{Ingest, Published, Takes};
 use crate::privacy::Policy;
 use crate::snapshot::{Answer, Body, DeviceId, Endpoint, Listing, Outcome, Source, sweep_id};
 
-use super::paging::{Next, Paging};
+use super::paging::{Next, Paging, Shown};
 use super::plan::{Live, Plan};
 use super::schedule::{self, End, Stop};
 use super::writer::{self, Chance, JournalBroken, Writer, WriterGone};
@@ -354,8 +354,8 @@ impl<'a> Collector<'a> {
                 self.cut_list(sweep, page);
                 return self.keep(sweep, exchange).await;
             }
-            let devices = sweep.see(&exchange.answer);
-            let next = sweep.list.take(&mut exchange, devices);
+            let shown = sweep.see(&exchange.answer);
+            let next = sweep.list.take(&mut exchange, shown);
             self.keep(sweep, exchange).await?;
             if matches!(next, Next::Again) {
                 continue;
@@ -363,6 +363,7 @@ impl<'a> Collector<'a> {
             page += 1;
             match next {
                 Next::Again => unreachable!("it was seen to be another one"),
+                Next::Back => unreachable!("a list of now is no settled one"),
                 Next::Read if page == begin => return Ok(()),
                 Next::Read => (),
                 Next::End if begin > 1 && page > begin => page = 1,
@@ -450,12 +451,12 @@ impl Sweep {
         Self { end: Arc::new(end), seen: HashSet::new(), list: Paging::default(), unreachable: 0, forbidden: 0, stats }
     }
 
-    /// Notes the devices on a page of the list; says how many there are.
-    pub(super) fn see(&mut self, answer: &Answer) -> usize {
+    /// Notes the devices on a page of the list; says which it shows.
+    pub(super) fn see(&mut self, answer: &Answer) -> Shown {
         let texts = answer.bodies.iter().filter_map(|body| std::str::from_utf8(&body.bytes).ok());
         let ids: Vec<String> = texts.filter_map(envelope::device_id).collect();
         self.seen.extend(ids.iter().filter_map(|id| DeviceId::parse(id).ok()));
-        ids.len()
+        Shown::of(&ids)
     }
 
     /// Counts an answer, and keeps the first failures: their words go to a log or the summary's file, so

@@ -122,10 +122,11 @@ fn archive(place: &Place) -> Check {
 /// Whether pseudonyms go on as they began; nothing where there are none, or where the archive cannot be read.
 fn pseudonyms(place: &Place, key_mark: Option<&str>, is_ruled: bool) -> Option<Check> {
     let name = "pseudonyms";
-    let key = Archive::open(place).ok()?.pseudonym_keys().ok()?.pop()?;
-    let since = clock::format_timestamp(key.since);
+    let keys = Archive::open(place).ok()?.pseudonym_keys().ok()?;
+    let known = keys.iter().find(|key| Some(key.mark.as_str()) == key_mark);
+    let since = clock::format_timestamp(known.or(keys.last())?.since);
     Some(match key_mark {
-        Some(mark) if mark == key.mark => Check::fine(name, format!("made with the same key since {since}")),
+        Some(_) if known.is_some() => Check::fine(name, format!("made with the same key since {since}")),
         Some(_) => {
             let found = format!("the key is another than since {since}");
             Check::poor(name, found, "put the former key back: with this one, everybody is somebody else from now on")

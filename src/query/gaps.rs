@@ -124,16 +124,19 @@ pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
     let sources: &[Source] = if options.every < AN_HOUR { &[Source::Raw] } else { &[Source::Raw, Source::Hourly] };
     let seen = Seen::read(days, options, Vec::new(), sources)?;
     if let Some((_, device)) = seen.devices.keys().find(|(account, _)| account.is_empty()) {
-        let window = Window { since: before(options.window).since, ..options.window };
-        return Err(QueryError::NoDevice { device: device.clone(), window });
+        return Err(QueryError::NoDevice { device: device.clone(), window: known_in(options) });
     }
     let reading = seen.reading(options);
     if options.each { reading.each() } else { Ok(reading.by_device()) }
 }
 
-/// The time in front of a window in which devices are looked for that have nothing in it.
-fn before(window: Window) -> Window {
-    Window { since: window.since.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since), until: window.since }
+/// The time in which devices are looked for that have nothing in the window.
+fn known_in(options: &GapsOptions) -> Window {
+    let since = options.window.since;
+    Window {
+        since: since.checked_sub_signed(KNOWN_BEFORE).unwrap_or(since),
+        until: options.now.max(options.window.until),
+    }
 }
 
 /// The account of which a device was ever asked for by name that has no state.
@@ -142,7 +145,6 @@ fn asked_of(days: &Days, options: &GapsOptions, device: &str) -> Result<Option<S
     let columns = ["account_id", "device_id", "requested_at"].map(|name| column(&polls, name)).into();
     let any_of = Some((column(&polls, "device_id"), vec![device.to_owned()]));
     let scan = Scan { columns, any_of, ..Scan::default() };
-    let window = Window { since: before(options.window).since, until: options.now };
     let add = |found: &mut Option<String>, batch: &RecordBatch| {
         let (accounts, devices) = (texts(batch, "account_id"), texts(batch, "device_id"));
         let is_its = |row: &usize| devices.is_valid(*row) && devices.value(*row) == device;
@@ -151,7 +153,9 @@ fn asked_of(days: &Days, options: &GapsOptions, device: &str) -> Result<Option<S
         }
     };
     let mut account = None;
-    days.fold(&polls, window, &scan, Option::default, add, |found: Option<String>| account = found.or(account.take()))?;
+    days.fold(&polls, known_in(options), &scan, Option::default, add, |found: Option<String>| {
+        account = found.or(account.take())
+    })?;
     Ok(account)
 }
 
@@ -382,8 +386,13 @@ impl Found {
         }
         let schema = Schema::device_state();
         let account = column(&schema, "account_id");
-        let window = before(options.window);
-        let newest = Newest { schema: &schema, window, devices: Some(&unseen), columns: &[account], needed: None };
+        let newest = Newest {
+            schema: &schema,
+            window: known_in(options),
+            devices: Some(&unseen),
+            columns: &[account],
+            needed: None,
+        };
         let found = newest.find(days)?;
         for id in unseen {
             let account = match found.get(&id).and_then(|(_, cells)| cells.first()?.text()) {

@@ -90,10 +90,10 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
     let mut length = 0;
     days.fold(&reading.schema, options.window, &reading.scan, Default::default, add, |(has_states, found)| {
         is_empty &= !has_states;
-        length += found.values().map(|history| history.0.len()).sum::<usize>();
         // What is too long to be told is not kept either.
-        for (key, later) in found.into_iter().filter(|_| length <= MOST_ROWS) {
-            all.entry(key).or_default().follow(later);
+        let found = if length > MOST_ROWS { Histories::new() } else { found };
+        for (key, later) in found {
+            length += all.entry(key).or_default().follow(later);
         }
     })?;
     if length > MOST_ROWS {
@@ -134,12 +134,14 @@ impl History {
         }
     }
 
-    /// Takes in what came later.
-    fn follow(&mut self, later: Self) {
+    /// Takes in what came later, and says how many changes that were: the first value of all is none.
+    fn follow(&mut self, later: Self) -> usize {
+        let before = self.0.len().max(1);
         for (first, last, value) in later.0 {
             self.see(first, value.clone());
             self.see(last, value);
         }
+        self.0.len().saturating_sub(before)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
@@ -201,5 +203,23 @@ fn each_state(batch: &RecordBatch, options: &StateOptions, state: &mut dyn FnMut
         if is_meant && times.is_valid(row) && options.window.holds(times.value(row)) {
             state(id, times.value(row), row);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_stays_is_no_change_however_many_days_say_so() {
+        let day = |values: &[(i64, &str)]| {
+            let mut day = History::default();
+            values.iter().for_each(|(at, value)| day.see(*at, Cell::Text((*value).to_owned())));
+            day
+        };
+        let mut all = History::default();
+        let changes =
+            [&[(1, "a"), (2, "a")][..], &[(3, "a")], &[(4, "a"), (5, "b")], &[(6, "b")], &[(7, "a"), (8, "b")]];
+        assert_eq!(changes.map(|values| all.follow(day(values))), [0, 0, 1, 0, 2]);
     }
 }

@@ -169,8 +169,8 @@ fn status_tells_of_what_the_schema_does_not_expect_and_of_an_account_without_a_d
     assert_eq!(said("note"), (false, 1.into(), 0.into(), 0.into()));
     import(&format!(r#"{{"deviceId":"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd8","timestamp":"{now}","cpuPct":"high"}}"#));
     assert_eq!(said("note"), (true, 2.into(), 1.into(), 0.into()));
-    // Seconds are no milliseconds: such states are filed by when they were collected, and not in 1970.
-    import(r#"{"deviceId":"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd9","timestamp":1795910400}"#);
+    // Small numbers are no milliseconds: such states are filed by when they were collected, and not in 1970.
+    import(r#"{"deviceId":"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd9","timestamp":17959104}"#);
     assert_eq!(said("poor"), (true, 3.into(), 2.into(), 1.into()));
     let drift = program().arg("--archive").arg(&archive).args(["schema", "drift", "--format", "csv"]).output();
     let drift = String::from_utf8(drift.expect("the program starts").stdout).expect("a text");

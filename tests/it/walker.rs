@@ -106,9 +106,15 @@ fn double(value: &Value) -> Option<f64> {
 }
 
 fn instant(value: &Value) -> Option<DateTime<Utc>> {
-    // Smaller numbers count seconds, or something else.
-    let is_ms = |ms: i64| ms >= 100_000_000_000;
-    let from_ms = |ms| DateTime::from_timestamp_millis(ms).filter(|at| is_ms(ms) && at.year() <= 9999);
+    // Numbers of ten or so digits are seconds, and smaller ones something else.
+    let from_ms = |number: i64| {
+        let at = if number < 100_000_000_000 {
+            DateTime::from_timestamp(number, 0)
+        } else {
+            DateTime::from_timestamp_millis(number)
+        };
+        at.filter(|at| number >= 100_000_000 && at.year() <= 9999)
+    };
     let Value::String(text) = value else { return from_ms(whole(value)?) };
     if text.chars().all(|letter| letter.is_ascii_digit()) {
         return from_ms(text.parse().ok()?);
