@@ -23,7 +23,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use reqwest::Url;
 
-use crate::clock::{self, Clock};
+use crate::clock::{self, Clock, Timestamp};
 use crate::snapshot::{AccountId, Answer, DeviceId, Endpoint, Listing, Outcome, PAGE_ROWS, Poll, Source};
 
 use attempt::{Attempt, Said};
@@ -73,6 +73,8 @@ pub struct Client {
     options: ClientOptions,
     random: Mutex<StdRng>,
     clock_ahead: Mutex<Option<TimeDelta>>,
+    /// When the last request was made.
+    requested: Mutex<Timestamp>,
 }
 
 /// What came of a request.
@@ -148,6 +150,7 @@ impl Client {
             clock,
             random: Mutex::new(StdRng::seed_from_u64(options.seed)),
             clock_ahead: Mutex::default(),
+            requested: Mutex::default(),
             options,
         })
     }
@@ -267,7 +270,7 @@ impl Client {
         Poll {
             sweep_id: sweep_id.to_owned(),
             account_id: self.options.account_id.clone(),
-            requested_at: self.clock.now(),
+            requested_at: self.request_time(),
             endpoint,
             device_id: None,
             page: None,
@@ -281,6 +284,15 @@ impl Client {
             latency_ms: None,
             cf_ray: None,
         }
+    }
+
+    /// When a request is made: no two at one time, by which they are known, also where the clock stands still.
+    fn request_time(&self) -> Timestamp {
+        let mut last = self.requested.lock().expect("no holder of it panics");
+        let now = self.clock.now();
+        let is_past = *last >= now && *last - now < TimeDelta::seconds(1);
+        *last = if is_past { *last + TimeDelta::microseconds(1) } else { now };
+        *last
     }
 
     /// Sends a request until it has an answer, or will have none.
@@ -410,8 +422,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_an_answer_that_is_no_json_the_states_are_kept() {
-        let options = ClientOptions {
+    fn no_two_requests_are_of_one_time() {
+        let start = clock::parse_timestamp("2026-11-24T07:40:51Z").expect("a time");
+        let clock = Clock::simulated(start);
+        let client = Client::new(options(), clock.clone()).expect("a client");
+        let micros = |at: Timestamp| (at - start).num_microseconds().expect("little");
+        let times = [(); 3].map(|()| micros(client.request_time()));
+        clock.advance(TimeDelta::seconds(2));
+        assert_eq!((times, micros(client.request_time())), ([0, 1, 2], 2_000_000));
+        // A clock that is set back is believed.
+        clock.advance(TimeDelta::hours(-1));
+        assert_eq!(micros(client.request_time()), 2_000_000 - 3_600_000_000);
+    }
+
+    fn options() -> ClientOptions {
+        ClientOptions {
             base_url: "http://127.0.0.1:9".to_owned(),
             account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
             credential: Credential::Token(Secret::new("x").expect("a token")),
@@ -422,8 +447,12 @@ mod tests {
             timeout: Duration::from_secs(1),
             max_body_bytes: 1 << 20,
             seed: 1,
-        };
-        let client = Client::new(options, Clock::system()).expect("a client");
+        }
+    }
+
+    #[test]
+    fn of_an_answer_that_is_no_json_the_states_are_kept() {
+        let client = Client::new(options(), Clock::system()).expect("a client");
         let answered = |status: u16, text: &str| {
             let attempt = Attempt { status: Some(status), said: Ok(Said::read(text)), ..Attempt::default() };
             let exchange = client.conclude(attempt, Source::List, client.poll("s", Endpoint::List));

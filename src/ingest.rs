@@ -766,6 +766,43 @@ mod tests {
         assert_eq!(ingest.day_rows(time("2026-09-20T12:00:00Z")).expect("rows"), 0);
     }
 
+    /// A disk on which a segment can be begun, and nothing be written into it.
+    #[derive(Debug)]
+    struct NoFrames;
+
+    impl crate::disk::Watch for NoFrames {
+        fn before(&self, change: &crate::disk::Change<'_>) -> std::io::Result<()> {
+            let is_frame = |path: &Path, at: u64| at > 0 && path.extension().is_some_and(|kind| kind == "journal");
+            match change {
+                crate::disk::Change::Write { path, at, .. } if is_frame(path, *at) => {
+                    Err(std::io::ErrorKind::StorageFull.into())
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_try_to_journal_that_fails_leaves_no_segment_and_a_pipe_is_none() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let disk = Disk::default().watched(Arc::new(NoFrames));
+        let archive = Archive::open_or_create(&dir.path().join("a"), 1, time(NOW), disk).expect("an archive");
+        let (mut ingest, _) = Ingest::open(archive, Shards::All, "a test", Policy::default()).expect("the shard");
+        for _ in 0..3 {
+            assert!(ingest.append(answer(&["{}"])).is_err());
+        }
+        let journal = ingest.archive.journal_path(0);
+        assert_eq!(std::fs::read_dir(&journal).expect("a folder").count(), 0);
+        // Who opened it would wait for somebody to write.
+        let pipe = journal.join("0000000001.journal");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+        assert_eq!(journal::segments(&journal).expect("a folder"), []);
+        std::fs::rename(&pipe, journal.join("x")).expect("a name");
+        drop(Disk::default().create(&pipe).expect("room"));
+        assert_eq!(journal::segments(&journal).expect("a folder").len(), 1);
+    }
+
     #[test]
     fn what_came_before_the_clock_was_set_back_does_not_wait_until_it_is_that_late_again() {
         let (_dir, mut ingest, _) = published(&[r#"{"deviceId":"a","timestamp":"2026-10-01T11:00:00Z"}"#]);
