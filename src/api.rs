@@ -352,7 +352,8 @@ impl Client {
         poll.latency_ms = Some(attempt.latency.as_secs_f64() * 1e3);
         poll.error_code = attempt.code();
         let absent = attempt.is_absent(poll.endpoint);
-        let has_states = attempt.is_success() && matches!(attempt.said, Ok(Said::States(_)));
+        let went_well = attempt.is_success();
+        let has_states = went_well && matches!(attempt.said, Ok(Said::States(_)));
         let failure = (!absent && !has_states).then(|| attempt.failure());
         poll.error = failure.as_ref().map(|failure| failure.reason().to_owned());
         poll.outcome = match failure {
@@ -364,7 +365,7 @@ impl Client {
         let bodies = match attempt.said {
             Ok(Said::States(states)) if failure.is_none() => states,
             // What can be told apart of it is filed, and the rest kept aside.
-            Ok(Said::Unreadable(states)) if (200..300).contains(&poll.http_status.unwrap_or_default()) => states,
+            Ok(Said::Unreadable(states)) if went_well => states,
             _ => Vec::new(),
         };
         poll.rows = u32::try_from(bodies.len()).unwrap_or(u32::MAX);

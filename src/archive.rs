@@ -497,10 +497,26 @@ impl Archive {
     /// # Errors
     /// As for [`Part::open`].
     pub fn look(&self, path: &Path, schema: &Schema) -> Result<Part, ArchiveError> {
+        self.or_its_successor(path, |path| self.store.look(path).and_then(|source| Part::look(path, source, schema)))
+    }
+
+    /// The same for reading from end to end.
+    ///
+    /// # Errors
+    /// As for [`Archive::hold`].
+    pub fn hold_part(&self, path: &Path) -> Result<PartFile, ArchiveError> {
+        self.or_its_successor(path, |path| self.hold(path))
+    }
+
+    /// Opens a part, or the one that took its place.
+    fn or_its_successor<T>(
+        &self,
+        path: &Path,
+        open: impl Fn(&Path) -> Result<T, ArchiveError>,
+    ) -> Result<T, ArchiveError> {
         let mut path = path.to_owned();
         loop {
-            let looked = self.store.look(&path).and_then(|source| Part::look(&path, source, schema));
-            let error = match looked {
+            let error = match open(&path) {
                 Err(error @ ArchiveError::Io { .. }) => error,
                 other => return other,
             };

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use crate::archive::{Archive, ArchiveError, PartFile, PartName, Partition, ShardLock};
+use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock};
 use crate::journal::{self, JournalError};
 use crate::schema::Schema;
 
@@ -202,8 +202,8 @@ fn devices_of(archive: &Archive, subject: &Subject) -> Result<BTreeSet<String>, 
     let schema = Schema::device_state();
     let (mut theirs, mut others) = (BTreeSet::new(), BTreeSet::new());
     for partition in archive.partitions(&schema)? {
-        for (part, path) in archive.parts(&partition)? {
-            match hold(archive, &partition, part, &path).and_then(|held| subject.devices_in(&held, &schema)) {
+        for (_, path) in archive.parts(&partition)? {
+            match archive.hold_part(&path).and_then(|held| subject.devices_in(&held, &schema)) {
                 Ok(found) => {
                     theirs.extend(found.theirs);
                     others.extend(found.others);
@@ -216,23 +216,6 @@ fn devices_of(archive: &Archive, subject: &Subject) -> Result<BTreeSet<String>, 
     }
     theirs.retain(|device| !others.contains(device));
     Ok(theirs)
-}
-
-/// A part for searching. Where a collector has published its day meanwhile, as it may during a rehearsal, the one in
-/// its place.
-fn hold(archive: &Archive, partition: &Partition, part: PartName, path: &Path) -> Result<PartFile, ArchiveError> {
-    let (mut part, mut path) = (part, path.to_owned());
-    loop {
-        let error = match archive.hold(&path) {
-            Err(error) if is_gone(&error) => error,
-            held => return held,
-        };
-        let is_later = |other: &PartName| other.shard == part.shard && other.publish > part.publish;
-        match archive.parts(partition)?.into_iter().find(|(other, _)| is_later(other)) {
-            Some(later) => (part, path) = later,
-            None => return Err(error),
-        }
-    }
 }
 
 /// Whether a file was there when its folder was listed, and is no more.
@@ -253,7 +236,8 @@ struct Day<'a> {
 impl Day<'_> {
     fn forget(&self, path: &Path, subject: &Subject, erased: &mut Erased) -> Result<(), EraseError> {
         let Self { archive, locks, schema, partition, part } = self;
-        let held = hold(archive, partition, *part, path)?;
+        // During a rehearsal, a collector may have published the day meanwhile.
+        let held = archive.hold_part(path)?;
         let found = subject.count_in(&held, schema)?;
         if found.hidden > 0 && !subject.has_pseudonym() {
             return Err(EraseError::NeedsKey(path.to_owned()));

@@ -27,10 +27,7 @@ const LONGEST_EXAMPLE: usize = 60;
 pub fn drift(days: &Days, window: Window) -> Result<Answer, QueryError> {
     window.check()?;
     let schema = Schema::device_state();
-    let unmapped = schema.unmapped().expect("the table has the column");
-    let columns = ["device_id", "timestamp", "collected_at"].map(|name| super::column(&schema, name));
-    let scan = Scan { columns: columns.into_iter().chain([unmapped]).collect(), ..Scan::default() };
-    let name = schema.columns[unmapped].name.as_str();
+    let (scan, name) = scan(&schema, &["device_id", "timestamp", "collected_at"]);
     let mut all = Found::default();
     let add = |found: &mut Found, batch: &RecordBatch| found.add(batch, name, window);
     days.fold_all(&schema, window, &scan, Found::default, add, |found| all.merge(found))?;
@@ -61,10 +58,7 @@ pub struct Unexpected {
 pub fn unexpected(days: &Days, window: Window) -> Result<Unexpected, QueryError> {
     window.check()?;
     let schema = Schema::device_state();
-    let unmapped = schema.unmapped().expect("the table has the column");
-    let columns = ["timestamp", "collected_at"].map(|name| super::column(&schema, name));
-    let scan = Scan { columns: columns.into_iter().chain([unmapped]).collect(), ..Scan::default() };
-    let name = schema.columns[unmapped].name.as_str();
+    let (scan, name) = scan(&schema, &["timestamp", "collected_at"]);
     let mut all = Unexpected::default();
     let add = |found: &mut Unexpected, batch: &RecordBatch| found.add(batch, name, window);
     days.fold_all(&schema, window, &scan, Unexpected::default, add, |found| {
@@ -73,6 +67,13 @@ pub fn unexpected(days: &Days, window: Window) -> Result<Unexpected, QueryError>
         all.timeless += found.timeless;
     })?;
     Ok(all)
+}
+
+/// A scan of these columns and of the one that keeps what no other has, and the name of that one.
+fn scan<'a>(schema: &'a Schema, names: &[&str]) -> (Scan, &'a str) {
+    let unmapped = schema.unmapped().expect("the table has the column");
+    let columns = names.iter().map(|name| super::column(schema, name)).chain([unmapped]).collect();
+    (Scan { columns, ..Scan::default() }, &schema.columns[unmapped].name)
 }
 
 /// When each state of a batch is of, if that is in a window: where its own time cannot be read, when it was collected.

@@ -123,9 +123,6 @@ pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
     // An average an hour says nothing of shorter intervals.
     let sources: &[Source] = if options.every < AN_HOUR { &[Source::Raw] } else { &[Source::Raw, Source::Hourly] };
     let seen = Seen::read(days, options, Vec::new(), sources)?;
-    if let Some((_, device)) = seen.devices.keys().find(|(account, _)| account.is_empty()) {
-        return Err(QueryError::NoDevice { device: device.clone(), window: known_in(options) });
-    }
     let reading = seen.reading(options);
     if options.each { reading.each() } else { Ok(reading.by_device()) }
 }
@@ -367,7 +364,7 @@ impl Found {
     }
 
     /// Devices that were asked about by name are expected, even where nothing was seen of them: in the account in which
-    /// they were seen last, or in none. Where lists were asked for and nobody was seen, those are who was seen before.
+    /// they were seen last. Where lists were asked for and nobody was seen, those are who was seen before.
     fn expect(&mut self, days: &Days, options: &GapsOptions) -> Result<(), QueryError> {
         let Some(ids) = &options.devices else {
             if self.devices.is_empty() && !self.lists.is_empty() {
@@ -399,7 +396,9 @@ impl Found {
                 None => asked_of(days, options, &id)?,
                 account => account,
             };
-            self.devices.insert((account.unwrap_or_default(), id), Seeings::default());
+            let window = known_in(options);
+            let account = account.ok_or_else(|| QueryError::NoDevice { device: id.clone(), window })?;
+            self.devices.insert((account, id), Seeings::default());
         }
         Ok(())
     }

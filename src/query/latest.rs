@@ -11,7 +11,7 @@ use crate::schema::{Column, Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::metric::near;
-use super::newest::{self, Newest};
+use super::newest::{Newest, newest_names};
 use super::scan::Days;
 use super::trend::MOST_ROWS;
 use super::window::Window;
@@ -102,7 +102,7 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
     if is_empty {
         return Err(no_state(asked.devices.as_deref(), asked.window));
     }
-    let names = newest::names(days, &reading.schema, options.devices.as_deref(), window)?;
+    let names = newest_names(days, options.devices.as_deref(), window)?;
     let mut rows: Vec<(i64, Vec<Cell>)> = Vec::new();
     for ((id, column), history) in all {
         let keys =

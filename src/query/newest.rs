@@ -31,22 +31,8 @@ pub(super) type Found = BTreeMap<String, (i64, Vec<Cell>)>;
 /// By device, its newest name.
 pub(super) type Names = BTreeMap<String, String>;
 
-/// The newest names of devices in a window, of all where none is named. Read by themselves: a name seldom changes, and the
-/// newest day has most of them.
-pub(super) fn names(
-    days: &Days,
-    schema: &Schema,
-    devices: Option<&[String]>,
-    window: Window,
-) -> Result<Names, QueryError> {
-    let name = column(schema, "device_name");
-    let newest = Newest { schema, window, devices, columns: &[name], needed: Some(name) };
-    let found = newest.find(days)?.into_iter();
-    Ok(found.filter_map(|(id, (_, cells))| Some((id, cells.first()?.text()?))).collect())
-}
-
 /// By its id, what each device was last called in a window; all devices where none is named. A state without a name
-/// takes away none.
+/// takes away none. Read by themselves: a name seldom changes, and the newest day has most of them.
 ///
 /// # Errors
 /// Where the archive cannot be read.
@@ -55,7 +41,11 @@ pub fn newest_names(
     devices: Option<&[String]>,
     window: Window,
 ) -> Result<BTreeMap<String, String>, QueryError> {
-    names(days, &Schema::device_state(), devices, window)
+    let schema = Schema::device_state();
+    let name = column(&schema, "device_name");
+    let newest = Newest { schema: &schema, window, devices, columns: &[name], needed: Some(name) };
+    let found = newest.find(days)?.into_iter();
+    Ok(found.filter_map(|(id, (_, cells))| Some((id, cells.first()?.text()?))).collect())
 }
 
 impl Newest<'_> {

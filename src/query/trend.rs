@@ -15,7 +15,7 @@ use crate::schema::{Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::metric::{Metric, MetricKind};
-use super::newest::{self, Names};
+use super::newest::{Names, newest_names};
 use super::scan::Days;
 use super::series::{AllSeries, Series};
 use super::tally::Agg;
@@ -107,7 +107,7 @@ pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> 
         }
     }
     let names = match &options.who {
-        Who::Devices(ids) => newest::names(days, &schema, Some(ids), options.window)?,
+        Who::Devices(ids) => newest_names(days, Some(ids), options.window)?,
         Who::Fleet { .. } => Names::new(),
     };
     reading.answer(all, &names)
