@@ -39,12 +39,22 @@ const PIECE: u64 = if cfg!(test) { 1 << 10 } else { 16 << 20 };
 /// Ranges that are less apart are one request: fewer requests are worth more than fewer bytes.
 const GAP: u64 = 4 * 1024;
 
-/// Codes of S3 by which it refuses credentials, whatever the status.
-const REFUSED: [&str; 5] =
-    ["ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "RequestTimeTooSkewed"];
+/// Codes by which S3 and Azure refuse credentials, whatever the status, and whatever the library makes of it.
+const REFUSED: [&str; 9] = [
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "InvalidAccessKeyId",
+    "RequestTimeTooSkewed",
+    "AccessDenied",
+    "AuthenticationFailed",
+    "AuthorizationFailure",
+    "AuthorizationPermissionMismatch",
+];
 
-/// Codes that are about the settings, and what to look at.
-const HINTS: [(&str, &str); 5] = [
+/// What is said of wrong settings, and what to do about them.
+const HINTS: [(&str, &str); 6] = [
+    ("URL scheme is not allowed", "for a server without TLS, set AWS_ALLOW_HTTP=true (or AZURE_ALLOW_HTTP)"),
     ("NoSuchBucket", "look at the bucket's name, and at AWS_ENDPOINT"),
     ("AuthorizationHeaderMalformed", "set AWS_REGION to the bucket's region"),
     ("PermanentRedirect", "set AWS_REGION to the bucket's region"),
@@ -437,19 +447,23 @@ fn says_no_range(error: &Error) -> bool {
 fn said_by(error: &Error) -> String {
     let whole = error.to_string();
     let code = whole.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-    if let Some((code, _)) = code.filter(|(code, _)| code.chars().all(|letter| letter.is_ascii_alphanumeric())) {
-        return match HINTS.iter().find(|(known, _)| *known == code) {
-            Some((_, hint)) => format!("{code}: {hint}"),
-            None => code.to_owned(),
-        };
+    let code = code.map(|(code, _)| code).filter(|code| code.chars().all(|letter| letter.is_ascii_alphanumeric()));
+    let said = code.map_or_else(|| innermost(error), str::to_owned);
+    match HINTS.iter().find(|(known, _)| *known == said) {
+        Some((_, hint)) => format!("{said}: {hint}"),
+        None => said,
     }
+}
+
+/// The innermost cause of an error, in one line and without what could be a credential.
+fn innermost(error: &Error) -> String {
     let mut inner: &dyn std::error::Error = error;
     while let Some(cause) = inner.source() {
         inner = cause;
     }
     let line = inner.to_string();
     let words = line.split_whitespace().map(|word| if word.contains(['?', '=']) { "…" } else { word });
-    let line: String =
-        words.collect::<Vec<_>>().join(" ").chars().filter(|letter| !letter.is_control()).take(200).collect();
+    let line = words.collect::<Vec<_>>().join(" ");
+    let line: String = line.trim_end_matches(':').chars().filter(|letter| !letter.is_control()).take(200).collect();
     if line.is_empty() { "no reason was given".to_owned() } else { line }
 }

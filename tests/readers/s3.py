@@ -60,12 +60,21 @@ class Server:
             "s3", endpoint_url=f"http://127.0.0.1:{self.port}", region_name="us-east-1", config=config,
             aws_access_key_id=GOOD["AWS_ACCESS_KEY_ID"], aws_secret_access_key=GOOD["AWS_SECRET_ACCESS_KEY"])
 
+    def url(self, prefix):
+        return f"s3://{BUCKET}/{prefix}"
+
+    def variables(self, port=None):
+        return variables(port or self.port)
+
     def keys(self, prefix):
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
         return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
     def body(self, key):
         return self.client().get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+    def put(self, key, body):
+        self.client().put_object(Bucket=BUCKET, Key=key, Body=body)
 
 
 class Proxy:

@@ -1,5 +1,5 @@
-"""The same behaviour wherever an archive lies: in a folder, and in a bucket of a real S3 server; and in the bucket
-whatever can go wrong between the two."""
+"""The same behaviour wherever an archive lies: in a folder, in a bucket of a real S3 server, in a container of a real Azure
+server; and in the bucket whatever can go wrong between the two."""
 
 import contextlib
 import csv
@@ -16,6 +16,7 @@ import time
 import pyarrow.parquet
 import pytest
 
+import azurite
 import s3
 
 PROGRAM = os.path.abspath(os.environ["DEX_ARCHIVE"])
@@ -66,7 +67,7 @@ class Place:
 
     def put(self, key, body):
         if self.server:
-            self.server.client().put_object(Bucket=s3.BUCKET, Key=f"{self.root.split('/', 3)[3]}/{key}", Body=body)
+            self.server.put(f"{self.root.split('/', 3)[3]}/{key}", body)
         else:
             with open(os.path.join(self.root, key), "wb") as file:
                 file.write(body)
@@ -79,14 +80,30 @@ def server(tmp_path_factory):
     server.kill()
 
 
+@pytest.fixture(scope="module")
+def azure(tmp_path_factory):
+    if not azurite.install():
+        pytest.skip("there is no npm that could install Azurite")
+    server = azurite.Server(tmp_path_factory.mktemp("azure"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["S3", "Azure"])
+def cloud(request):
+    return request.getfixturevalue("server" if request.param == "S3" else "azure")
+
+
 def in_bucket(server, folder, name=None, port=None):
     state = str(folder / f"state-{name or 'first'}")
-    return Place(f"s3://{s3.BUCKET}/{folder.name}", state, s3.variables(port or server.port), server)
+    return Place(server.url(folder.name), state, server.variables(port), server)
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def place(request, tmp_path, server):
-    return Place(str(tmp_path / "archive")) if request.param == "folder" else in_bucket(server, tmp_path)
+@pytest.fixture(params=["folder", "S3", "Azure"])
+def place(request, tmp_path):
+    if request.param == "folder":
+        return Place(str(tmp_path / "archive"))
+    return in_bucket(request.getfixturevalue("server" if request.param == "S3" else "azure"), tmp_path)
 
 
 def dump(path, devices, ticks, start="2026-10-01T00:00:00Z", seed=7):
@@ -199,11 +216,11 @@ def test_damage_is_found_mended_and_kept(place, states):
     assert sorted(place.keys()) == sorted(keys)
 
 
-def test_four_collectors_of_a_shard_each_find_what_a_single_one_finds(place, tmp_path, server):
+def test_four_collectors_of_a_shard_each_find_what_a_single_one_finds(place, tmp_path):
     is_bucket = place.server is not None
-    one = in_bucket(server, tmp_path, "one") if is_bucket else place
+    one = in_bucket(place.server, tmp_path, "one") if is_bucket else place
     one.run("init", "--shards", "4")
-    others = [in_bucket(server, tmp_path, f"shard-{shard}") if is_bucket else place for shard in range(4)]
+    others = [in_bucket(place.server, tmp_path, f"shard-{shard}") if is_bucket else place for shard in range(4)]
     single = Place(str(tmp_path / "single"))
     with api(40) as env:
         for _ in range(2):
@@ -280,9 +297,9 @@ def test_a_shard_that_makes_no_sense_is_refused(place):
 # --- In a bucket ---------------------------------------------------------------------------------------------------
 
 
-def test_of_two_writers_nobody_loses_a_row(server, tmp_path):
+def test_of_two_writers_nobody_loses_a_row(cloud, tmp_path):
     files = [dump(tmp_path / f"{seed}.ndjson", 40, 96, seed=seed) for seed in range(4)]
-    places = [in_bucket(server, tmp_path, f"writer-{n}") for n in range(4)]
+    places = [in_bucket(cloud, tmp_path, f"writer-{n}") for n in range(4)]
     for _ in range(2):
         running = [subprocess.Popen(place.command("import", "--account", ACCOUNT, file, "-q"), env=place.env)
                    for place, file in zip(places, files)]
@@ -294,16 +311,16 @@ def test_of_two_writers_nobody_loses_a_row(server, tmp_path):
     assert list(places[0].parts()) == ["device_state/date=2026-10-01/part-0-000001.parquet"]
 
 
-def test_resharding_that_breaks_off_anywhere_loses_nothing(server, tmp_path):
-    place = in_bucket(server, tmp_path)
+def test_resharding_that_breaks_off_anywhere_loses_nothing(cloud, tmp_path):
+    place = in_bucket(cloud, tmp_path)
     take(place, dump(tmp_path / "states.ndjson", 15, 400))
     before = sorted(place.keys())
     for shards in (3, 2, 1):
         for allowed in range(1, 12):
             changes = iter(range(1_000))
-            proxy = s3.Proxy(server, lambda _, method: DENIED if method in ("PUT", "DELETE", "POST") and next(changes) >= allowed else None)
+            proxy = s3.Proxy(cloud, lambda _, method: DENIED if method in ("PUT", "DELETE", "POST") and next(changes) >= allowed else None)
             command = place.command("reshard", "--shards", str(shards))
-            done = subprocess.run(command, capture_output=True, text=True, env=place.env | s3.variables(proxy.port))
+            done = subprocess.run(command, capture_output=True, text=True, env=place.env | cloud.variables(proxy.port))
             proxy.close()
             assert set(place.keys()) == set(before), f"{shards} shards, broken off after {allowed} changes"
             if done.returncode == 0:
@@ -505,15 +522,25 @@ def test_a_loop_ends_where_the_archive_was_resharded(server, tmp_path):
     assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
 
 
-def test_a_bucket_that_is_not_there_is_told(server, tmp_path):
-    place = in_bucket(server, tmp_path)
-    place.root = "s3://no-such-bucket/archive"
+def test_a_bucket_that_is_not_there_is_told(cloud, tmp_path):
+    place = in_bucket(cloud, tmp_path)
+    place.root = place.root.replace("://fleet", "://no-such-bucket")
     said = place.run("query", "latest", code=1).stderr
-    assert "no-such-bucket" in said and "look at the bucket's name" in said
-    away = Place("s3://fleet/archive", str(tmp_path / "state"), s3.variables(s3.free_port()))
+    assert "no-such-bucket" in said and "'s name" in said
+    away = Place(cloud.url("archive"), str(tmp_path / "state"), cloud.variables(s3.free_port()))
     start = time.monotonic()
-    assert "cannot read s3://fleet/archive" in away.run("query", "latest", code=1).stderr
+    assert f"cannot read {away.root}" in away.run("query", "latest", code=1).stderr
     assert time.monotonic() - start < 90
+
+
+def test_azure_refuses_a_wrong_key_without_its_being_shown(azure, tmp_path):
+    place = in_bucket(azure, tmp_path)
+    wrong = "c2VjcmV0LWJ1dC13cm9uZw=="
+    said = place.run("init", env=azure.variables(key=wrong), code=1).stderr
+    assert f"may not read {place.root}" in said and "(Server returned" in said and "403 Forbidden)" in said, said
+    assert wrong not in said
+    said = place.run("init", env={"AZURE_ALLOW_HTTP": "false"}, code=1).stderr
+    assert "set AWS_ALLOW_HTTP=true (or AZURE_ALLOW_HTTP)" in said, said
 
 
 def test_one_device_of_thirty_days_moves_little(server, tmp_path):
