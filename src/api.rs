@@ -414,7 +414,7 @@ fn parse_base(text: &str) -> Result<Url, ClientError> {
         "https" => Ok(url),
         "http" if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) => Ok(url),
         "http" => Err(wrong("the token would travel unencrypted: use https")),
-        _ => Err(wrong("it begins with https://")),
+        _ => Err(wrong("it does not begin with https://")),
     }
 }
 
@@ -473,7 +473,7 @@ mod tests {
         assert_eq!(said("https://api.cloudflare.com/client/v4"), "fine");
         assert_eq!(said("http://127.0.0.1:8080"), "fine");
         assert!(said("http://example.com").ends_with("the token would travel unencrypted: use https"));
-        assert!(said("ftp://example.com").ends_with("it begins with https://"));
+        assert!(said("ftp://example.com").ends_with("it does not begin with https://"));
         assert!(said("example.com/client").contains("is no address of an API"));
         for url in ["https://me:secret@example.com", "https://me:secret@exa mple.com", "ftp://me:secret@example.com"] {
             assert!(said(url) != "fine" && !said(url).contains("secret"), "{url}");

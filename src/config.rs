@@ -167,7 +167,7 @@ pub enum ConfigError {
     #[error("the config file has several accounts: name one with --account ({})", .0.join(", "))]
     WhichAccount(Vec<String>),
     /// An account is in the config file twice.
-    #[error("the config file has the account {0} twice")]
+    #[error("the config file has the account {0} twice: take out one [[account]], or give it another name")]
     SameAccount(String),
     /// An id is none.
     #[error(transparent)]
@@ -203,7 +203,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Limit(#[from] LimitError),
     /// A schedule is not of whole minutes.
-    #[error("{0:?} is no whole number of minutes, which schedulers count in")]
+    #[error("{0:?} is no whole number of minutes, which schedulers count in: 5m, 15m and 1h are")]
     Minutes(String),
     /// A shard is none.
     #[error("{0:?} is no shard: 3/8 is the fourth of eight, and 3 of however many there are")]
@@ -557,7 +557,7 @@ mod tests {
                 .accounts(&ApiSection::default(), &ApiSection::default())
                 .expect_err("twice")
                 .to_string()
-                .ends_with("twice")
+                .ends_with("twice: take out one [[account]], or give it another name")
         );
     }
 

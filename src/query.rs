@@ -116,7 +116,7 @@ pub enum QueryError {
     #[error("no whole interval of {} is over yet in that window: nobody can say of it that a state is missing", clock::format_duration(*.0))]
     NoneEnded(std::time::Duration),
     /// Several devices have the name.
-    #[error("several devices are meant by {name:?}: {}", .ids.join(", "))]
+    #[error("several devices are meant by {name:?}: name one by its id, {}", .ids.join(", "))]
     Ambiguous {
         /// The name.
         name: String,
