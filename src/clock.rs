@@ -72,26 +72,26 @@ pub fn from_micros(micros: i64) -> Option<Timestamp> {
     DateTime::from_timestamp_micros(micros)
 }
 
-/// Milliseconds since the Unix epoch, 1973 to 9999. Smaller numbers are seconds, as far as those are of 1973 or later: no
-/// number is both.
+/// A time since the Unix epoch, 1973 to 9999, in milliseconds. Smaller numbers are seconds, as far as those are of 1973
+/// or later: no number is both.
 #[must_use]
-pub fn from_epoch_ms(ms: i64) -> Option<Timestamp> {
-    match ms {
-        LEAST_EPOCH_MS..=MAX_EPOCH_MS => DateTime::from_timestamp_millis(ms),
-        LEAST_EPOCH_S..LEAST_EPOCH_MS => DateTime::from_timestamp(ms, 0),
+pub fn from_epoch(count: i64) -> Option<Timestamp> {
+    match count {
+        LEAST_EPOCH_MS..=MAX_EPOCH_MS => DateTime::from_timestamp_millis(count),
+        LEAST_EPOCH_S..LEAST_EPOCH_MS => DateTime::from_timestamp(count, 0),
         _ => None,
     }
 }
 
 /// Reads a timestamp in any form the API has been seen or said to use: `T` or a space between date
 /// and time, up to nine fraction digits (cut to the microsecond), `Z`, `+00`, `+0000`, `+00:00` or
-/// any other offset, no offset at all (UTC), or epoch milliseconds.
+/// any other offset, no offset at all (UTC), or digits alone, as [`from_epoch`] reads them.
 ///
 /// A leap second (`:60`) has no place in microseconds since the epoch and is not read.
 #[must_use]
 pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        return from_epoch_ms(text.parse().ok()?);
+        return from_epoch(text.parse().ok()?);
     }
     let bytes = text.as_bytes();
     let date = parse_date_bytes(bytes.get(..10)?)?;
@@ -129,7 +129,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
-/// Milliseconds since 1970 that somebody types have so many digits at least: fewer are a moment of before 1974.
+/// Milliseconds since the Unix epoch have so many digits at least; fewer that somebody types are not read as a time.
 const SHORTEST_EPOCH_MS: usize = 12;
 
 /// Reads a point in time as people type it: RFC 3339 and its relatives, a date (its first moment), `now`, or how
@@ -143,7 +143,7 @@ pub fn parse_point(text: &str, zone: Zone, now: Timestamp) -> Option<Timestamp> 
         return now.checked_sub_signed(TimeDelta::from_std(ago).ok()?).filter(has_four_digits);
     }
     if text.len() < SHORTEST_EPOCH_MS && text.bytes().all(|letter| letter.is_ascii_digit()) {
-        // A length of time without its unit, rather than a moment of 1970.
+        // Rather a length of time without its unit than a moment in seconds.
         return None;
     }
     if let Some(date) = parse_date(text) {

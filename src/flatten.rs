@@ -421,7 +421,7 @@ fn scalar(kind: Kind, raw: &str, start: usize, row: &mut Row) -> Option<Cell> {
 fn parse_time(raw: &str) -> Option<i64> {
     let at = match json::string(raw) {
         Some(text) => clock::parse_timestamp(&text),
-        None => number::int64(raw).and_then(clock::from_epoch_ms),
+        None => number::int64(raw).and_then(clock::from_epoch),
     };
     at.map(|at| at.timestamp_micros())
 }

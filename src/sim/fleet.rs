@@ -10,7 +10,7 @@ use super::dice::{Dice, Topic};
 use super::facts::{Facts, Metrics, measure};
 use super::schedule::Schedule;
 use super::shape::{Form, Shape};
-use crate::clock::{Timestamp, from_epoch_ms};
+use crate::clock::{Timestamp, from_epoch};
 
 /// How long the newest state of a device counts as its present one: as far back as the API looks.
 pub(super) const MEMORY_MS: i64 = 60 * 60_000;
@@ -96,7 +96,7 @@ impl Fleet {
     #[must_use]
     pub fn states_between(&self, index: u32, from: Timestamp, to: Timestamp) -> Vec<(Timestamp, String)> {
         let times = self.schedule(index).between(ceil_ms(from), ceil_ms(to));
-        times.filter_map(|ms| Some((from_epoch_ms(ms)?, self.text(index, ms)))).collect()
+        times.filter_map(|ms| Some((from_epoch(ms)?, self.text(index, ms)))).collect()
     }
 
     /// The body of the report that a device made at a time.

@@ -158,7 +158,7 @@ pub(super) fn push_time(out: &mut String, at_ms: i64, form: TimeForm) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{from_epoch_ms, parse_timestamp};
+    use crate::clock::{from_epoch, parse_timestamp};
 
     #[test]
     fn every_form_of_time_names_the_same_moment() {
@@ -166,7 +166,7 @@ mod tests {
             for form in FORMS {
                 let mut text = String::new();
                 push_time(&mut text, ms, form);
-                assert_eq!(parse_timestamp(&text), from_epoch_ms(ms), "{text}");
+                assert_eq!(parse_timestamp(&text), from_epoch(ms), "{text}");
             }
         }
     }
