@@ -104,7 +104,7 @@ pub enum Failure {
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The address of the API is none.
+    /// What was given is no address of an API.
     #[error("{url:?} is no address of an API: {problem}")]
     Url {
         /// What was given.
@@ -129,7 +129,7 @@ impl Client {
     /// Sets up a client. Nothing is sent yet.
     ///
     /// # Errors
-    /// Where the address is none, or the system's certificates cannot be read.
+    /// Where it is no address of an API, or the system's certificates cannot be read.
     pub fn new(options: ClientOptions, clock: Clock) -> Result<Self, ClientError> {
         let base = parse_base(&options.base_url)?;
         // A second client in one process finds the provider installed, which is as good.

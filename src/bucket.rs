@@ -111,7 +111,7 @@ pub enum Condition {
 /// Why something in a bucket cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
-    /// The address is none.
+    /// What was given is no address in a bucket.
     #[error("{url:?} is no place in a bucket: {problem}")]
     Url {
         /// What was said.
@@ -432,7 +432,7 @@ fn run<T: Send + 'static>(request: impl Future<Output = T> + Send + 'static) -> 
     receiver.recv().expect("the request does not panic")
 }
 
-/// Whether nothing is counted from the end: Azure does so never, others not where there is no byte.
+/// Whether a range cannot be counted from the end: Azure never does so, others do not where the object has no byte.
 fn says_no_range(error: &Error) -> bool {
     match error {
         Error::NotSupported { .. } => true,

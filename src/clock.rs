@@ -192,7 +192,7 @@ pub mod rfc3339 {
     /// Reads a timestamp.
     ///
     /// # Errors
-    /// Says so where the text is none.
+    /// Where the text is no timestamp.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<super::Timestamp, D::Error> {
         let text = String::deserialize(deserializer)?;
         super::parse_timestamp(&text).ok_or_else(|| D::Error::custom("not a timestamp"))

@@ -1,9 +1,8 @@
 //! Sweeps over the fleet: what is asked, in which order, and what came of it.
 //!
 //! A sweep reads the list, asks for single devices where the plan says so, and publishes; a backfill reads what the
-//! list still knows of days past. Answers go to
-//! the writer's thread as they come, and are journalled there before anything else happens to them.
-//! Pacing and retries are the client's business, rows and files the ingest's.
+//! list still knows of days past. Answers go to the writer's thread as they come, and are journalled there before
+//! anything else happens to them. Pacing and retries are the client's business, rows and files the ingest's.
 
 mod backfill;
 mod paging;

@@ -118,7 +118,7 @@ pub struct ApiSection {
     pub timeout: Option<String>,
 }
 
-/// Why options are none.
+/// Why options cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file cannot be read.
@@ -144,7 +144,7 @@ pub enum ConfigError {
         "no credentials: set CLOUDFLARE_API_TOKEN, or name a file with --token-file, or set CLOUDFLARE_EMAIL and CLOUDFLARE_API_KEY"
     )]
     NoCredential,
-    /// A credential is none.
+    /// What was given is no credential.
     #[error("{place} is no credential: {problem}")]
     Credential {
         /// Where it comes from.
@@ -169,7 +169,7 @@ pub enum ConfigError {
     /// An account is in the config file twice.
     #[error("the config file has the account {0} twice: take out one [[account]], or give it another name")]
     SameAccount(String),
-    /// An id is none.
+    /// What was given is no id.
     #[error(transparent)]
     Id(#[from] IdError),
     /// A line of a devices file is no id.
@@ -182,10 +182,10 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: IdError,
     },
-    /// The limit or the share is none.
+    /// What was given is no limit, or no share of one.
     #[error(transparent)]
     Budget(#[from] BudgetError),
-    /// A key of pseudonyms is none.
+    /// What was given is no key for pseudonyms.
     #[error("{place} is no key for pseudonyms: {problem}")]
     PrivacyKey {
         /// Where it comes from.
@@ -193,19 +193,19 @@ pub enum ConfigError {
         /// What is wrong with it.
         problem: KeyError,
     },
-    /// A rule of publishing is none.
+    /// What was written is no rule of publishing.
     #[error("[archive] publish = {0:?} is no rule: write auto, sweep, or a time such as 15m")]
     Publish(String),
     /// The rules of privacy cannot be kept to.
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
-    /// A limit of the report is none.
+    /// What was set is no limit of the report.
     #[error(transparent)]
     Limit(#[from] LimitError),
     /// A schedule is not of whole minutes.
     #[error("{0:?} is no whole number of minutes, which schedulers count in: 5m, 15m and 1h are")]
     Minutes(String),
-    /// A shard is none.
+    /// What was typed is no shard.
     #[error("{0:?} is no shard: 3/8 is the fourth of eight, and 3 of however many there are")]
     Shard(String),
     /// One of several collectors is to heal.
@@ -225,10 +225,10 @@ pub enum ConfigError {
     /// An interval is longer than what the history tells.
     #[error("{0:?} is longer than the 7 days that Cloudflare remembers: expect a state each 1h, or each 1d at most")]
     Expect(String),
-    /// A duration is none.
+    /// What was typed is no duration.
     #[error("{0:?} is no duration: 90s, 5m, 1h and 1d are")]
     Duration(String),
-    /// A time is none.
+    /// What was typed is no time.
     #[error("{0:?} is no time: 2026-11-24T07:40:51Z, 2026-11-24, 7d (ago) and now are")]
     Time(String),
     /// Somebody is to be forgotten whom nobody can be sure of.
@@ -390,7 +390,7 @@ impl ApiSection {
     /// The client's options; `self` holds what was typed over what the file says.
     ///
     /// # Errors
-    /// Says which of them is missing or is none.
+    /// Says which of them is missing, or not of its form.
     pub fn client_options(&self, seed: u64) -> Result<ClientOptions, ConfigError> {
         let duration = |text: &Option<String>, default| text.as_deref().map_or(Ok(default), parse_duration);
         let account = self.account.as_deref().ok_or(ConfigError::NoAccount)?;
@@ -456,7 +456,7 @@ pub fn has_credential() -> bool {
 /// Reads a point in time that somebody typed.
 ///
 /// # Errors
-/// Where it is none.
+/// Where the text is no time.
 pub fn parse_time(text: &str, zone: clock::Zone, now: clock::Timestamp) -> Result<clock::Timestamp, ConfigError> {
     clock::parse_point(text, zone, now).ok_or_else(|| ConfigError::Time(text.to_owned()))
 }
@@ -464,7 +464,7 @@ pub fn parse_time(text: &str, zone: clock::Zone, now: clock::Timestamp) -> Resul
 /// Reads a duration that somebody typed.
 ///
 /// # Errors
-/// Where it is none, or of no length.
+/// Where the text is no duration, or one of no length.
 pub fn parse_duration(text: &str) -> Result<Duration, ConfigError> {
     let parsed = clock::parse_duration(text).filter(|duration| !duration.is_zero());
     parsed.ok_or_else(|| ConfigError::Duration(text.to_owned()))
@@ -473,7 +473,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, ConfigError> {
 /// Reads a shard that somebody typed, counted from 0, and how many there are, where that was said: `3/8`, or `3`.
 ///
 /// # Errors
-/// Where it is none.
+/// Where the text is no shard.
 pub fn parse_shard(text: &str) -> Result<(u32, Option<u32>), ConfigError> {
     let wrong = || ConfigError::Shard(text.to_owned());
     let number = |text: &str| text.trim().parse::<u32>().map_err(|_no_number| wrong());

@@ -1,4 +1,5 @@
-//! Every change on the disk: made in one place, with one set of rights, and told in one way when it fails.
+//! Every change on the disk: made in one place, with one set of rights, and told in one way when it fails. What else is
+//! asked of a file system stands here too: how much room there is, whose a file is, and who may write.
 //!
 //! The journal and the archive write through a [`Disk`]. Tests put a [`Watch`] between it and the file
 //! system, which sees each change before it is made, and may refuse it.

@@ -292,7 +292,7 @@ impl Import<'_> {
                 states.into_iter().try_for_each(|state| push(state.as_bytes()))
             }
             Some(Content::Absent) => Ok(()),
-            // What it is wrong with, the reading of the journal says, with the line kept as it is.
+            // What is wrong with it, whoever makes a row of it finds out; the line is kept as it is.
             Some(Content::Refused(_)) | None => self.push(number, place(&text), text.clone()),
         }
     }

@@ -45,8 +45,8 @@ pub fn read<'a>(text: &'a str, content: impl FnOnce(&mut Reader<'a>) -> Result<(
     content(&mut reader).and_then(|()| reader.end()).map_err(|fault| JsonError::new(text, fault))
 }
 
-/// Reads from the beginning of `text` as far as `content` does. Whatever ends it, a fault too, is none here: of what was
-/// read, that is known which was seen.
+/// Reads from the beginning of `text` as far as `content` does. A fault only ends the reading, and is not told: what
+/// `content` had seen by then is what is known.
 pub fn glance<'a>(text: &'a str, content: impl FnOnce(&mut Reader<'a>) -> Result<(), Fault>) {
     let mut reader = Reader::new(text);
     reader.skip_space();

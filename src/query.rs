@@ -2,9 +2,8 @@
 //!
 //! [`trend()`] aggregates metrics over time, of devices or of the fleet; [`latest()`] gives the newest states,
 //! [`changes()`] what became different from one to the next, [`apps()`] the applications that use most, [`gaps()`]
-//! where there are no states, and why. Each
-//! reads the days of its window side by side, and of these only the row groups and the columns that it needs.
-//! Nothing here prints.
+//! where there are no states, and why. Each reads the days of its window side by side, and of these only the row groups
+//! and the columns that it needs. Nothing here prints.
 
 mod answer;
 mod apps;
@@ -220,7 +219,7 @@ fn who_words(who: &Who) -> String {
     }
 }
 
-/// Why a window is none.
+/// Why a window has no length.
 fn empty_words(window: &Window) -> String {
     let (since, until) = (clock::format_timestamp(window.since), clock::format_timestamp(window.until));
     if since == until {

@@ -36,7 +36,8 @@ pub struct Schema {
     pub partition_by: Vec<usize>,
     /// The timestamp by which the later of two rows with one key stays; without, the first does.
     pub newest_by: Option<usize>,
-    /// A column and values: a row that has one stays only where no other of its key has none of them, or a later one.
+    /// A column and some of its values: a row with one of them gives way to a row of the same key that has another
+    /// value, or one that stands later among these.
     pub yields: Option<(usize, Vec<String>)>,
     by_name: HashMap<String, usize>,
     fingerprint: String,

@@ -57,7 +57,7 @@ impl Archive {
         self.stage_from(lock.shard, &Redo { schema: Arc::clone(schema), date, rows, trusting: true })
     }
 
-    /// The same, also of what was staged already and somebody else has been faster with.
+    /// The same for what may have been staged before, and has to be staged again because somebody else was faster.
     pub(super) fn stage_from(&self, shard: u32, redo: &Redo) -> Result<Staged, ArchiveError> {
         let Redo { schema, date, rows, trusting } = redo.clone();
         let schema = &*schema;

@@ -114,7 +114,8 @@ impl Part {
         PartFile::open(path)?.part(schema)
     }
 
-    /// `strict` is with columns that the schema has not.
+    /// With `strict`, a column that the schema has not, or has with another type, is an error; without, only where rows
+    /// are told apart by it.
     fn by_footer(path: &Path, source: Source, schema: &Schema, strict: bool) -> Result<Self, ArchiveError> {
         // As what Arrow some writer held the values does not matter: other tools have more types of text than one.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);

@@ -1,4 +1,4 @@
-//! What can be typed.
+//! What can be typed: commands, options, and their help. What it means is up to the commands.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -202,9 +202,7 @@ pub(super) fn lock_all(archive: &Archive, clock: &Clock, what: &str) -> anyhow::
     Ok(archive.lock_shards(Shards::All, &holder(clock, what))?)
 }
 
-/// Says what an earlier process left in the journal.
-///
-/// What it found is part of what this run ends with.
+/// Says what an earlier process left in the journal: what was found there is part of what this run ends with.
 pub(super) fn note_recovered(recovered: &Published) -> Exit {
     let states = recovered.states_new + recovered.states_known;
     if states > 0 || recovered.has_findings() {
@@ -440,7 +438,8 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
         if !sweeps.collectors[0].next_tick(every).await {
             break;
         }
-        // Nothing could be published any more: who watches over the process starts another one.
+        // Where its days went into other shards, nothing can be published any more: who watches over the process starts
+        // another one.
         let archive = sweeps.resumes.archive.clone();
         let asked = tokio::task::spawn_blocking(move || archive.check_shards());
         if let Ok(Ok(Err(error @ (ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. })))) =
@@ -585,7 +584,7 @@ fn report(stats: &CollectStats, failed: bool, quiet: bool) -> Exit {
     exit
 }
 
-/// What came up on the way: bodies that are none, a clock that is wrong.
+/// What came up on the way: bodies that are no device state, a clock that is wrong.
 pub(super) fn tell_found(stats: &CollectStats) {
     if stats.bodies_quarantined > 0 || stats.journal_gaps > 0 {
         print::note(&format!(

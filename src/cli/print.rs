@@ -1,4 +1,5 @@
-//! The only place that prints.
+//! The only place that prints. The files that are named for an answer are written here too; what stands in them is made
+//! elsewhere.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;

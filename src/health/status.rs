@@ -108,7 +108,7 @@ pub struct Status {
     pub pseudonym_keys: Vec<KeyMark>,
     /// The number of shards that its days are being filed into.
     pub resharding: Option<u32>,
-    /// What of that is as it should be.
+    /// What all of that says: how good or bad it is, and what to do about it.
     pub checks: Vec<Check>,
 }
 

@@ -104,7 +104,7 @@ impl Iterator for Reading<'_> {
         while let Some(&place) = self.day.order.get(self.next) {
             // Rows that only other columns put in order are in one stretch, which sorts them.
             let key = self.day.bodies.key(place);
-            // Without a row it is none, and would be taken for the last.
+            // A stretch without a row would be taken for the end of all.
             let rows = self.columns.rows();
             let is_enough = rows >= STRETCH_ROWS || (rows > 0 && bytes >= STRETCH_BYTES);
             if is_enough && last.is_some_and(|last| last != key) {
@@ -118,10 +118,9 @@ impl Iterator for Reading<'_> {
             }
         }
         if self.columns.rows() == 0 {
-            if std::mem::replace(&mut self.is_ended, true) {
-                return None;
+            if !std::mem::replace(&mut self.is_ended, true) {
+                *self.day.found() = std::mem::take(&mut self.found);
             }
-            *self.day.found() = std::mem::take(&mut self.found);
             return None;
         }
         let batch = self.columns.finish();

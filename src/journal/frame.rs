@@ -54,9 +54,8 @@ pub(super) fn encode(answer: &Answer, out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// Reads the frame that `bytes` begins with: the answer, and the frame's length. `None` where there
-/// is none, or not all of it, or not as it was written.
-/// The bodies stay where they are in memory.
+/// Reads the frame that `bytes` begins with: the answer, and the frame's length. `None` where there is none, or not all
+/// of it, or not as it was written. The bodies stay where they are in memory.
 pub(super) fn decode(bytes: &Bytes) -> Option<(Answer, usize)> {
     let (prefix, rest) = bytes.split_at_checked(PREFIX)?;
     let (marker, prefix) = prefix.split_at(MARKER.len());

@@ -134,7 +134,7 @@ impl History {
         }
     }
 
-    /// Takes in what came later, and says how many changes that were: the first value of all is none.
+    /// Takes in what came later, and says how many changes that were; the first value of all is not one.
     fn follow(&mut self, later: Self) -> usize {
         let before = self.0.len().max(1);
         for (first, last, value) in later.0 {

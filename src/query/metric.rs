@@ -46,7 +46,7 @@ impl Metric {
 /// The metrics of these names: each a column, the word of a group, or a pattern with `*` and `?`.
 ///
 /// # Errors
-/// Says which is none, and which may have been meant.
+/// Says which of the names is no metric's, and which may have been meant.
 pub fn metrics(names: &[String]) -> Result<Vec<Metric>, QueryError> {
     let schema = Schema::device_state();
     let mut metrics: Vec<Metric> = Vec::new();

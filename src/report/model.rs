@@ -137,7 +137,7 @@ impl Table {
 }
 
 impl Chart {
-    /// The values of an answer's columns from `first` to before `end`, over time; the name of each by `name`.
+    /// The values of some of an answer's columns over time; `name` makes of a column's name that of its line.
     pub(super) fn of(
         title: &str,
         answer: &Answer,

@@ -11,7 +11,7 @@ const TABLE: &str = include_str!("../../schemas/report.toml");
 /// Limits by their names, as the config file sets them: `[report.limits]`.
 pub type Limits = BTreeMap<String, f64>;
 
-/// A limit was set that is none.
+/// Why a limit cannot be set.
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
     /// There is none of that name.
