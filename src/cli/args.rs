@@ -645,14 +645,8 @@ pub(super) struct VerifyArgs {
     #[arg(long)]
     pub(super) repair: bool,
     /// Form of the answer
-    #[arg(long, value_enum, default_value_t = VerifyFormat::Table)]
-    pub(super) format: VerifyFormat,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum VerifyFormat {
-    Table,
-    Json,
+    #[arg(long, value_enum, default_value_t = CheckFormat::Table)]
+    pub(super) format: CheckFormat,
 }
 
 #[derive(Debug, ClapArgs)]

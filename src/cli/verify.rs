@@ -9,7 +9,7 @@ use crate::collect::Progress;
 use crate::privacy::{Action, Unknown};
 use crate::verify::{Report, Severity, VerifyOptions, count_parts, repair, verify};
 
-use super::args::{Args, VerifyArgs, VerifyFormat};
+use super::args::{Args, CheckFormat, VerifyArgs};
 use super::progress::Bar;
 use super::{Exit, collect, print};
 
@@ -35,8 +35,8 @@ pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
     }
     let report = look(args, &archive, &options)?;
     print::data(&match command.format {
-        VerifyFormat::Table => table(&report),
-        VerifyFormat::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
+        CheckFormat::Table => table(&report),
+        CheckFormat::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
     })?;
     if !args.quiet {
         print::note(&summary(&report));
