@@ -250,6 +250,28 @@ impl Endpoint {
     }
 }
 
+impl Outcome {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::State, Self::Unchanged, Self::Absent, Self::Failed];
+
+    /// The word for it in the archive.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Unchanged => "unchanged",
+            Self::Absent => "absent",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The outcome that a word of the archive stands for.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == word)
+    }
+}
+
 impl Body {
     /// A body as it came over the network.
     #[must_use]
@@ -286,6 +308,15 @@ mod tests {
         for bad in ["", "laptop-17", "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd", "cb49c27f/7f97-49c5-b6f3-f7c01ead0fd7"] {
             assert_eq!(DeviceId::parse(bad), Err(IdError::Device(bad.to_owned())));
         }
+    }
+
+    #[test]
+    fn an_outcome_is_the_word_that_is_written() {
+        for outcome in Outcome::ALL {
+            assert_eq!(serde_json::to_value(outcome).expect("a word"), outcome.as_str());
+            assert_eq!(Outcome::parse(outcome.as_str()), Some(outcome));
+        }
+        assert_eq!(Outcome::parse("State"), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use chrono::TimeDelta;
 use crate::archive::Scan;
 use crate::clock::{Timestamp, Zone};
 use crate::schema::{Kind, Schema};
-use crate::snapshot::{HISTORY, Source};
+use crate::snapshot::{HISTORY, Outcome, Source};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::device::devices_seen;
@@ -213,11 +213,11 @@ impl Seeing {
     const WHOLE: Self = Self(16);
 
     fn of_outcome(outcome: &str) -> Self {
-        match outcome {
-            "state" | "unchanged" => Self::ANSWERED,
-            "absent" => Self::ABSENT,
-            "failed" => Self::FAILED,
-            _ => Self::default(),
+        match Outcome::parse(outcome) {
+            Some(Outcome::State | Outcome::Unchanged) => Self::ANSWERED,
+            Some(Outcome::Absent) => Self::ABSENT,
+            Some(Outcome::Failed) => Self::FAILED,
+            None => Self::default(),
         }
     }
 

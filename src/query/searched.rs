@@ -14,7 +14,7 @@ use chrono::TimeDelta;
 use crate::archive::Scan;
 use crate::clock;
 use crate::schema::Schema;
-use crate::snapshot::{HISTORY, SETTLE, Source};
+use crate::snapshot::{HISTORY, Outcome, SETTLE, Source};
 
 use super::scan::Days;
 use super::window::Window;
@@ -119,8 +119,8 @@ fn take_polls(batch: &RecordBatch, sources: &[String], found: &mut BTreeMap<Name
         let (sweep, account) = (sweeps.value(row).to_owned(), accounts.value(row).to_owned());
         let reading = found.entry((sweep, account, device, from.value(row), to.value(row))).or_default();
         let page = pages.value(row);
-        reading.merge(match (outcomes.value(row), rows.value(row)) {
-            ("failed", _) => Reading { is_broken: true, ..Reading::default() },
+        reading.merge(match (Outcome::parse(outcomes.value(row)), rows.value(row)) {
+            (Some(Outcome::Failed), _) => Reading { is_broken: true, ..Reading::default() },
             (_, 0) => Reading { empty: Some((page, asked.value(row))), ..Reading::default() },
             _ => Reading { filled: [page].into(), ..Reading::default() },
         });

@@ -9,7 +9,7 @@ use arrow_array::{Array, RecordBatch};
 use crate::archive::Scan;
 use crate::clock::{self, Timestamp};
 use crate::schema::Schema;
-use crate::snapshot::Source;
+use crate::snapshot::{Outcome, Source};
 
 use super::scan::Days;
 use super::window::Window;
@@ -99,7 +99,7 @@ fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
             began: at.value(row),
             ended: at.value(row),
             requests: 1,
-            failed: u64::from(outcomes.value(row) == "failed"),
+            failed: u64::from(outcomes.value(row) == Outcome::Failed.as_str()),
             states: u64::try_from(rows.value(row)).unwrap_or(0),
         });
     }
