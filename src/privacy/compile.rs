@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::schema::{Column, Kind, Personal, Schema, Shape};
+use crate::schema::{Column, Kind, Personal, Schema, Shape, strokes};
 
 use super::{Action, PrivacyError, Rules};
 
@@ -162,18 +162,4 @@ fn no_text(column: &str, kind: Kind) -> PrivacyError {
 fn nearest<'a>(names: impl Iterator<Item = &'a str>, written: &str) -> Option<String> {
     let shares_word = |name: &str| name.split('_').any(|word| written.split('_').any(|other| other == word));
     names.min_by_key(|name| (!shares_word(name), strokes(written, name))).map(str::to_owned)
-}
-
-/// Letters to put in, take out or change between two words.
-fn strokes(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (line, a) in from.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], line + 1);
-        for (at, b) in to.chars().enumerate() {
-            let change = diagonal + usize::from(a != b);
-            diagonal = row[at + 1];
-            row[at + 1] = change.min(diagonal + 1).min(row[at] + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! Which columns are meant: by name, by the word of their group, or by a pattern.
 
-use crate::schema::{Column, Kind, Role, Schema, Unit};
+use crate::schema::{Column, Kind, Role, Schema, Unit, strokes};
 
 use super::QueryError;
 
@@ -129,7 +129,7 @@ pub(super) fn near(schema: &Schema, text: &str, is_of_kind: impl Fn(&Column) -> 
     let holds = |name: &&String| text.len() > 1 && (name.contains(&text) || text.contains(name.as_str()));
     let mut near: Vec<&String> = names().filter(holds).take(5).collect();
     if near.is_empty() {
-        let mut close: Vec<_> = names().map(|name| (distance(name, &text), name)).collect();
+        let mut close: Vec<_> = names().map(|name| (strokes(name, &text), name)).collect();
         close.sort_unstable();
         near = close
             .into_iter()
@@ -139,21 +139,6 @@ pub(super) fn near(schema: &Schema, text: &str, is_of_kind: impl Fn(&Column) -> 
             .collect();
     }
     near.into_iter().cloned().collect()
-}
-
-/// Letters to put in, take out or change to make one word of the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, letter) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, other) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != *other);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
