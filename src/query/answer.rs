@@ -162,6 +162,12 @@ impl AnswerColumn {
 }
 
 impl Cell {
+    /// A number of things.
+    #[must_use]
+    pub fn count(count: usize) -> Self {
+        Self::Count(i64::try_from(count).unwrap_or(i64::MAX))
+    }
+
     /// It as a text; none where there is none.
     #[must_use]
     pub fn text(&self) -> Option<String> {

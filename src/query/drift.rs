@@ -168,7 +168,7 @@ impl Seen {
             clock::from_micros(self.first).into(),
             clock::from_micros(self.last).into(),
             self.states.into(),
-            Cell::Count(i64::try_from(own).unwrap_or(i64::MAX)),
+            Cell::count(own),
             Cell::Number(own as f64 / devices.max(1) as f64),
             self.example.into(),
         ]

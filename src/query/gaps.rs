@@ -501,9 +501,9 @@ impl Reading<'_> {
             let recoverable: usize = gaps.iter().map(|gap| self.recoverable(gap).count()).sum();
             let oldest = gaps.iter().filter_map(|gap| self.days_left(gap)).min_by(f64::total_cmp);
             let mut row = self.key_cells(device);
-            row.extend([count(self.buckets.count()), count(present), share(present, self.buckets.count())]);
-            row.extend(Cause::ALL.map(|cause| count(missing(cause))));
-            row.extend([count(recoverable), oldest.into()]);
+            row.extend([Cell::count(self.buckets.count()), Cell::count(present), share(present, self.buckets.count())]);
+            row.extend(Cause::ALL.map(|cause| Cell::count(missing(cause))));
+            row.extend([Cell::count(recoverable), oldest.into()]);
             row
         });
         Answer { title: self.title(), columns, rows: rows.collect() }
@@ -521,7 +521,7 @@ impl Reading<'_> {
                 let mut row = self.key_cells(device);
                 row.extend([self.buckets.start(gap.first).into(), self.buckets.start(gap.last + 1).into()]);
                 row.push(Cell::Text(gap.cause.name().to_owned()));
-                row.extend([count(gap.intervals()), self.days_left(&gap).into()]);
+                row.extend([Cell::count(gap.intervals()), self.days_left(&gap).into()]);
                 row
             })
         };
@@ -603,10 +603,6 @@ impl Gap {
     fn intervals(&self) -> usize {
         self.last + 1 - self.first
     }
-}
-
-fn count(count: usize) -> Cell {
-    Cell::Count(i64::try_from(count).unwrap_or(i64::MAX))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share of fewer than 2^53")]

@@ -7,7 +7,7 @@ use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, MOST_MISSED, QueryErro
 
 use super::Asking;
 use super::ask::{Known, changes_in};
-use super::model::{Chart, Fact, Report, Section, Table, TableRow, count};
+use super::model::{Chart, Fact, Report, Section, Table, TableRow};
 use super::plan::{Bound, Shown};
 use super::trouble::{Ranking, chosen};
 use super::words::percent;
@@ -240,7 +240,7 @@ fn changes_of_the_fleet(changed: &Answer, wanted: &[Shown]) -> Section {
         let mut kinds: Vec<_> = kinds.into_iter().collect();
         kinds.sort_by_key(|(_, (_, devices))| std::cmp::Reverse(devices.len()));
         let rows = kinds.into_iter().map(|((from, to), (times, devices))| TableRow {
-            cells: vec![from.into(), to.into(), count(devices.len()), times.into()],
+            cells: vec![from.into(), to.into(), Cell::count(devices.len()), times.into()],
             ..TableRow::default()
         });
         Table::new(&wanted.title, &["From", "To", "Devices", "Times"], rows.collect(), MOST_ROWS)

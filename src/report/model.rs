@@ -215,11 +215,6 @@ fn end(start: Timestamp, every: Duration, zone: Zone) -> Option<Timestamp> {
     zone.moment(begin.checked_add_signed(TimeDelta::from_std(every).ok()?)?)
 }
 
-/// A number of things.
-pub(super) fn count(count: usize) -> Cell {
-    Cell::Count(i64::try_from(count).unwrap_or(i64::MAX))
-}
-
 /// The length of the buckets of a window: short enough for a chart, and one that people count in.
 pub(super) fn bucket_length(window: Duration) -> Duration {
     // Not shorter than the time between two sweeps of most: a point without a state is a gap.
