@@ -347,7 +347,7 @@ impl ConfigFile {
     /// As for [`ConfigFile::policy`].
     pub fn policy_of_reader(&self) -> Result<Policy, ConfigError> {
         match self.policy() {
-            Err(ConfigError::Read { error, .. }) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(ConfigError::Read { error, .. }) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Ok(Policy::default())
             }
             policy => policy,

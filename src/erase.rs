@@ -74,7 +74,7 @@ pub enum EraseError {
         /// The file.
         path: PathBuf,
         /// Why not.
-        error: std::io::Error,
+        error: io::Error,
     },
 }
 
@@ -218,11 +218,6 @@ fn devices_of(archive: &Archive, subject: &Subject) -> Result<BTreeSet<String>, 
     Ok(theirs)
 }
 
-/// Whether a file was there when its folder was listed, and is no more.
-fn is_gone(error: &ArchiveError) -> bool {
-    matches!(error, ArchiveError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
-}
-
 /// A part of a day.
 struct Day<'a> {
     archive: &'a Archive,
@@ -295,9 +290,4 @@ fn prove(archive: &Archive, subject: &Subject, left: &[PathBuf]) -> Result<(), E
         Some(path) => Err(EraseError::Left(path)),
         None => Ok(()),
     }
-}
-
-/// The length of a file on the local disk; 0 where it is gone.
-fn size(path: &Path) -> u64 {
-    path.metadata().map_or(0, |metadata| metadata.len())
 }

@@ -468,8 +468,8 @@ fn join(outer: &str, key: &str) -> String {
 }
 
 /// A JSON string.
-fn quoted(text: &str) -> Cow<'static, str> {
-    serde_json::to_string(text).expect("a string always has a form in JSON").into()
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("a string always has a form in JSON")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 
-use crate::api::Client;
+use crate::api::{Budget, Client};
 use crate::archive::Archive;
 use crate::clock::{self, Clock, Timestamp, Zone};
 use crate::collect::{BackfillPlan, BackfillStats, CollectError, CollectOptions, Collector, SourceChoice, Stretch};
@@ -126,12 +126,7 @@ impl Wanted {
     }
 
     /// What is left to ask: without what an earlier backfill read to its end.
-    fn plan(
-        &self,
-        archive: Option<&Archive>,
-        policy: &Policy,
-        budget: crate::api::Budget,
-    ) -> anyhow::Result<BackfillPlan> {
+    fn plan(&self, archive: Option<&Archive>, policy: &Policy, budget: Budget) -> anyhow::Result<BackfillPlan> {
         let days = archive.map(|archive| Days::new(archive, true));
         // What was read as it was reported needs no averages.
         let sources: &[Source] =
@@ -215,7 +210,7 @@ pub(super) struct Healer {
     pub(super) archive: Archive,
     pub(super) account: AccountId,
     pub(super) clock: Clock,
-    pub(super) budget: crate::api::Budget,
+    pub(super) budget: Budget,
     pub(super) policy: Policy,
     /// Of these alone, where any are named.
     pub(super) devices: Vec<DeviceId>,

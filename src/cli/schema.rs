@@ -6,11 +6,10 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
 
-use crate::schema::{Column, Kind, Personal, Schema, Unit};
-
 use crate::clock::Clock;
 use crate::config;
 use crate::query::{self, Days, Window};
+use crate::schema::{Column, Kind, Personal, Schema, Unit};
 
 use super::args::{Args, DriftArgs, SchemaArgs, SchemaFormat, SchemaQuestion};
 use super::query::show;

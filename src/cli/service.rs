@@ -29,7 +29,7 @@ pub(super) fn run(args: &Args, command: &ServiceArgs) -> anyhow::Result<Exit> {
         (None, false) if command.scheduler != Scheduler::Kubernetes => None,
         (typed, _) => Some(file.one_account(typed.as_deref())?.to_string()),
     };
-    let minutes = every.as_secs().div_ceil(60);
+    let minutes = every.as_secs() / 60;
     let service = Service {
         program: std::env::current_exe().ok().unwrap_or_else(|| PathBuf::from("dex-archive")),
         root: place.absolute()?,

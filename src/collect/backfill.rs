@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -262,7 +263,7 @@ impl Collector<'_> {
         random: u16,
         stats: &mut BackfillStats,
     ) -> Result<(), Halt> {
-        let end = std::sync::Arc::clone(&backfill.sweep.borrow().end);
+        let end = Arc::clone(&backfill.sweep.borrow().end);
         let mut halted = Ok(());
         // Each window has a name of its own: pages of two may be asked for in one moment.
         let numbers = std::iter::successors(Some(random), |number| Some(number.wrapping_add(1)));
@@ -296,7 +297,7 @@ impl Collector<'_> {
         number: u16,
         backfill: &Backfill,
     ) -> Result<Read, Halt> {
-        let end = std::sync::Arc::clone(&backfill.sweep.borrow().end);
+        let end = Arc::clone(&backfill.sweep.borrow().end);
         let now = self.clock.now();
         let from = window.from.max(now - HISTORY);
         if from >= window.to {

@@ -13,7 +13,7 @@ use crate::archive::{Archive, ArchiveError, PartFile, ShardLock};
 use crate::schema::Schema;
 
 use super::subject::{Found, Subject};
-use super::{EraseError, Erased, is_gone};
+use super::{EraseError, Erased};
 
 /// Takes what mentions a subject out of the quarantine, as far as the files are ours and can be read; the
 /// others are named. Without a shard's lock nothing is changed.
@@ -93,11 +93,12 @@ pub(super) fn prune(
     erased: &mut Erased,
 ) -> Result<(), EraseError> {
     for path in files(&archive.quarantine_dir())? {
+        let Ok(metadata) = path.metadata() else { continue };
         // When it came there; when it was written is somebody else's story.
-        let came = path.metadata().ok().and_then(|metadata| DateTime::from_timestamp(metadata.ctime(), 0));
+        let came = DateTime::from_timestamp(metadata.ctime(), 0);
         if came.is_some_and(|came| came.date_naive() < first_kept) {
             erased.quarantined += 1;
-            erased.bytes += super::size(&path);
+            erased.bytes += metadata.len();
             if !dry_run {
                 archive.disk().remove(&path).map_err(ArchiveError::from)?;
             }
@@ -196,6 +197,11 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, EraseError> {
     }
     files.sort_unstable();
     Ok(files)
+}
+
+/// Whether a file was there when its folder was listed, and is no more.
+fn is_gone(error: &ArchiveError) -> bool {
+    matches!(error, ArchiveError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> EraseError {

@@ -1,6 +1,7 @@
 //! The newest state of each device, and what changed from state to state.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow_array::{Array, RecordBatch};
 use chrono::TimeDelta;
@@ -160,7 +161,7 @@ impl History {
 
 /// Where the wanted columns stand in the batches of a scan.
 struct Reading {
-    schema: std::sync::Arc<Schema>,
+    schema: Arc<Schema>,
     scan: Scan,
     wanted: Vec<usize>,
 }

@@ -96,9 +96,7 @@ impl Asking<'_> {
         let order: Vec<Ranking> = order.collect();
         Ok(order.into_iter().chain([Ranking::new(&disconnects.title, String::new(), bound, left)]).collect())
     }
-}
 
-impl Asking<'_> {
     /// The days from a device's first state to its last, and one at least: what happened once in an hour did not happen
     /// twenty-four times a day.
     fn days_seen(&self) -> Result<BTreeMap<String, f64>, QueryError> {
