@@ -175,25 +175,13 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
             Some(Repair::SetAside) => (),
             Some(Repair::SetDamagedAside) => done.loses_rows = true,
             Some(Repair::Refile { dataset }) => {
-                for schema in schemas_of(dataset) {
+                if let Some(schema) = schema_of(dataset) {
                     done.refile(archive, locks, &schema, &subject, None)?;
                 }
             }
             Some(Repair::Rewrite { dataset, date, shard }) => {
-                let Some(lock) = locks.iter().find(|lock| lock.shard == *shard) else { continue };
-                for schema in schemas_of(dataset) {
-                    let own = Spot { date: *date, shard: *shard };
-                    let parts = archive.parts(&Partition { dataset: dataset.clone(), date: *date })?;
-                    // By now it may be another one: what was repaired before has filed rows into this day.
-                    let part = parts.into_iter().find(|(part, _)| part.shard == *shard);
-                    let refiled = match part {
-                        Some((_, part)) => done.refile(archive, locks, &schema, &part, Some(own))?,
-                        None => 0,
-                    };
-                    let staged = archive.stage_anew(lock, &schema, *date)?;
-                    done.sentences.extend(staged.damage());
-                    done.loses_rows |= staged.loses_rows(refiled);
-                    staged.publish()?;
+                if let Some(schema) = schema_of(dataset) {
+                    done.rewrite(archive, locks, &schema, Spot { date: *date, shard: *shard })?;
                 }
                 continue;
             }
@@ -205,8 +193,8 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
 }
 
 /// The schema of a dataset; none where there is no such.
-fn schemas_of(dataset: &str) -> impl Iterator<Item = Arc<Schema>> {
-    Schema::all().into_iter().filter(move |schema| schema.dataset == dataset)
+fn schema_of(dataset: &str) -> Option<Arc<Schema>> {
+    Schema::all().into_iter().find(|schema| schema.dataset == dataset)
 }
 
 impl Repaired {
@@ -238,6 +226,29 @@ impl Repaired {
             self.sentences.push(format!("filed {refiled} rows of {} where they belong", path.display()));
         }
         Ok(refiled)
+    }
+
+    /// Writes a day's part anew from what can be read of it. Rows that do not belong there are filed elsewhere first.
+    fn rewrite(
+        &mut self,
+        archive: &Archive,
+        locks: &[ShardLock],
+        schema: &Arc<Schema>,
+        own: Spot,
+    ) -> Result<(), ArchiveError> {
+        let Some(lock) = locks.iter().find(|lock| lock.shard == own.shard) else { return Ok(()) };
+        let parts = archive.parts(&Partition { dataset: schema.dataset.clone(), date: own.date })?;
+        // By now it may be another one: what was repaired before has filed rows into this day.
+        let part = parts.into_iter().find(|(part, _)| part.shard == own.shard);
+        let refiled = match part {
+            Some((_, part)) => self.refile(archive, locks, schema, &part, Some(own))?,
+            None => 0,
+        };
+        let staged = archive.stage_anew(lock, schema, own.date)?;
+        self.sentences.extend(staged.damage());
+        self.loses_rows |= staged.loses_rows(refiled);
+        staged.publish()?;
+        Ok(())
     }
 }
 

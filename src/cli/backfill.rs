@@ -1,6 +1,7 @@
 //! `backfill`, and what `collect --self-heal` does between sweeps.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -43,9 +44,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     if command.dry_run {
         let archive = if Archive::is_absent(&place)? { None } else { Some(Archive::open(&place)?) };
         for ((_, options), wanted) in accounts.iter().zip(&wanted) {
-            let plan = wanted.plan(archive.as_ref(), &policy, options.budget)?;
-            let windows = plan.windows.iter().map(Stretch::to_string);
-            print::data(windows.chain([format!("plan: {plan}")]).collect::<Vec<_>>().join("\n") + "\n")?;
+            print_plan(&wanted.plan(archive.as_ref(), &policy, options.budget)?)?;
         }
         return Ok(Exit::Done);
     }
@@ -87,6 +86,12 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         }
         Ok(exit)
     })
+}
+
+/// Prints what would be asked for, window by window.
+fn print_plan(plan: &BackfillPlan) -> io::Result<()> {
+    let windows = plan.windows.iter().map(Stretch::to_string);
+    print::data(windows.chain([format!("plan: {plan}")]).collect::<Vec<_>>().join("\n") + "\n")
 }
 
 /// What is asked of the history.

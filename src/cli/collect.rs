@@ -57,21 +57,9 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         return Err(ConfigError::HealShard.into());
     }
     if command.dry_run {
-        let known = known_devices(&place, &clock);
-        for (name, client) in &accounts {
-            let of = if accounts.len() > 1 { format!(" ({name})") } else { String::new() };
-            let plan = Plan::new(&options, client.budget);
-            let is_its = |(account, _): &&(String, String)| account == client.account_id.as_str();
-            // Which of them are a shard's, only a sweep finds out.
-            let devices = if shards == Shards::All { known.iter().filter(is_its).count() as u64 } else { 0 };
-            print::data(match devices {
-                1.. if plan.list => {
-                    format!("plan{of}, by the devices of the last 7 days: {}\n", plan.for_devices(devices))
-                }
-                _ => format!("plan{of}: {plan}\n"),
-            })?;
-        }
-        return Ok(Exit::Done);
+        // Which of the devices are a shard's, only a sweep finds out.
+        let known = if shards == Shards::All { known_devices(&place, &clock) } else { BTreeSet::new() };
+        return print_plans(&accounts, &options, &known);
     }
     until_stopped(async |stop| {
         let mut clients = Vec::new();
@@ -115,6 +103,26 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let clock = clock.clone();
         sweeps(Sweeps { collectors, accounts, command, every, metrics, resumes, clock, quiet }, &stop, exit).await
     })
+}
+
+/// Prints what a sweep of each account would ask for, given the devices that are known.
+fn print_plans(
+    accounts: &[(String, ClientOptions)],
+    options: &CollectOptions,
+    known: &BTreeSet<(String, String)>,
+) -> anyhow::Result<Exit> {
+    for (name, client) in accounts {
+        let of = if accounts.len() > 1 { format!(" ({name})") } else { String::new() };
+        let plan = Plan::new(options, client.budget);
+        let is_its = |(account, _): &&(String, String)| account == client.account_id.as_str();
+        print::data(match known.iter().filter(is_its).count() as u64 {
+            devices @ 1.. if plan.list => {
+                format!("plan{of}, by the devices of the last 7 days: {}\n", plan.for_devices(devices))
+            }
+            _ => format!("plan{of}: {plan}\n"),
+        })?;
+    }
+    Ok(Exit::Done)
 }
 
 /// Gives accounts that are asked side by side with one credential a part of its limit each.
@@ -438,15 +446,7 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
         if !sweeps.collectors[0].next_tick(every).await {
             break;
         }
-        // Where its days went into other shards, nothing can be published any more: who watches over the process starts
-        // another one.
-        let archive = sweeps.resumes.archive.clone();
-        let asked = tokio::task::spawn_blocking(move || archive.check_shards());
-        if let Ok(Ok(Err(error @ (ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. })))) =
-            tokio::time::timeout(ASKING, asked).await
-        {
-            return Err(error.into());
-        }
+        check_shards(sweeps.resumes.archive.clone()).await?;
     }
     if every.is_some() && ended_by.is_none() {
         let published = sweeps.collectors[0].publish_waiting().await?;
@@ -460,6 +460,17 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
     match (finished, ended_by) {
         (Err(error), _) | (Ok(()), Some(error)) => Err(error.into()),
         (Ok(()), None) => Ok(exit),
+    }
+}
+
+/// Whether an archive has the shards that it had. Where its days went into others, nothing can be published any more:
+/// who watches over the process starts another one. A store that gives no answer in time is asked again after the next
+/// sweep.
+async fn check_shards(archive: Archive) -> Result<(), ArchiveError> {
+    let asked = tokio::task::spawn_blocking(move || archive.check_shards());
+    match tokio::time::timeout(ASKING, asked).await {
+        Ok(Ok(Err(error @ (ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. })))) => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -357,20 +357,17 @@ impl<'a> Collector<'a> {
             let shown = sweep.see(&exchange.answer);
             let next = sweep.list.take(&mut exchange, shown);
             self.keep(sweep, exchange).await?;
-            if matches!(next, Next::Again) {
-                continue;
-            }
-            page += 1;
-            match next {
-                Next::Again => unreachable!("it was seen to be another one"),
+            let following = page + 1;
+            page = match next {
+                Next::Again => page,
                 Next::Back => unreachable!("a list of now is no settled one"),
-                Next::Read if page == begin => return Ok(()),
-                Next::Read => (),
-                Next::End if begin > 1 && page > begin => page = 1,
+                Next::Read if following == begin => return Ok(()),
+                Next::Read => following,
+                Next::End if begin > 1 && following > begin => 1,
                 Next::End => return Ok(()),
                 Next::GiveUp(_) if sweep.list.read > 0 => return Ok(()),
                 Next::GiveUp(reason) => return Err(Halt::Failed(CollectError::Discovery(reason))),
-            }
+            };
         }
         Ok(())
     }

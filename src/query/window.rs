@@ -70,27 +70,8 @@ impl Buckets {
         if count.unsigned_abs() > MOST_BUCKETS {
             return Err(QueryError::Buckets { buckets: count.unsigned_abs() });
         }
-        let starts: Box<dyn Iterator<Item = i64>> = if zone == Zone::UTC {
-            let begin = if every % (7 * DAY) == 0 { FIRST_MONDAY * DAY } else { 0 };
-            let first = (since - begin).div_euclid(every);
-            Box::new((first..).map_while(move |at| at.checked_mul(every)?.checked_add(begin)))
-        } else if every % DAY == 0 {
-            Box::new(midnights(window.since, every / DAY, zone))
-        } else if DAY % every == 0 && every > HOUR {
-            let times = dates(window.since, 1, zone).flat_map(move |date| {
-                (0..DAY / every).map(move |at| date.and_time(NaiveTime::MIN) + TimeDelta::microseconds(at * every))
-            });
-            Box::new(times.map_while(move |time| Some(zone.moment(time)?.timestamp_micros())))
-        } else if DAY % every == 0 {
-            let days = midnights(window.since, 1, zone);
-            Box::new(days.clone().zip(days.skip(1)).flat_map(move |(day, next)| {
-                (0..).map(move |at| day + at * every).take_while(move |&start| start < next)
-            }))
-        } else {
-            return Err(QueryError::ZoneBuckets);
-        };
         let mut edges: Vec<i64> = Vec::new();
-        for start in starts {
+        for start in starts(window.since, every, zone)? {
             // A day that a time zone leaves out begins when the next one does.
             if edges.last().is_some_and(|&last| start <= last) {
                 continue;
@@ -145,6 +126,33 @@ impl Buckets {
 
 /// Days from the Unix epoch to the first Monday in it.
 const FIRST_MONDAY: i64 = 4;
+
+/// Where buckets of so many microseconds begin, from the one that a moment is in on, or from an earlier one.
+fn starts(since: Timestamp, every: i64, zone: Zone) -> Result<Box<dyn Iterator<Item = i64>>, QueryError> {
+    if zone == Zone::UTC {
+        let begin = if every % (7 * DAY) == 0 { FIRST_MONDAY * DAY } else { 0 };
+        let first = (since.timestamp_micros() - begin).div_euclid(every);
+        return Ok(Box::new((first..).map_while(move |at| at.checked_mul(every)?.checked_add(begin))));
+    }
+    if every % DAY == 0 {
+        return Ok(Box::new(midnights(since, every / DAY, zone)));
+    }
+    if DAY % every != 0 {
+        return Err(QueryError::ZoneBuckets);
+    }
+    if every > HOUR {
+        let times = dates(since, 1, zone).flat_map(move |date| {
+            (0..DAY / every).map(move |at| date.and_time(NaiveTime::MIN) + TimeDelta::microseconds(at * every))
+        });
+        return Ok(Box::new(times.map_while(move |time| Some(zone.moment(time)?.timestamp_micros()))));
+    }
+    let days = midnights(since, 1, zone);
+    let starts = days
+        .clone()
+        .zip(days.skip(1))
+        .flat_map(move |(day, next)| (0..).map(move |at| day + at * every).take_while(move |&start| start < next));
+    Ok(Box::new(starts))
+}
 
 /// Every so many midnights of a time zone, from the last before a moment on.
 fn midnights(since: Timestamp, days: i64, zone: Zone) -> impl Iterator<Item = i64> + Clone {

@@ -80,6 +80,16 @@ impl Asking<'_> {
                 found.insert(&limit.name, ranking);
             }
         }
+        let order = self.plan.limit.iter().filter_map(|limit| found.remove(limit.name.as_str()));
+        let order: Vec<Ranking> = order.collect();
+        let disconnects = &self.plan.disconnects;
+        let left = self.disconnects(states, changed)?;
+        let disconnects = Ranking::new(&disconnects.title, String::new(), Bound::Above(disconnects.above), left);
+        Ok(order.into_iter().chain([disconnects]).collect())
+    }
+
+    /// How often a day each device disconnected, of those that did.
+    fn disconnects(&self, states: &BTreeMap<String, i64>, changed: &Answer) -> Result<Values, QueryError> {
         let disconnects = &self.plan.disconnects;
         let mut left: Values = states.keys().map(|id| (id.clone(), 0.0)).collect();
         // The API's examples write the value with a capital.
@@ -91,10 +101,7 @@ impl Asking<'_> {
         left.retain(|_, times| *times > 0.0);
         let days = if left.is_empty() { BTreeMap::new() } else { self.days_seen()? };
         left.iter_mut().for_each(|(id, times)| *times /= days.get(id).copied().unwrap_or(1.0));
-        let bound = Bound::Above(disconnects.above);
-        let order = self.plan.limit.iter().filter_map(|limit| found.remove(limit.name.as_str()));
-        let order: Vec<Ranking> = order.collect();
-        Ok(order.into_iter().chain([Ranking::new(&disconnects.title, String::new(), bound, left)]).collect())
+        Ok(left)
     }
 
     /// The days from a device's first state to its last, and one at least: what happened once in an hour did not happen
