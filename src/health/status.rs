@@ -12,8 +12,8 @@ use crate::clock::{self, Timestamp, Zone, rfc3339};
 use crate::disk::{self, bytes};
 use crate::journal::{self, Segment};
 use crate::query::{
-    Cell, Days, GapsOptions, LastSweep, MOST_MISSED, QueryError, Unexpected, Window, devices_seen, first_sweeps, gaps,
-    holes, last_sweeps, unexpected,
+    Cause, Cell, Days, GapsOptions, LastSweep, MOST_MISSED, QueryError, Unexpected, Window, devices_seen, first_sweeps,
+    gaps, holes, last_sweeps, unexpected,
 };
 use crate::schema::Schema;
 use crate::snapshot::HISTORY;
@@ -146,48 +146,10 @@ impl Status {
         let sweeps = last_sweeps(&days, back(HISTORY))?;
         let known = known(archive, &days, now)?;
         let began = began(&days, now, &known)?;
-        let question =
-            |window| GapsOptions { devices: None, window, every: options.expect, zone: Zone::UTC, each: false, now };
-        let is_one = sweeps.len() == 1;
-        let mut covered = [0; 3];
-        let (mut oldest_gap, mut before_first): (Option<Timestamp>, Option<Timestamp>) = (None, None);
-        let expect = TimeDelta::from_std(options.expect).unwrap_or(HISTORY).min(HISTORY);
-        let window = back(HISTORY - expect);
-        // Of an account that is new, the first interval is not over, and what is in it is all that is known.
-        let of_new =
-            if began.is_empty() || window.check().is_err() { BTreeSet::new() } else { devices_seen(&days, window)? };
-        for account in sweeps.iter().map(|sweep| &sweep.account_id) {
-            // Before the collecting began there was nothing to miss; the interval in which it did is not counted.
-            let first = began.get(account).map(|began| next_whole(*began, options.expect));
-            let since = |earliest: Timestamp| first.map_or(earliest, |first| first.max(earliest));
-            let day = Window { since: since(now - TimeDelta::days(1)), until: now };
-            let own = coverage(&days, &question(day), (!is_one).then_some(account))?;
-            covered = std::array::from_fn(|at| covered[at] + own[at]);
-            let found = match window.check() {
-                Ok(()) => {
-                    let is_its = |(own, _): &&(String, String)| own == account && first.is_some();
-                    let devices: Vec<String> = of_new.iter().filter(is_its).map(|(_, device)| device.clone()).collect();
-                    holes(&days, &question(window), account, &devices)?
-                }
-                Err(_) => Vec::new(),
-            };
-            let missed = found.iter().map(|hole| (hole.window.since.max(window.since), hole.window.until));
-            let (before, after): (Vec<_>, Vec<_>) = missed.partition(|(_, until)| *until <= since(window.since));
-            let oldest = |holes: Vec<(Timestamp, Timestamp)>, other| {
-                holes.into_iter().map(|(since, _)| since).chain(other).min()
-            };
-            (before_first, oldest_gap) = (oldest(before, before_first), oldest(after, oldest_gap));
-        }
-        let [expected, present, missed] = covered;
+        let covered = Covered::read(&days, options, &sweeps, &began)?;
         let Unexpected { states, unmapped: states_unmapped, timeless: states_timeless } =
             unexpected(&days, back(TimeDelta::days(1)))?;
-        let is_empty = |sweep: &&LastSweep| sweep.states == 0 && sweep.failed < sweep.requests;
-        let mut empty: BTreeSet<String> =
-            sweeps.iter().filter(is_empty).map(|sweep| sweep.account_id.clone()).collect();
-        if !empty.is_empty() {
-            let seen = devices_seen(&days, back(HISTORY))?;
-            empty.retain(|account| seen.iter().all(|(own, _)| own != account));
-        }
+        let empty = empty_accounts(&days, &sweeps, now)?;
         archive.check_state()?;
         let Pending { bytes: pending_bytes, since: pending_since, newest } = Pending::read(archive);
         let collected =
@@ -199,9 +161,9 @@ impl Status {
         let mut status = Self {
             silent_accounts: silent.into_iter().collect(),
             last_sweeps: sweeps.into_iter().map(Sweep::from).collect(),
-            expected,
-            present,
-            missed,
+            expected: covered.expected,
+            present: covered.present,
+            missed: covered.missed,
             states,
             states_unmapped,
             states_timeless,
@@ -217,9 +179,9 @@ impl Status {
                 .zip(bytes_per_day)
                 .filter(|_| archive.is_on_disk())
                 .map(|(free, growth)| ratio(free, growth.max(1))),
-            oldest_gap: oldest_gap.map(Moment),
-            oldest_gap_days_left: oldest_gap.map(|since| days_of(since + HISTORY - now)),
-            before_first: before_first.map(Moment),
+            oldest_gap: covered.oldest_gap.map(Moment),
+            oldest_gap_days_left: covered.oldest_gap.map(|since| days_of(since + HISTORY - now)),
+            before_first: covered.before_first.map(Moment),
             damaged: days.skipped(),
             pseudonym_keys: archive.pseudonym_keys()?,
             resharding: archive.is_resharding().then(|| archive.shards()),
@@ -460,6 +422,76 @@ fn next_whole(at: Timestamp, every: Duration) -> Timestamp {
     next.unwrap_or(at)
 }
 
+/// What is there of the states that were expected, of all accounts.
+struct Covered {
+    /// Intervals of the last day in which a state was expected, those that have one, and those in which it was missed.
+    expected: u64,
+    present: u64,
+    missed: u64,
+    /// Of what was missed and is in the history still, where the oldest begins.
+    oldest_gap: Option<Timestamp>,
+    /// The same, of what is from before the collecting began.
+    before_first: Option<Timestamp>,
+}
+
+impl Covered {
+    /// `began` has the accounts whose collecting began within the history, and when it did.
+    fn read(
+        days: &Days,
+        options: &StatusOptions,
+        sweeps: &[LastSweep],
+        began: &BTreeMap<String, Timestamp>,
+    ) -> Result<Self, QueryError> {
+        let now = options.now;
+        let question =
+            |window| GapsOptions { devices: None, window, every: options.expect, zone: Zone::UTC, each: false, now };
+        let is_one = sweeps.len() == 1;
+        let mut covered = [0; 3];
+        let (mut oldest_gap, mut before_first): (Option<Timestamp>, Option<Timestamp>) = (None, None);
+        let expect = TimeDelta::from_std(options.expect).unwrap_or(HISTORY).min(HISTORY);
+        let window = Window { since: now - (HISTORY - expect), until: now };
+        // Of an account that is new, the first interval is not over, and what is in it is all that is known.
+        let of_new =
+            if began.is_empty() || window.check().is_err() { BTreeSet::new() } else { devices_seen(days, window)? };
+        for account in sweeps.iter().map(|sweep| &sweep.account_id) {
+            // Before the collecting began there was nothing to miss; the interval in which it did is not counted.
+            let first = began.get(account).map(|began| next_whole(*began, options.expect));
+            let since = |earliest: Timestamp| first.map_or(earliest, |first| first.max(earliest));
+            let day = Window { since: since(now - TimeDelta::days(1)), until: now };
+            let own = coverage(days, &question(day), (!is_one).then_some(account))?;
+            covered = std::array::from_fn(|at| covered[at] + own[at]);
+            let found = match window.check() {
+                Ok(()) => {
+                    let is_its = |(own, _): &&(String, String)| own == account && first.is_some();
+                    let devices: Vec<String> = of_new.iter().filter(is_its).map(|(_, device)| device.clone()).collect();
+                    holes(days, &question(window), account, &devices)?
+                }
+                Err(_) => Vec::new(),
+            };
+            let missed = found.iter().map(|hole| (hole.window.since.max(window.since), hole.window.until));
+            let (before, after): (Vec<_>, Vec<_>) = missed.partition(|(_, until)| *until <= since(window.since));
+            let oldest = |holes: Vec<(Timestamp, Timestamp)>, other| {
+                holes.into_iter().map(|(since, _)| since).chain(other).min()
+            };
+            (before_first, oldest_gap) = (oldest(before, before_first), oldest(after, oldest_gap));
+        }
+        let [expected, present, missed] = covered;
+        Ok(Self { expected, present, missed, oldest_gap, before_first })
+    }
+}
+
+/// The accounts of which the last sweep brought nothing, although requests were answered, nor any before it that the
+/// history reaches back to.
+fn empty_accounts(days: &Days, sweeps: &[LastSweep], now: Timestamp) -> Result<BTreeSet<String>, QueryError> {
+    let is_empty = |sweep: &&LastSweep| sweep.states == 0 && sweep.failed < sweep.requests;
+    let mut empty: BTreeSet<String> = sweeps.iter().filter(is_empty).map(|sweep| sweep.account_id.clone()).collect();
+    if !empty.is_empty() {
+        let seen = devices_seen(days, Window { since: now - HISTORY, until: now })?;
+        empty.retain(|account| seen.iter().all(|(own, _)| own != account));
+    }
+    Ok(empty)
+}
+
 /// Intervals in which a state is expected of an account, in which there is one, and of which it was missed. The account
 /// is told only where there are several.
 fn coverage(days: &Days, options: &GapsOptions, account: Option<&String>) -> Result<[u64; 3], QueryError> {
@@ -480,7 +512,7 @@ fn coverage(days: &Days, options: &GapsOptions, account: Option<&String>) -> Res
         let cells = rows.flat_map(|row| places.iter().map(move |&at| &row[at]));
         cells.filter_map(|cell| if let Cell::Count(count) = cell { u64::try_from(*count).ok() } else { None }).sum()
     };
-    Ok([total(&["expected"]), total(&["present"]), total(&["not_asked", "failed"])])
+    Ok([total(&["expected"]), total(&["present"]), total(&[Cause::NotAsked.name(), Cause::Failed.name()])])
 }
 
 /// What waits in the journals. What of it cannot be read is `verify`'s to say.
@@ -516,11 +548,12 @@ impl Pending {
 fn size(archive: &Archive, now: Timestamp) -> Result<(u64, u64, Option<u64>), QueryError> {
     let today = now.date_naive();
     let (mut days, mut bytes) = (0, 0);
-    let mut by_day = std::collections::BTreeMap::new();
-    for schema in [Schema::device_state(), Schema::poll()] {
+    let mut by_day = BTreeMap::new();
+    let states = Schema::device_state();
+    for schema in Schema::all() {
         for (partition, size) in archive.sizes(&schema)? {
             bytes += size;
-            days += u64::from(schema.dataset == Schema::device_state().dataset);
+            days += u64::from(schema.dataset == states.dataset);
             if partition.date < today {
                 *by_day.entry(partition.date).or_insert(0) += size;
             }
