@@ -66,6 +66,7 @@ mod refile;
 mod salvage;
 mod source;
 mod store;
+mod surplus;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -97,6 +98,7 @@ pub use publish::{Aside, MOST_RACES, PartInfo, Staged};
 pub use read::{Part, PartFile, Piece, Scan};
 pub use refile::Refiled;
 pub use store::Entry;
+pub use surplus::has_all_of;
 
 use description::Needed;
 use store::{Days, Listed, Store};

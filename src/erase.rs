@@ -1,5 +1,5 @@
-//! Taking rows out of the archive for good: days that are too old, and whatever is about a device or a
-//! person.
+//! Taking rows out of the archive for good: days that are too old, and whatever is about a device, a person or an
+//! account.
 //!
 //! Both are the archive's usual operation: a day is written anew and takes the old one's place. What was
 //! there goes at once, also for readers that have it open. [`forget`] takes the quarantine along, and
@@ -20,6 +20,8 @@ use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock};
 use crate::journal::{self, JournalError};
 use crate::schema::Schema;
 
+use subject::Belongings;
+
 pub use subject::{Subject, SubjectKind};
 
 /// What was taken out.
@@ -33,6 +35,11 @@ pub struct Erased {
     pub quarantined: u64,
     /// Files that mention the subject and are somebody else's, or that nobody can search.
     pub left: Vec<PathBuf>,
+    /// Devices of a person that have states of which nobody can say whose they are: they name nobody, and have no
+    /// registration. These stay.
+    pub unclear: BTreeSet<String>,
+    /// Whether no state in the archive names anybody: nobody can be found in it.
+    pub names_nobody: bool,
     /// Rows under pseudonyms that the subject's is none of. Where no row went, they may be made with another key.
     pub other_pseudonyms: u64,
 }
@@ -92,9 +99,16 @@ pub fn forget(archive: &Archive, locks: Option<&[ShardLock]>, subject: &Subject)
     }
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
-    let subject = &subject.clone().having(devices_of(&archive, subject)?);
+    let found = belongings(&archive, subject)?;
+    (erased.names_nobody, erased.unclear) = (found.names_nobody(), found.unclear());
+    let subject = &subject.clone().having(&found);
+    // It is the states that name somebody by which the others are found: broken off, it is done again from them.
+    if let Some(nameless) = subject.nameless().filter(|_| locks.is_some()) {
+        Forgetting { archive: &archive, locks, subject: &nameless }.dataset(&Schema::device_state(), &mut erased)?;
+        erased.other_pseudonyms = 0;
+    }
     let forgetting = Forgetting { archive: &archive, locks, subject };
-    // The states say whose devices they are: broken off, it is done again from them.
+    // The states say whose devices they are, too.
     for schema in [Schema::poll(), Schema::device_state()] {
         forgetting.dataset(&schema, &mut erased)?;
     }
@@ -118,14 +132,19 @@ pub fn is_waiting(archive: &Archive) -> bool {
 }
 
 /// Removes the days before `first_kept`, and what came into the quarantine before it. With `dry_run`
-/// nothing is changed: the answer says what would be. Without it, whoever calls it holds every shard's lock.
+/// nothing is changed: the answer says what would be. Without it, whoever calls it holds every shard's lock. `today` is
+/// when the machine says it is.
 ///
 /// # Errors
 /// [`EraseError::Everything`] where not a day would be left: then nothing goes. Where the file system says
 /// no, what went before is gone.
-pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<Erased, EraseError> {
+pub fn prune(
+    archive: &Archive,
+    (first_kept, today): (NaiveDate, NaiveDate),
+    dry_run: bool,
+) -> Result<Erased, EraseError> {
     archive.check_state()?;
-    leaves_a_day(archive, first_kept)?;
+    leaves_a_day(archive, first_kept, today)?;
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
     for schema in Schema::all() {
@@ -147,13 +166,17 @@ pub fn prune(archive: &Archive, first_kept: NaiveDate, dry_run: bool) -> Result<
     Ok(erased)
 }
 
-/// That there is a day to be kept, if there is any: a clock that is ahead makes all of them look old. A request of late
-/// shows that it is not, also where no state came.
-fn leaves_a_day(archive: &Archive, first_kept: NaiveDate) -> Result<(), EraseError> {
-    let mut newest: Option<NaiveDate> = None;
-    for schema in Schema::all() {
-        newest = newest.max(archive.partitions(&schema)?.pop().map(|day| day.date));
-    }
+/// That there is a day to be kept, if there is any: a clock that is ahead makes all of them look old. That it is not, what
+/// devices say shows: a request is of this very clock, and a state of a day that is still to come of another wrong one.
+fn leaves_a_day(archive: &Archive, first_kept: NaiveDate, today: NaiveDate) -> Result<(), EraseError> {
+    let newest = |schema: &Schema| -> Result<Option<NaiveDate>, ArchiveError> {
+        let days = archive.partitions(schema)?.into_iter().map(|day| day.date);
+        Ok(days.filter(|day| today.succ_opt().is_none_or(|tomorrow| *day <= tomorrow)).max())
+    };
+    let newest = match newest(&Schema::device_state())? {
+        None => newest(&Schema::poll())?,
+        newest => newest,
+    };
     match newest {
         Some(newest) if newest < first_kept => {
             Err(EraseError::Everything { path: archive.root().to_owned(), newest, first_kept })
@@ -163,6 +186,16 @@ fn leaves_a_day(archive: &Archive, first_kept: NaiveDate) -> Result<(), EraseErr
 }
 
 impl Erased {
+    fn add(&mut self, partition: &Partition, rows: u64) {
+        let is_its = |(dataset, date, _): &&mut (String, NaiveDate, u64)| {
+            *dataset == partition.dataset && *date == partition.date
+        };
+        match self.days.iter_mut().find(is_its) {
+            Some((_, _, known)) => *known += rows,
+            None => self.days.push((partition.dataset.clone(), partition.date, rows)),
+        }
+    }
+
     fn leave(&mut self, path: PathBuf) {
         if !self.left.contains(&path) {
             self.left.push(path);
@@ -182,6 +215,7 @@ impl Forgetting<'_> {
     /// Takes the subject out of every day of a dataset.
     fn dataset(&self, schema: &Schema, erased: &mut Erased) -> Result<(), EraseError> {
         for partition in self.archive.partitions(schema)? {
+            self.name_surplus(schema, &partition, erased)?;
             for (part, path) in self.archive.parts(&partition)? {
                 let day = Day { archive: self.archive, locks: self.locks, schema, partition: &partition, part };
                 match day.forget(&path, self.subject, erased) {
@@ -197,25 +231,35 @@ impl Forgetting<'_> {
     }
 }
 
-/// The devices that somebody has for themselves: what is asked of these is about them too.
-fn devices_of(archive: &Archive, subject: &Subject) -> Result<BTreeSet<String>, EraseError> {
-    let schema = Schema::device_state();
-    let (mut theirs, mut others) = (BTreeSet::new(), BTreeSet::new());
-    for partition in archive.partitions(&schema)? {
-        for (_, path) in archive.parts(&partition)? {
-            match archive.hold_part(&path).and_then(|held| subject.devices_in(&held, &schema)) {
-                Ok(found) => {
-                    theirs.extend(found.theirs);
-                    others.extend(found.others);
-                }
-                // It is named when it cannot be searched.
-                Err(ArchiveError::Damaged { .. } | ArchiveError::Schema { .. }) => (),
+impl Forgetting<'_> {
+    /// Names the parts that stand beside the newest of their shard, where they mention the subject: `verify --repair` files
+    /// their rows.
+    fn name_surplus(&self, schema: &Schema, partition: &Partition, erased: &mut Erased) -> Result<(), EraseError> {
+        for (_, path) in self.archive.surplus(partition)? {
+            match self.archive.hold(&path).and_then(|held| self.subject.count_in(&held, schema)) {
+                Ok(found) if found.about == 0 => (),
+                Ok(_) | Err(ArchiveError::Damaged { .. } | ArchiveError::Schema { .. }) => erased.leave(path),
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(())
     }
-    theirs.retain(|device| !others.contains(device));
-    Ok(theirs)
+}
+
+/// What is somebody's, by all states.
+fn belongings(archive: &Archive, subject: &Subject) -> Result<Belongings, EraseError> {
+    let schema = Schema::device_state();
+    let mut found = Belongings::default();
+    for partition in archive.partitions(&schema)? {
+        for (_, path) in archive.parts(&partition)? {
+            match archive.hold_part(&path).and_then(|held| subject.belongings_in(&held, &schema, &mut found)) {
+                // It is named when it cannot be searched.
+                Err(ArchiveError::Damaged { .. } | ArchiveError::Schema { .. }) => (),
+                looked => looked?,
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// A part of a day.
@@ -255,7 +299,7 @@ impl Day<'_> {
             };
             erased.bytes += freed;
         }
-        erased.days.push((partition.dataset.clone(), partition.date, found.about));
+        erased.add(partition, found.about);
         Ok(())
     }
 

@@ -35,6 +35,8 @@ pub struct Schema {
     pub columns: Vec<Column>,
     /// Indices of the columns that a row is known by; rows stand in their order.
     pub key: Vec<usize>,
+    /// A column of the key, and another one that tells rows of one key apart where that is null.
+    pub stand_in: Option<(usize, usize)>,
     /// Indices of the timestamps whose UTC day is the partition: the first that has a value counts.
     pub partition_by: Vec<usize>,
     /// The timestamp by which the later of two rows with one key stays; without, the first does.
@@ -295,6 +297,7 @@ impl Schema {
             description: table.description,
             columns: table.columns,
             key: table.key,
+            stand_in: table.stand_in,
             partition_by: table.partition_by,
             newest_by: table.newest_by,
             yields: table.yields,
@@ -480,6 +483,7 @@ mod tests {
             assert_eq!((&built_in.columns, &built_in.description), (&table.columns, &table.description));
             assert_eq!((&built_in.key, &built_in.partition_by), (&table.key, &table.partition_by));
             assert_eq!((&built_in.newest_by, &built_in.yields), (&table.newest_by, &table.yields));
+            assert_eq!(built_in.stand_in, table.stand_in);
             assert_eq!(built_in.fingerprint(), table.fingerprint());
         }
     }

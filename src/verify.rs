@@ -11,6 +11,7 @@
 mod layout;
 mod part;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -135,9 +136,9 @@ pub fn verify(
         }
     }
     for journal in archive.journals() {
-        look_at_journal(&journal, &mut report, &mut findings);
+        look_at_journal(archive, &journal, &mut report, &mut findings);
     }
-    report.quarantined = layout::count(&archive.quarantine_dir());
+    report.quarantined = layout::quarantined(&archive.quarantine_dir());
     if report.quarantined > 0 {
         let problem = format!("{} files were received or found, and could not be filed", report.quarantined);
         findings.add(
@@ -168,7 +169,11 @@ pub fn count_parts(archive: &Archive) -> Result<u64, ArchiveError> {
 pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result<Repaired, ArchiveError> {
     let mut done = Repaired::default();
     let Some(first) = locks.first() else { return Ok(done) };
+    let mut moved: BTreeSet<&Path> = BTreeSet::new();
     for finding in &report.findings {
+        if moved.contains(&*finding.subject) {
+            continue;
+        }
         let subject = archive.root().join(&finding.subject);
         match &finding.repair {
             None => continue,
@@ -187,6 +192,7 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
             }
         }
         let place = archive.set_aside(first, &subject, &finding.problem)?;
+        moved.insert(&finding.subject);
         done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
     }
     Ok(done)
@@ -325,8 +331,13 @@ fn parts(
     Ok(found)
 }
 
+/// Whether somebody is collecting or importing.
+fn is_written(archive: &Archive) -> bool {
+    (0..archive.shards()).any(|shard| matches!(archive.holder(shard), Ok(Some(_))))
+}
+
 /// Counts what waits in a journal, and what of it cannot be read.
-fn look_at_journal(dir: &Path, report: &mut Report, findings: &mut Findings) {
+fn look_at_journal(archive: &Archive, dir: &Path, report: &mut Report, findings: &mut Findings) {
     let segments = match journal::segments(dir) {
         Ok(segments) => segments,
         Err(_) if !dir.exists() => return,
@@ -335,15 +346,19 @@ fn look_at_journal(dir: &Path, report: &mut Report, findings: &mut Findings) {
             return findings.add(Severity::Error, dir, &error.to_string(), remedy, None);
         }
     };
+    let last = segments.last().map(|(_, path)| path.clone());
     for (_, path) in segments {
         match Segment::read(&path) {
             Ok(segment) => {
-                let (answers, gaps) = segment.items().fold((0, 0), |(answers, gaps), item| match item {
-                    Item::Answer { .. } => (answers + 1, gaps),
-                    Item::Gap { .. } => (answers, gaps + 1),
-                });
+                let (answers, gaps, ends_in_gap) =
+                    segment.items().fold((0, 0, false), |(answers, gaps, _), item| match item {
+                        Item::Answer { .. } => (answers + 1, gaps, false),
+                        Item::Gap { .. } => (answers, gaps + 1, true),
+                    });
                 report.pending_answers += answers;
-                if gaps > 0 {
+                // The end of what a collector is just writing is no finding.
+                let is_under_way = ends_in_gap && Some(&path) == last.as_ref() && is_written(archive);
+                if gaps > u64::from(is_under_way) {
                     let problem = format!("{gaps} stretches of it were written in part, or bent since");
                     let remedy = "the next collect or import publishes the rest, and keeps them in the quarantine";
                     findings.add(Severity::Warning, &path, &problem, remedy, None);

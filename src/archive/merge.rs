@@ -62,28 +62,34 @@ impl Archive {
         let Redo { schema, date, rows, trusting } = redo.clone();
         let schema = &*schema;
         let partition = Partition { dataset: schema.dataset.clone(), date };
-        let parts = self.parts(&partition)?;
-        let old = parts.into_iter().find(|(name, _)| name.shard == shard);
+        let mut older = self.all_parts(&partition)?;
+        older.retain(|(name, _)| name.shard == shard);
+        older.sort_unstable();
+        let old = older.pop();
         let base = old.as_ref().map(|(name, _)| *name);
         let name = self.store.next_name(shard, base);
         let folder = Staging::make(self, &partition.staging_dir(&self.own, shard))?;
         let old = old.map(|(_, path)| self.hold(&path)).transpose()?;
-        let bases = base.zip(old.as_ref()).map(|(name, old)| (name, old.version.clone()));
-        let rows_before = old.as_ref().map_or(0, |old| old.rows(schema));
-        let rows_expected = usize::try_from(rows_before).unwrap_or(usize::MAX).saturating_add(rows.expected());
-        let path = folder.path().join(name.to_string());
-        let writer = PartWriter::create(&self.disk, &path, schema, rows_expected)?;
+        let mut bases: Vec<_> =
+            base.zip(old.as_ref()).map(|(name, old)| (name, old.version.clone())).into_iter().collect();
         let (part, damage) = match old {
             Some(old) => self.believed(old, schema, Spot { date, shard }, trusting)?,
             None => (None, None),
         };
+        if let Some(newest) = &part {
+            bases.extend(self.left_over(older, newest, schema)?);
+        }
+        let rows_before = usize::try_from(part.as_ref().map_or(0, Part::rows)).unwrap_or(usize::MAX);
+        let rows_expected = rows_before.saturating_add(rows.expected());
+        let path = folder.path().join(name.to_string());
+        let writer = PartWriter::create(&self.disk, &path, schema, rows_expected)?;
         let mut merge = Merge::new(schema, rows.in_order(), writer);
         part.iter().try_for_each(|part| merge.pass_all(part))?;
         let (fresh, info) = merge.finish()?;
-        let (names, bases) = (vec![name], bases.into_iter().collect());
+        let names = vec![name];
         // On a local disk the shard's lock keeps others away.
         let redo = (!self.is_on_disk()).then(|| redo.clone());
-        Ok(Staged { partition, folder, shard, names, bases, is_whole_day: false, damage, info, fresh, redo })
+        Ok(Staged { partition, folder, shard, names, bases, damage, redo, info, fresh })
     }
 
     /// Stages a day anew from what can be read of its part and stands where it belongs, whatever the
@@ -137,7 +143,6 @@ impl Archive {
             shard: lock.shard,
             names: vec![name],
             bases: vec![(old, held.version)],
-            is_whole_day: false,
             damage: None,
             redo: None,
             info,
@@ -198,9 +203,9 @@ impl Archive {
                 (info.rows, info.bytes) = (info.rows + rows, info.bytes + bytes);
             }
         }
-        let (partition, shard, is_whole_day) = (partition.clone(), lock.shard, true);
+        let (partition, shard) = (partition.clone(), lock.shard);
         let (damage, redo, fresh) = (None, None, Vec::new());
-        Ok(Staged { partition, folder, shard, names, bases, is_whole_day, damage, redo, info, fresh })
+        Ok(Staged { partition, folder, shard, names, bases, damage, redo, info, fresh })
     }
 
     /// Writes those rows of parts that belong to one of so many shards: one part's as they come, with the others'
@@ -254,7 +259,12 @@ impl Archive {
     fn hold_whole(&self, path: &Path, schema: &Schema) -> Result<(PartFile, Part), ArchiveError> {
         let held = self.hold(path)?;
         if held.checksum()? != Checksum::Right {
-            let problem = "its checksum is wrong or missing: `verify --repair` writes it anew".to_owned();
+            let remedy = if self.is_resharding {
+                "move it out of the archive and run this again; then put it back, and `verify --repair` files what can be read of it"
+            } else {
+                "`verify --repair` writes it anew"
+            };
+            let problem = format!("its checksum is wrong or missing: {remedy}");
             return Err(ArchiveError::Damaged { path: path.to_owned(), problem });
         }
         let part = held.part(schema)?;

@@ -136,6 +136,8 @@ pub(super) struct Keys<'a> {
     /// The columns that say something of the device.
     content: Vec<usize>,
     columns: Vec<KeyColumn<'a>>,
+    /// A column of them, and what tells rows apart where it is null.
+    twin: Option<(&'a ArrayRef, KeyColumn<'a>)>,
     /// The time, and what stands for it where it is null.
     time: &'a TimestampMicrosecondArray,
     stand_in: Option<KeyColumn<'a>>,
@@ -157,6 +159,7 @@ impl<'a> Keys<'a> {
             batch,
             content: (0..schema.columns.len()).filter(says).collect(),
             columns: schema.key.iter().map(|&at| KeyColumn::new(batch.column(at))).collect(),
+            twin: schema.stand_in.map(|(at, by)| (batch.column(at), KeyColumn::new(batch.column(by)))),
             time: times(batch, schema.partition_by[0]),
             stand_in: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
             newest_by: schema.newest_by.map(|at| KeyColumn::new(batch.column(at))),
@@ -167,6 +170,12 @@ impl<'a> Keys<'a> {
     pub(super) fn compare(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
         let columns = self.columns.iter().zip(&other.columns);
         let unequal = columns.map(|(a, b)| a.compare(row, b, other_row)).find(|order| order.is_ne());
+        let unequal = unequal.or_else(|| match (&self.twin, &other.twin) {
+            (Some((column, a)), Some((_, b))) if column.is_null(row) => {
+                Some(a.compare(row, b, other_row)).filter(|order| order.is_ne())
+            }
+            _ => None,
+        });
         unequal.unwrap_or_else(|| match (&self.stand_in, &other.stand_in) {
             // Without a time, several states may share the rest of the key: what they say tells them apart.
             (Some(a), Some(b)) if self.time.is_null(row) => {

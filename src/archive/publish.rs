@@ -30,6 +30,9 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// So many times in a row, others may be faster.
 pub const MOST_RACES: u32 = 20;
 
+/// What can be done about rows that are lost.
+const FETCH: &str = " (`backfill --again` fetches what Cloudflare has of the last 7 days)";
+
 /// In the name of a folder that was live.
 pub(super) const RETIRED: &str = ".retired";
 
@@ -49,8 +52,6 @@ pub struct Staged {
     pub(super) names: Vec<PartName>,
     /// The parts that they take the place of.
     pub(super) bases: Vec<(PartName, Option<Version>)>,
-    /// Whether the parts of every shard are replaced, or only the writer's.
-    pub(super) is_whole_day: bool,
     pub(super) damage: Option<Damage>,
     /// How it is done again, where somebody else may write meanwhile.
     pub(super) redo: Option<Redo>,
@@ -133,9 +134,10 @@ impl Staged {
         Ok(self.info)
     }
 
-    /// Whether a part of the day is one that it takes the place of.
+    /// Whether a part of the day is one that it takes the place of: one that was read for it. What else stands there has
+    /// rows that are nowhere else, whatever its name is.
     pub(super) fn replaces(&self, part: PartName) -> bool {
-        self.is_whole_day || part.shard == self.shard
+        self.bases.iter().any(|(base, _)| *base == part) || self.names.contains(&part)
     }
 
     /// Whether it has no row and takes the place of none.
@@ -187,11 +189,11 @@ impl Damage {
 
     fn sentence(&self) -> String {
         let lost = match self.rows_lost {
-            None => "none of its rows could be carried over".to_owned(),
+            None => format!("none of its rows could be carried over{FETCH}"),
             Some(0) if self.elsewhere > 0 => format!("{} of its rows belong elsewhere", self.elsewhere),
             Some(0) if self.is_bent => "all of its rows were carried over, some of which may be bent".to_owned(),
             Some(0) => "all of its rows were carried over".to_owned(),
-            Some(rows) => format!("{rows} of its rows could not be carried over"),
+            Some(rows) => format!("{rows} of its rows could not be carried over{FETCH}"),
         };
         format!("{} was damaged ({}): {lost}; it is kept in the quarantine", self.part.path().display(), self.problem)
     }

@@ -50,6 +50,8 @@ pub struct Part {
     footer: Footer,
     /// Whether it was written by this very schema, as this version writes.
     is_current: bool,
+    /// Columns of the file that are passed over: the schema has none of that name and type.
+    strange: Vec<String>,
 }
 
 /// The file of a part, or a copy of what it was at one time: for reading from end to end.
@@ -121,10 +123,16 @@ impl Part {
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let load = || ArrowReaderMetadata::load(&source, options);
         let metadata = sheltered(path, load)?;
+        let mut strange = Vec::new();
         for field in metadata.schema().fields() {
             let known = schema.index_of(field.name());
             let is_known = known.is_some_and(|at| same_type(schema.arrow().field(at).data_type(), field.data_type()));
-            let is_needed = known.is_some_and(|at| schema.key.contains(&at) || schema.partition_by.contains(&at));
+            if !is_known {
+                strange.push(field.name().clone());
+            }
+            let by = schema.stand_in.map(|(_, by)| by);
+            let is_needed =
+                known.is_some_and(|at| schema.key.contains(&at) || schema.partition_by.contains(&at) || by == Some(at));
             if !is_known && (strict || is_needed) {
                 return Err(ArchiveError::Schema { path: path.to_owned(), column: field.name().clone() });
             }
@@ -132,7 +140,7 @@ impl Part {
         let groups = outline::groups(metadata.metadata(), schema);
         let footer = Footer::Whole(metadata);
         let (schema, first_of_key) = (Arc::clone(schema.arrow()), schema.key[0]);
-        Ok(Self { path: path.to_owned(), source, schema, first_of_key, groups, footer, is_current: false })
+        Ok(Self { path: path.to_owned(), source, schema, first_of_key, groups, footer, is_current: false, strange })
     }
 
     /// Opens a part by its outline, if it has one of this very schema: without reading all of its footer.
@@ -141,7 +149,8 @@ impl Part {
         let Some((outline, footer)) = outlined else { return Self::by_footer(path, source, schema, true) };
         let is_current = outline.layout == LAYOUT;
         let (schema, first_of_key) = (Arc::clone(schema.arrow()), schema.key[0]);
-        Ok(Self { path: path.to_owned(), source, schema, first_of_key, groups: outline.groups, footer, is_current })
+        let (path, groups, strange) = (path.to_owned(), outline.groups, Vec::new());
+        Ok(Self { path, source, schema, first_of_key, groups, footer, is_current, strange })
     }
 
     /// Reads the whole file and says whether it is as it was written.
@@ -182,6 +191,12 @@ impl Part {
         let Footer::Whole(metadata) = &self.footer else { return Vec::new() };
         let entries = metadata.metadata().file_metadata().key_value_metadata().into_iter().flatten();
         entries.map(|entry| (entry.key.clone(), entry.value.clone().unwrap_or_default())).collect()
+    }
+
+    /// Columns of the file that are passed over, as the schema has none of that name and type.
+    #[must_use]
+    pub fn strange_columns(&self) -> &[String] {
+        &self.strange
     }
 
     /// The part's file.
@@ -248,7 +263,7 @@ impl Part {
     }
 
     /// The rows of one row group from one of them on, with all columns. Pages before it are stepped over, as far
-    /// as the part says where its pages are.
+    /// as the part says where its pages are: only for that it need say so rightly.
     ///
     /// # Errors
     /// As for [`Part::piece`].
@@ -260,12 +275,19 @@ impl Part {
         let wanted: Vec<usize> = (0..self.schema.fields().len()).collect();
         let reader = sheltered(&self.path, || {
             let (metadata, schema) = self.described(group, &wanted)?;
-            let (metadata, selection) = pages::from(&self.source, metadata, first)?;
+            let (metadata, selection) = match first {
+                0 => (metadata, None),
+                _ => pages::from(&self.source, metadata, first).map(|(metadata, rows)| (metadata, Some(rows)))?,
+            };
             let metadata =
                 ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new().with_schema(schema))?;
             let mask = self.mask(metadata.metadata().file_metadata().schema_descr(), metadata.schema(), &wanted);
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.source.clone(), metadata);
-            builder.with_projection(mask).with_batch_size(BATCH_ROWS).with_row_selection(selection).build()
+            let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
+            match selection {
+                Some(rows) => builder.with_row_selection(rows).build(),
+                None => builder.build(),
+            }
         })?;
         Ok(self.read(Reading { reader: Some(reader), known: None }, &wanted))
     }
@@ -489,11 +511,6 @@ impl PartFile {
     /// Where it cannot be read, or a column is not as it should be by which rows are told apart.
     pub(super) fn part_of_anybody(&self, schema: &Schema) -> Result<Part, ArchiveError> {
         Part::by_footer(&self.path, self.source.clone(), schema, false)
-    }
-
-    /// The rows that it says to have.
-    pub(super) fn rows(&self, schema: &Schema) -> u64 {
-        Part::look(&self.path, self.source.clone(), schema).map_or(0, |part| part.rows())
     }
 }
 

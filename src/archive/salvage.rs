@@ -58,8 +58,14 @@ impl Archive {
         }
         let (salvaged, found) = self.salvaged(&part, schema, spot)?;
         let rows_lost = Some(part.rows().saturating_sub(found.kept + found.elsewhere));
-        let is_bent = checksum == Checksum::Wrong;
-        let problem = found.problem.or(is_bent.then(|| "its checksum is wrong".to_owned()));
+        let passed_over = || {
+            let names: Vec<String> = part.strange_columns().iter().map(|name| format!("{name:?}")).collect();
+            (!names.is_empty())
+                .then(|| format!("its columns {} are not as ours, and were passed over", names.join(", ")))
+        };
+        let is_wrong = checksum == Checksum::Wrong;
+        let problem = found.problem.or_else(passed_over).or(is_wrong.then(|| "its checksum is wrong".to_owned()));
+        let is_bent = is_wrong || !part.strange_columns().is_empty();
         let elsewhere = found.elsewhere;
         let damage = problem.map(|problem| Damage { part: old, problem, rows_lost, elsewhere, is_bent });
         Ok((Some(salvaged), damage))

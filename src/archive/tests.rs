@@ -766,6 +766,26 @@ fn what_stands_behind_a_bent_place_is_carried_over() {
     });
 }
 
+#[test]
+fn places_of_pages_that_make_no_sense_cost_no_row() {
+    let bench = Bench::new();
+    let rows: Vec<Tuple> = (0..70_000).map(|n| (n / 100, Some(1), Some(n % 100), 1, n * 7_919 % 65_537)).collect();
+    bench.publish(&rows);
+    let (path, mut bytes) = bench.only_part();
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&bytes::Bytes::from(bytes.clone())).expect("a footer");
+    for column in metadata.row_group(0).columns() {
+        let place = usize::try_from(column.offset_index_offset().expect("an index")).expect("a small file");
+        bytes[place..place + 4].fill(0xff);
+    }
+    put(&path, &bytes);
+    let lock = bench.archive.lock(0, "test").expect("the lock");
+    let staged = bench.archive.stage_anew(&lock, &bench.schema, date(0)).expect("room on the disk");
+    let said = staged.damage().expect("damage");
+    assert!(said.contains("all of its rows were carried over"), "{said}");
+    staged.publish().expect("room on the disk");
+    assert_eq!(bench.rows().len(), 70_000);
+}
+
 /// Bends the byte at a place of a day of 70,000 rows, and merges one more row into it.
 fn carried_over(lost: usize, place: impl Fn(&bytes::Bytes) -> usize) {
     let bench = Bench::new();
@@ -784,7 +804,7 @@ fn carried_over(lost: usize, place: impl Fn(&bytes::Bytes) -> usize) {
             .expect("room on the disk")
     };
     let said = staged.damage().expect("damage");
-    let expect = format!("{lost} of its rows could not be carried over; it is kept in the quarantine");
+    let expect = format!("{lost} of its rows could not be carried over (`backfill");
     assert!(said.contains(&expect), "{said}");
     staged.publish().expect("room on the disk");
     // The row that comes in takes the place of one, unless that is lost.
@@ -805,7 +825,7 @@ fn a_part_that_is_written_while_it_is_read_is_read_again() {
         // Until the writer has ended, however it did.
         while done.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             let held = archive.hold(&path).expect("however often it is written");
-            assert!(held.rows(&schema) >= 3_000);
+            assert!(held.part(&schema).expect("a part").rows() >= 3_000);
         }
     });
     (0..40).for_each(|n| drop(bench.publish(&[(n, Some(1), None, 2, n)])));
@@ -862,8 +882,16 @@ fn columns_that_another_tool_added_or_bent_cost_no_row() {
     }
     let foreign = arrow_array::RecordBatch::try_new(Arc::new(arrow_schema::Schema::new(fields)), columns);
     put(&path, &to_parquet(&foreign.expect("a batch")).expect("Parquet"));
-    bench.publish(&[(3, Some(1), None, 1, 1)]);
+    let lock = bench.archive.lock(0, "test").expect("the lock");
+    let late = batch(&bench.schema, &[(3, Some(1), None, 1, 1)]);
+    let staged = bench.archive.stage(&lock, &bench.schema, date(0), Incoming::new(&bench.schema, &late, &[0]));
+    let staged = staged.expect("room on the disk");
+    let said = staged.damage().expect("what is passed over is told, and the part kept");
+    assert!(said.contains(r#"its columns "value", "date" are not as ours"#), "{said}");
+    staged.publish().expect("room on the disk");
     assert_eq!(bench.rows().len(), 3, "{:?}", bench.rows());
+    let (path, _) = bench.only_part();
+    assert_eq!(Part::open(&path, &bench.schema).expect("a part").groups(), 1);
 }
 
 #[test]

@@ -684,8 +684,8 @@ pub(super) struct PruneArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    group = clap::ArgGroup::new("subject").required(true).args(["device", "email"]).multiple(true),
-    after_help = "Every row goes in which any text names the person, and what was asked of devices that are theirs alone. The\ndays concerned are written anew, the quarantine too, and all is read again to prove it. With [privacy] rules and\ntheir key, pseudonyms are found as well. Cloudflare remembers 7 days: what it still has may be collected again.\n\nExamples:\n  dex-archive forget --email alice@example.com --dry-run    what would go\n  dex-archive forget --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7"
+    group = clap::ArgGroup::new("subject").required(true).args(["device", "email", "account"]).multiple(true),
+    after_help = "Every row goes in which any text names the person, what else their registrations reported, and what was asked of\ndevices that are theirs alone. The days concerned are written anew, the quarantine too, and all is read again to prove it. With [privacy] rules and\ntheir key, pseudonyms are found as well. Cloudflare remembers 7 days: what it still has may be collected again.\n\nExamples:\n  dex-archive forget --email alice@example.com --dry-run    what would go\n  dex-archive forget --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7\n  dex-archive forget --account 01a7362d577a6c3019a474fd6f485823    a customer who left, an import under a wrong id"
 )]
 pub(super) struct ForgetArgs {
     /// A device, by its id; may be repeated
@@ -694,6 +694,9 @@ pub(super) struct ForgetArgs {
     /// A person, by the e-mail address; may be repeated
     #[arg(long, value_name = "ADDRESS", conflicts_with = "device")]
     pub(super) email: Vec<String>,
+    /// An account, by its id or its name in the config; may be repeated
+    #[arg(long, value_name = "ID", conflicts_with_all = ["device", "email"])]
+    pub(super) account: Vec<String>,
     /// Say what would go, and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,

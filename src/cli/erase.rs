@@ -4,7 +4,7 @@ use anyhow::bail;
 use chrono::TimeDelta;
 
 use crate::clock::Clock;
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, ConfigFile};
 use crate::erase::{self, Erased, Subject, SubjectKind};
 use crate::privacy::{Policy, is_pseudonym};
 use crate::snapshot::DeviceId;
@@ -24,16 +24,16 @@ pub(super) fn prune(args: &Args, command: &PruneArgs) -> anyhow::Result<Exit> {
     let (archive, _) = args.open_archive()?;
     // A rehearsal need not wait for a collector.
     let _locks = if command.dry_run { Vec::new() } else { collect::lock_all(&archive, &clock, "prune")? };
-    let erased = erase::prune(&archive, first_kept, command.dry_run)?;
+    let erased = erase::prune(&archive, (first_kept, now.date_naive()), command.dry_run)?;
     tell(&erased, command.dry_run, args.quiet)?;
     Ok(Exit::Done)
 }
 
-/// Takes a device or a person out of the archive.
+/// Takes a device, a person or an account out of the archive.
 pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> {
     let (archive, file) = args.open_archive()?;
     let policy = file.policy()?;
-    let subject = subject(command, &policy)?;
+    let subject = subject(command, &file, &policy)?;
     let clock = Clock::system();
     let (is_in_bucket, state_dir) = (!archive.is_on_disk(), archive.state_dir().to_owned());
     let erased = if command.dry_run {
@@ -50,18 +50,30 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
         erase::forget(ingest.archive(), Some(ingest.locks()), &subject)?
     };
     tell(&erased, command.dry_run, args.quiet)?;
+    let (is_person, is_clean) = (!command.email.is_empty(), erased.left.is_empty() && erased.unclear.is_empty());
     for path in &erased.left {
         print::note(&format!(
             "left: {} mentions it, or cannot be searched, and is not ours to remove: look at it, and remove it yourself",
             path.display()
         ));
     }
-    if erased.days.is_empty() && erased.other_pseudonyms > 0 {
+    if !erased.unclear.is_empty() {
+        let devices: Vec<&str> = erased.unclear.iter().map(String::as_str).collect();
+        print::note(&format!(
+            "left: states that name nobody and have no registration, of {}: if they are theirs, `forget --device ID` takes them",
+            devices.join(", ")
+        ));
+    }
+    if is_person && erased.names_nobody {
+        print::note(
+            "no state in the archive names anybody, as addresses were dropped or never came: find them by `forget --device ID`",
+        );
+    } else if erased.days.is_empty() && erased.other_pseudonyms > 0 {
         print::note(&format!(
             "{} rows stand under pseudonyms that this key makes of nobody named here: made with another key, they stay",
             erased.other_pseudonyms
         ));
-    } else if erased.left.is_empty() && !command.dry_run && !args.quiet {
+    } else if is_clean && !command.dry_run && !args.quiet {
         print::note("every part and the quarantine were read again: nothing about it is left");
         if erased.other_pseudonyms > 0 {
             print::note(
@@ -78,11 +90,11 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     if !command.dry_run && !args.quiet {
         print::note("Cloudflare remembers 7 days: a collect or a backfill may bring back what it still has");
     }
-    Ok(if erased.left.is_empty() { Exit::Done } else { Exit::Partly })
+    Ok(if is_clean { Exit::Done } else { Exit::Partly })
 }
 
 /// Whom the command names, by the values themselves and by the pseudonyms that the rules make of them.
-fn subject(command: &ForgetArgs, policy: &Policy) -> Result<Subject, ConfigError> {
+fn subject(command: &ForgetArgs, file: &ConfigFile, policy: &Policy) -> Result<Subject, ConfigError> {
     let is_whole = |email: &&String| {
         let (name, domain) = email.split_once('@').unwrap_or_default();
         is_pseudonym(email) || !(name.is_empty() || domain.is_empty() || email.contains(char::is_whitespace))
@@ -93,9 +105,13 @@ fn subject(command: &ForgetArgs, policy: &Policy) -> Result<Subject, ConfigError
     for device in command.device.iter().filter(|device| !is_pseudonym(device)) {
         DeviceId::parse(device)?;
     }
-    let is_person = command.device.is_empty();
-    let (kind, named) =
-        if is_person { (SubjectKind::Person, &command.email) } else { (SubjectKind::Device, &command.device) };
+    let accounts = command.account.iter().map(|typed| file.one_account(Some(typed)).map(|account| account.to_string()));
+    let accounts = accounts.collect::<Result<Vec<_>, _>>()?;
+    let (kind, named) = match (&command.device[..], &command.email[..]) {
+        ([], []) => (SubjectKind::Account, &accounts),
+        ([], _) => (SubjectKind::Person, &command.email),
+        _ => (SubjectKind::Device, &command.device),
+    };
     let pseudonyms = named.iter().filter_map(|value| policy.pseudonym(value));
     Ok(Subject::new(kind, named.iter().cloned().chain(pseudonyms)))
 }

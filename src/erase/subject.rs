@@ -24,6 +24,10 @@ pub struct Subject {
     values: BTreeSet<String>,
     /// Devices, as the archive has their ids, of which the requests are about it.
     devices: BTreeSet<String>,
+    /// Registrations whose states are about it, also where they name nobody.
+    registrations: BTreeSet<String>,
+    /// Whether states that name nobody are all that is meant.
+    is_nameless: bool,
 }
 
 /// What a subject is.
@@ -33,6 +37,8 @@ pub enum SubjectKind {
     Device,
     /// People, by their e-mail addresses.
     Person,
+    /// Accounts, by their ids.
+    Account,
 }
 
 /// What a part holds.
@@ -44,13 +50,35 @@ pub(super) struct Found {
     pub(super) hidden: u64,
 }
 
-/// Devices by whose rows they are in.
+/// What a subject has in the archive, by the states that are about it.
 #[derive(Debug, Default)]
-pub(super) struct Devices {
-    /// In those that are about the subject.
-    pub(super) theirs: BTreeSet<String>,
-    /// In the others.
-    pub(super) others: BTreeSet<String>,
+pub(super) struct Belongings {
+    theirs: Named,
+    others: Named,
+    /// Devices and registrations, if any, of states that name nobody.
+    nameless: BTreeSet<(String, Option<String>)>,
+}
+
+/// What states name that are of somebody.
+#[derive(Debug, Default)]
+struct Named {
+    devices: BTreeSet<String>,
+    registrations: BTreeSet<String>,
+}
+
+impl Belongings {
+    /// Whether no state in the archive names anybody.
+    pub(super) fn names_nobody(&self) -> bool {
+        self.theirs.devices.is_empty() && self.others.devices.is_empty() && !self.nameless.is_empty()
+    }
+
+    /// The devices of the subject that have states of which nobody can say whose they are.
+    pub(super) fn unclear(&self) -> BTreeSet<String> {
+        let is_unclear = |(device, registration): &&(String, Option<String>)| {
+            registration.is_none() && self.theirs.devices.contains(device)
+        };
+        self.nameless.iter().filter(is_unclear).map(|(device, _)| device.clone()).collect()
+    }
 }
 
 impl Subject {
@@ -58,12 +86,24 @@ impl Subject {
     #[must_use]
     pub fn new(kind: SubjectKind, values: impl IntoIterator<Item = String>) -> Self {
         let values = values.into_iter().map(|value| value.to_lowercase()).collect();
-        Self { kind, values, devices: BTreeSet::new() }
+        Self { kind, values, devices: BTreeSet::new(), registrations: BTreeSet::new(), is_nameless: false }
     }
 
-    /// The same, who has devices.
-    pub(super) fn having(self, devices: BTreeSet<String>) -> Self {
-        Self { devices, ..self }
+    /// The same, who has registrations that are nobody else's, and devices of which all states go.
+    pub(super) fn having(self, found: &Belongings) -> Self {
+        let Belongings { theirs, others, nameless } = found;
+        let registrations: BTreeSet<String> = theirs.registrations.difference(&others.registrations).cloned().collect();
+        let is_theirs =
+            |registration: &Option<String>| registration.as_ref().is_some_and(|one| registrations.contains(one));
+        let stay = nameless.iter().filter(|(_, registration)| !is_theirs(registration)).map(|(device, _)| device);
+        let stay: BTreeSet<&String> = others.devices.iter().chain(stay).collect();
+        let devices = theirs.devices.iter().filter(|device| !stay.contains(device)).cloned().collect();
+        Self { devices, registrations, ..self }
+    }
+
+    /// Of what is about it, the states that name nobody; none where there can be none.
+    pub(super) fn nameless(&self) -> Option<Self> {
+        (!self.registrations.is_empty()).then(|| Self { is_nameless: true, ..self.clone() })
     }
 
     /// Whether it is known by a pseudonym too.
@@ -79,7 +119,13 @@ impl Subject {
         let asked = asked.and_then(|ids| ids.as_string_opt::<i32>());
         let is_theirs =
             |row: usize| asked.is_some_and(|ids| ids.is_valid(row) && self.devices.contains(ids.value(row)));
-        let is_about = |row: usize| is_theirs(row) || texts.iter_mut().any(|texts| texts.mention(self, row));
+        let owners = Owners::new(self, schema, batch);
+        let is_nameless = |row: usize| {
+            let registration = owners.registration(row).filter(|_| !owners.is_named(row));
+            registration.is_some_and(|registration| self.registrations.contains(registration))
+        };
+        let mut names_it = |row: usize| is_theirs(row) || texts.iter_mut().any(|texts| texts.mention(self, row));
+        let is_about = |row: usize| is_nameless(row) || !self.is_nameless && names_it(row);
         (0..batch.num_rows()).map(is_about).map(|is_about| Some(!is_about)).collect()
     }
 
@@ -93,19 +139,29 @@ impl Subject {
         Ok(found)
     }
 
-    /// The devices in a part's rows.
-    pub(super) fn devices_in(&self, file: &PartFile, schema: &Schema) -> Result<Devices, ArchiveError> {
-        let mut devices = Devices::default();
+    /// What is the subject's in a part's rows, and what is others'.
+    pub(super) fn belongings_in(
+        &self,
+        file: &PartFile,
+        schema: &Schema,
+        found: &mut Belongings,
+    ) -> Result<(), ArchiveError> {
         self.search(file, schema, |batch, spares| {
+            let owners = Owners::new(self, schema, batch);
             let ids = batch.column_by_name("device_id").and_then(|ids| ids.as_string_opt::<i32>());
-            for (id, is_spared) in ids.into_iter().flatten().zip(spares.values()) {
-                let seen = if is_spared { &mut devices.others } else { &mut devices.theirs };
-                if let Some(id) = id.filter(|id| !seen.contains(*id)) {
-                    seen.insert(id.to_owned());
+            let ids = ids.into_iter().flatten().zip(spares.values()).enumerate();
+            for (row, id, is_spared) in ids.filter_map(|(row, (id, is_spared))| Some((row, id?, is_spared))) {
+                let registration = owners.registration(row);
+                if is_spared && self.kind == SubjectKind::Person && !owners.is_named(row) {
+                    let known = (id.to_owned(), registration.map(str::to_owned));
+                    found.nameless.insert(known);
+                    continue;
                 }
+                let named = if is_spared { &mut found.others } else { &mut found.theirs };
+                add(&mut named.devices, id);
+                registration.into_iter().for_each(|registration| add(&mut named.registrations, registration));
             }
-        })?;
-        Ok(devices)
+        })
     }
 
     /// Hands over the texts of a part's rows, and which of these are about something else.
@@ -145,6 +201,7 @@ impl Subject {
     fn identity(&self, schema: &Schema) -> Option<usize> {
         match self.kind {
             SubjectKind::Device => schema.index_of("device_id"),
+            SubjectKind::Account => schema.index_of("account_id"),
             SubjectKind::Person => schema.columns.iter().position(|column| column.personal == Some(Personal::Person)),
         }
     }
@@ -172,6 +229,41 @@ impl Subject {
             Ok(Value::String(inner)) => self.is_in(&inner),
             _ => false,
         }
+    }
+}
+
+/// Whose the rows of a batch are, as far as they say so.
+struct Owners<'a> {
+    /// The column by which the subject is known.
+    names: Option<&'a StringArray>,
+    /// The registration, and what stands for it.
+    registrations: [Option<&'a StringArray>; 2],
+}
+
+impl<'a> Owners<'a> {
+    fn new(subject: &Subject, schema: &Schema, batch: &'a RecordBatch) -> Self {
+        let texts =
+            |at: usize| batch.column_by_name(&schema.columns[at].name).and_then(|column| column.as_string_opt::<i32>());
+        let (registration, by) = schema.stand_in.unzip();
+        Self {
+            names: subject.identity(schema).and_then(texts),
+            registrations: [registration.and_then(texts), by.and_then(texts)],
+        }
+    }
+
+    fn is_named(&self, row: usize) -> bool {
+        self.names.is_some_and(|names| names.is_valid(row))
+    }
+
+    fn registration(&self, row: usize) -> Option<&'a str> {
+        let mut known = self.registrations.iter().flatten().filter(|texts| texts.is_valid(row));
+        known.next().map(|texts| texts.value(row))
+    }
+}
+
+fn add(known: &mut BTreeSet<String>, text: &str) {
+    if !known.contains(text) {
+        known.insert(text.to_owned());
     }
 }
 

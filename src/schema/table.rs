@@ -10,6 +10,7 @@ pub(super) struct Checked {
     pub(super) description: String,
     pub(super) columns: Vec<Column>,
     pub(super) key: Vec<usize>,
+    pub(super) stand_in: Option<(usize, usize)>,
     pub(super) partition_by: Vec<usize>,
     pub(super) newest_by: Option<usize>,
     pub(super) yields: Option<(usize, Vec<String>)>,
@@ -32,6 +33,11 @@ fn checked(table: Table) -> Result<Schema, SchemaError> {
     let columns: Vec<Column> = table.column.into_iter().map(Entry::into_column).collect();
     check_columns(&columns)?;
     let key = positions(&columns, &table.key)?;
+    let stand_in = table.stand_in.map(|StandIn { column, by }| positions(&columns, &[column, by])).transpose()?;
+    let stand_in = stand_in.map(|places| (places[0], places[1]));
+    if let Some((_, by)) = stand_in.filter(|(at, by)| !key.contains(at) || key.contains(by) || !orders(&columns[*by])) {
+        return Err(broken(&columns[by].name, "stands in for no column of the key, or cannot"));
+    }
     let partition_by = positions(&columns, &table.partition_by)?;
     let newest_by = positions(&columns, table.newest_by.as_slice())?.first().copied();
     let yields = match table.yields {
@@ -46,7 +52,7 @@ fn checked(table: Table) -> Result<Schema, SchemaError> {
     check_times(&columns, partition_by.iter().chain(&newest_by))?;
     check_partition(&columns, &key, &partition_by)?;
     let Table { dataset, description, .. } = table;
-    Ok(Schema::new(Checked { dataset, description, columns, key, partition_by, newest_by, yields }))
+    Ok(Schema::new(Checked { dataset, description, columns, key, stand_in, partition_by, newest_by, yields }))
 }
 
 /// Why a text is no table of this format.
@@ -71,9 +77,18 @@ struct Table {
     description: String,
     partition_by: Vec<String>,
     key: Vec<String>,
+    stand_in: Option<StandIn>,
     newest_by: Option<String>,
     yields: Option<Yields>,
     column: Vec<Entry>,
+}
+
+/// A column of the key, and what tells rows apart where it is null.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StandIn {
+    column: String,
+    by: String,
 }
 
 /// Rows with one of some values in a column.
@@ -218,8 +233,7 @@ fn check_times<'a>(columns: &[Column], mut times: impl Iterator<Item = &'a usize
 }
 
 fn check_partition(columns: &[Column], key: &[usize], partition_by: &[usize]) -> Result<(), SchemaError> {
-    let orders = |kind| matches!(kind, Kind::String | Kind::Int64 | Kind::Timestamp);
-    if let Some(&other) = key.iter().find(|&&at| !orders(columns[at].kind)) {
+    if let Some(&other) = key.iter().find(|&&at| !orders(&columns[at])) {
         return Err(broken(&columns[other].name, "is part of the key and no string, int64 or timestamp"));
     }
     match partition_by.first() {
@@ -227,6 +241,11 @@ fn check_partition(columns: &[Column], key: &[usize], partition_by: &[usize]) ->
         Some(&time) => Err(broken(&columns[time].name, "says the partition and is not part of the key")),
         None => Err(broken("partition_by", "names no column")),
     }
+}
+
+/// Whether rows can stand in the order of a column.
+fn orders(column: &Column) -> bool {
+    matches!(column.kind, Kind::String | Kind::Int64 | Kind::Timestamp)
 }
 
 fn broken(column: &str, problem: &'static str) -> SchemaError {
@@ -272,6 +291,20 @@ mod tests {
         check(&paths(&["a.b.c", "a", "a0", "a.b", "b"]), "\"c1\" has a path that leads");
         check(&paths(&["a.b.c", "a0", "ab.c", "b"]), "fine");
         check(&column("name = \"b\"\ntype = \"string\"\ndescription = \" \""), "\"b\" has no description");
+        let head = |column: &str, by: &str| {
+            let table = HEAD
+                .replace("[[column]]", &format!("stand_in = {{ column = \"{column}\", by = \"{by}\" }}\n[[column]]"));
+            Schema::parse(&format!("{table}{}", named("b")))
+                .map(|schema| schema.stand_in)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(head("at", "b"), Ok(Some((0, 1))));
+        for (column, by) in [("b", "at"), ("b", "b"), ("at", "at")] {
+            assert!(
+                head(column, by).is_err_and(|said| said.contains("stands in for no column of the key")),
+                "{column} {by}"
+            );
+        }
         check(&column("name = \"B\"\ntype = \"string\"\ndescription = \"x\""), "\"B\" has a name with other letters");
         check(&column("name = \"b\"\ntype = \"list\"\ndescription = \"x\""), "\"b\" has fields and no list");
         check(

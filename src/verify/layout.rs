@@ -1,11 +1,15 @@
 //! What stands in the folders, and what should not.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 
-use crate::archive::{Archive, ArchiveError, Checksum, Entry, OWN_FOLDER, Part, PartName, Partition, Spot, is_any_of};
+use crate::archive::{
+    Archive, ArchiveError, Checksum, Entry, OWN_FOLDER, Part, PartFile, PartName, Partition, Spot, has_all_of,
+    is_any_of,
+};
 use crate::schema::Schema;
 
 use super::part::{of_keys, whole};
@@ -36,14 +40,16 @@ pub(super) fn look(archive: &Archive, findings: &mut Findings) {
     }
 }
 
-/// Entries below a folder; none where it is not there.
-pub(super) fn count(dir: &Path) -> u64 {
-    fs::read_dir(dir).map_or(0, |entries| entries.count() as u64)
+/// Files in a quarantine, without the reports on them; none where it is not there.
+pub(super) fn quarantined(dir: &Path) -> u64 {
+    let is_report = |name: &OsStr| name.as_encoded_bytes().ends_with(b".report.json");
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| !is_report(&entry.file_name())).count() as u64
 }
 
 fn look_at_day(archive: &Archive, schema: &Schema, partition: &Partition, day: &Path, findings: &mut Findings) {
     let (mut parts, mut has_others) = (Vec::new(), false);
-    for Entry { name, path, is_file, .. } in entries(archive, day, findings) {
+    for Entry { name, path, is_file, .. } in settled(archive, day, findings) {
         match PartName::parse(&name) {
             // Until all days are filed anew, parts of the former shards hold rows that are nowhere else.
             Some(part) if part.shard >= archive.shards() && !archive.is_resharding() => {
@@ -53,6 +59,12 @@ fn look_at_day(archive: &Archive, schema: &Schema, partition: &Partition, day: &
                 findings.add(Severity::Error, &path, &problem, REFILE, Some(repair));
             }
             Some(part) if is_file => parts.push((part, path)),
+            None if is_file && is_renamed(archive, schema, &path) => {
+                has_others = true;
+                let problem = "it is a part, but for its name";
+                let repair = Repair::Refile { dataset: schema.dataset.clone() };
+                findings.add(Severity::Error, &path, problem, REFILE, Some(repair));
+            }
             _ => foreign(&path, findings),
         }
     }
@@ -65,6 +77,9 @@ fn look_at_day(archive: &Archive, schema: &Schema, partition: &Partition, day: &
         findings.add(Severity::Warning, day, problem, "restore them from a copy, or remove the folder", None);
     }
 }
+
+/// So often a folder is listed that changes meanwhile.
+const MOST_LISTINGS: usize = 10;
 
 /// A part, and where it is.
 type Placed = (PartName, PathBuf);
@@ -83,6 +98,9 @@ fn look_at_pair(
     let (subject, problem, remedy, repair) = match (judged(older), judged(newer)) {
         (State::Astray, _) => {
             (older, format!("its rows belong elsewhere, and {new} has those of the day"), REFILE, refile())
+        }
+        (State::Sound, State::Sound) if !has_all(archive, schema, newer, older) => {
+            (older, format!("it has rows that {new} has not, beside which it stands"), REFILE, refile())
         }
         (_, State::Sound) => {
             (older, format!("{new} took its place: readers find its rows twice"), SET_ASIDE, Some(Repair::SetAside))
@@ -105,6 +123,12 @@ fn look_at_pair(
         }
     };
     findings.add(Severity::Error, subject, &problem, remedy, repair);
+}
+
+/// Whether a part has a row for every key of an older one.
+fn has_all(archive: &Archive, schema: &Schema, newer: &Path, older: &Path) -> bool {
+    let part = |path: &Path| archive.hold(path)?.part(schema);
+    part(newer).and_then(|newer| has_all_of(&newer, &part(older)?, schema)).unwrap_or(false)
 }
 
 /// What a part is that stands beside another one.
@@ -148,6 +172,25 @@ const SET_ASIDE: &str = "verify --repair moves it to the quarantine";
 fn foreign(path: &Path, findings: &mut Findings) {
     let problem = "it is no part, and DuckDB, pandas or Polars may take it for one";
     findings.add(Severity::Error, path, problem, SET_ASIDE, Some(Repair::SetAside));
+}
+
+/// Whether a file is a whole part that somebody gave another name.
+fn is_renamed(archive: &Archive, schema: &Schema, path: &Path) -> bool {
+    let is_part = |held: PartFile| Ok(held.checksum()? == Checksum::Right && held.part(schema)?.rows() > 0);
+    archive.hold(path).and_then(is_part).unwrap_or(false)
+}
+
+/// The entries of a day; where a collector replaced it while they were looked at, those that are there now.
+fn settled(archive: &Archive, day: &Path, findings: &mut Findings) -> Vec<Entry> {
+    let mut found = entries(archive, day, findings);
+    let is_gone = |entry: &Entry| !(entry.is_file || entry.is_folder || entry.is_link);
+    for _ in 0..MOST_LISTINGS {
+        if !found.iter().any(is_gone) {
+            break;
+        }
+        found = entries(archive, day, findings);
+    }
+    found
 }
 
 /// The entries of a folder, in the order of their names; a folder that cannot be listed is a finding.

@@ -152,7 +152,7 @@ impl Look<'_> {
 /// A scan of the columns that rows are told apart by.
 pub(super) fn of_keys(schema: &Schema) -> Scan {
     let columns = schema.key.iter().chain(&schema.partition_by).copied();
-    Scan { columns: columns.collect(), ..Scan::default() }
+    Scan { columns: columns.chain(schema.stand_in.map(|(_, by)| by)).collect(), ..Scan::default() }
 }
 
 /// A batch with every column of its schema; those that were not read are null.

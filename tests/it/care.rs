@@ -79,6 +79,10 @@ fn what_does_not_belong_is_found_and_moved() {
         remove(&part(root, 1));
     };
     check(only_there, &[("error", "shard 7 is none of the archive's 1")], 8);
+    let renamed = |root: &Path| {
+        go(&part(root, 1), &day(root, 1).join("part-0-000001 (1).parquet"));
+    };
+    check(renamed, &[("error", "it is a part, but for its name")], 8);
     let cut = |root: &Path| {
         let bytes = fs::read(part(root, 1)).expect("a part");
         put(&day(root, 1).join("part-0-000009.parquet"), &bytes[..3_000]);
@@ -96,6 +100,47 @@ fn what_does_not_belong_is_found_and_moved() {
         fs::copy(part(root, 1), day(root, 2).join("part-0-000009.parquet")).expect("room on the disk");
     };
     check(of_another_day, &[("error", "its rows belong elsewhere"), ("error", "it has rows of another day")], 8);
+}
+
+#[test]
+fn a_publish_takes_nothing_away_that_it_did_not_read() {
+    // A part of another day beside the day's own, with a lower number and with a higher one; and one with another name.
+    for name in ["part-0-000000.parquet", "part-0-000009.parquet", "part-0-000001 (1).parquet"] {
+        let (_dir, root) = two_days();
+        go(&part(&root, 1), &day(&root, 2).join(name));
+        fs::remove_dir(day(&root, 1)).expect("an empty folder");
+        for hour in [9, 10] {
+            import(&root, &[&body(BOB, LAPTOP, 2, hour)], 0);
+        }
+        let (code, said) = ask(&root, &["verify", "--repair"]);
+        assert_eq!(code, Some(0), "{name}: {said}");
+        assert_eq!(rows(&root, &Schema::device_state()).len(), 10, "{name}");
+        assert_eq!(verify(&root, &["--deep"]).0, Some(0), "{name}");
+    }
+}
+
+#[test]
+fn what_a_publish_left_that_was_broken_off_goes_with_the_next() {
+    let (_dir, root) = two_days();
+    let older = fs::read(part(&root, 1)).expect("a part");
+    import(&root, &[&body(BOB, LAPTOP, 1, 9)], 0);
+    put(&day(&root, 1).join("part-0-000000.parquet"), &older);
+    import(&root, &[&body(BOB, LAPTOP, 1, 10)], 0);
+    assert_eq!(fs::read_dir(day(&root, 1)).expect("a folder").count(), 1);
+    assert_eq!(rows(&root, &Schema::device_state()).len(), 10);
+}
+
+#[test]
+fn parts_that_readers_pass_over_are_named_when_somebody_is_forgotten() {
+    let (_dir, root) = two_days();
+    go(&part(&root, 1), &day(&root, 2).join("part-0-000000.parquet"));
+    let (code, said) = ask(&root, &["forget", "--email", ALICE]);
+    assert!(code == Some(3) && said.contains("part-0-000000.parquet mentions it"), "{said}");
+    assert_eq!(ask(&root, &["verify", "--repair"]).0, Some(0));
+    assert_eq!(emails(&root).len(), 6, "others' rows stay, whatever part they stood in");
+    let (code, said) = ask(&root, &["forget", "--email", ALICE]);
+    assert!(code == Some(0) && said.contains("nothing about it is left"), "{said}");
+    assert_eq!(emails(&root), [BOB; 4]);
 }
 
 #[test]
@@ -533,6 +578,13 @@ fn not_everything_is_pruned_at_once() {
         assert!(code == Some(1) && said.contains("look at this machine's clock"), "{args:?}: {said}");
     }
     assert_eq!(everything(&root), before);
+    // A sweep that failed is of the wrong clock as well, and a device may have one of its own.
+    for day in
+        [root.join("poll/date=").display().to_string() + &days_ago(0)[..10], "device_state/date=2199-01-01".into()]
+    {
+        fs::create_dir_all(root.join(day)).expect("room on the disk");
+        assert_eq!(ask(&root, &["prune", "--keep", "30d"]).0, Some(1));
+    }
     let (code, said) = ask(&root, &["prune", "--keep", "350d"]);
     assert!(code == Some(0) && said.contains("1 days, 1 rows,"), "{said}");
 }
@@ -660,6 +712,11 @@ fn entry(folder: &Path) -> PathBuf {
 
 fn remove(path: &Path) {
     fs::remove_file(path).expect("a file");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test makes and spoils files")]
+fn go(from: &Path, to: &Path) {
+    fs::rename(from, to).expect("a file, and room on the disk");
 }
 
 fn make(path: &Path) {
