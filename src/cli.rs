@@ -138,7 +138,7 @@ fn without_empty_variables(program: clap::Command) -> clap::Command {
 
 /// A number for the name of a sweep: sweeps of one second have other numbers, collectors of one second
 /// other processes.
-fn random(number: u64) -> u16 {
+fn sweep_number(number: u64) -> u16 {
     u16::try_from((number ^ u64::from(std::process::id())) & 0xffff).unwrap_or(0)
 }
 

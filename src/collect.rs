@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::api::MOST_CLOCK_AHEAD;
 use crate::clock;
-use crate::ingest::{IngestError, PublishRule};
+use crate::ingest::{Held, IngestError, PublishRule};
 use crate::snapshot::{DeviceId, Endpoint};
 
 pub use backfill::{BackfillPlan, BackfillStats, Stretch};
@@ -86,7 +86,7 @@ pub struct CollectStats {
     /// Parts that were found damaged and are kept in the quarantine.
     pub damaged: Vec<String>,
     /// Why something is still in the journal; the next publish tries again.
-    pub held: Vec<String>,
+    pub held: Vec<Held>,
     /// Bytes in the journal that wait for a publish.
     pub waiting_bytes: u64,
     /// When the first of them was received.

@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::NaiveDate;
+use serde::Serialize;
 
 use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, Supply, shard_of};
 use crate::clock::Timestamp;
@@ -125,7 +126,7 @@ pub struct Published {
     /// Parts that were found damaged and are kept in the quarantine, a sentence each.
     pub damaged: Vec<String>,
     /// Why something is still in the journal, or in a file that was changed meanwhile, a sentence each.
-    pub held: Vec<String>,
+    pub held: Vec<Held>,
     /// Answers that could not be journalled and are in this process's memory alone.
     pub unwritten: u64,
 }
@@ -434,7 +435,7 @@ impl Ingest {
         self.unpublished = 0;
         let mut published = std::mem::take(&mut self.published);
         // What was held before is tried again now.
-        published.held.retain(|held| !held.ends_with(STAYS));
+        published.held.retain(|held| !held.is_tried_again);
         self.publish_segments(&mut published)?;
         self.publish_lasting(&mut published);
         if !self.unwritten.is_empty() {
@@ -444,9 +445,9 @@ impl Ingest {
                 Err(error) => {
                     let count = self.unwritten.len();
                     published.unwritten = count as u64;
-                    published.held.push(format!(
+                    published.held.push(Held::new(&format!(
                         "{count} answers are in this process's memory alone, and lost when it ends before there is room: {error}"
-                    ));
+                    )));
                 }
             }
         }
@@ -520,13 +521,13 @@ impl Ingest {
                 // Nothing of the others is filed yet.
                 Err(IngestError::Changing) if divided.is_changed() => continue,
                 // Nothing of it is journalled: nobody knows what it is.
-                Err(error @ IngestError::Changing) => return published.held.push(error.to_string()),
+                Err(error @ IngestError::Changing) => return published.held.push(Held::new(&error)),
                 Err(error) => published.hold(&error),
                 Ok(()) => (),
             }
             if published.held.len() > held_before {
                 divided = self.unchanged(divided, published);
-                self.journal(&divided).unwrap_or_else(|error| published.held.push(error.to_string()));
+                self.journal(&divided).unwrap_or_else(|error| published.held.push(Held::new(&error)));
             }
             return;
         }
@@ -535,7 +536,7 @@ impl Ingest {
     /// What is left of a batch without files that were changed, which are told.
     fn unchanged(&self, divided: Divided, published: &mut Published) -> Divided {
         let (divided, changed) = divided.without_changed(&self.plans.states, self.archive.shards());
-        published.held.extend(changed.into_iter().map(|file| IngestError::Changed(file).to_string()));
+        published.held.extend(changed.into_iter().map(|file| Held::new(&IngestError::Changed(file))));
         divided
     }
 
@@ -678,6 +679,28 @@ struct StagedDays {
     fresh: Vec<Option<bool>>,
 }
 
+/// Why something is not published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Held {
+    said: String,
+    /// Whether the next publish tries again, and says anew what it finds.
+    #[serde(skip)]
+    is_tried_again: bool,
+}
+
+impl Held {
+    fn new(said: &dyn fmt::Display) -> Self {
+        Self { said: said.to_string(), is_tried_again: false }
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(&self.said)
+    }
+}
+
 impl Published {
     /// Whether something is not as it should be: damage was found, or bodies could not be filed.
     #[must_use]
@@ -687,7 +710,7 @@ impl Published {
 
     /// Notes why something stays in the journal.
     fn hold(&mut self, error: &dyn fmt::Display) {
-        self.held.push(format!("{error}; {STAYS}"));
+        self.held.push(Held { is_tried_again: true, ..Held::new(&format!("{error}; {STAYS}")) });
     }
 
     /// Publishes a day.

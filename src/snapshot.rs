@@ -286,11 +286,11 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A name for a pass over the fleet: its start to the second and four random digits, so that names
+/// A name for a pass over the fleet: its start to the second and four digits of a number, so that names
 /// sort by time and two collectors do not share one.
 #[must_use]
-pub fn sweep_id(start: Timestamp, random: u16) -> String {
-    format!("{}-{random:04x}", start.format("%Y%m%dT%H%M%SZ"))
+pub fn sweep_id(start: Timestamp, number: u16) -> String {
+    format!("{}-{number:04x}", start.format("%Y%m%dT%H%M%SZ"))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::snapshot::{AccountId, DeviceId, HISTORY, SETTLE, Source};
 use super::args::{Args, BackfillArgs, ResolutionArg};
 use super::collect::until_stopped;
 use super::progress::Bar;
-use super::{Exit, collect, print, random};
+use super::{Exit, collect, print, sweep_number};
 
 /// So many devices with holes are asked for one by one; more are cheaper together.
 const MOST_SINGLE: usize = 8;
@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
             }
             let bar = Bar::new(args.quiet);
             let mut collector = Collector::new(client, ingest, clock.clone(), options(), &bar, stop.clone());
-            let (stats, failed) = collector.backfill(&plan, None, random(0)).await;
+            let (stats, failed) = collector.backfill(&plan, None, sweep_number(0)).await;
             exit = collect::worse(exit, report(&stats, failed.is_some(), args.quiet));
             summaries.insert(wanted.account.as_str().to_owned(), serde_json::to_value(&stats)?);
             if let Some(path) = &command.summary_json {
@@ -249,7 +249,7 @@ impl Healer {
         if !self.quiet {
             print::note(&format!("heal: {plan}"));
         }
-        let (stats, failed) = collector.backfill(&plan, Some(time), random(number)).await;
+        let (stats, failed) = collector.backfill(&plan, Some(time), sweep_number(number)).await;
         let told = report(&stats, failed.is_some(), self.quiet);
         // What there was no time for is no fault: the next sweep goes on with it.
         (if stats.asked.has_failures() { told } else { Exit::Done }, failed)

@@ -14,7 +14,7 @@ use crate::collect::{
 };
 use crate::config::{self, ConfigError};
 use crate::disk::{Access, Disk};
-use crate::ingest::{Ingest, PublishRule, Published};
+use crate::ingest::{Held, Ingest, PublishRule, Published};
 use crate::privacy::Policy;
 use crate::query::{Days, Window, devices_seen};
 use crate::snapshot::{AccountId, DeviceId};
@@ -23,7 +23,7 @@ use super::args::{Args, CollectArgs, SourceArg};
 use super::backfill::{self, Healer};
 use super::metrics::Metrics;
 use super::progress::Bar;
-use super::{Exit, print, random, supervise};
+use super::{Exit, print, supervise, sweep_number};
 
 /// The interval that a single sweep has to fit, where nothing is said.
 const INTERVAL: Duration = Duration::from_mins(5);
@@ -240,7 +240,7 @@ pub(super) fn exit_for(failed: bool, has_findings: bool) -> Exit {
 }
 
 /// Says what was found damaged, and what is still in the journal.
-pub(super) fn tell(damaged: &[String], held: &[String]) {
+pub(super) fn tell(damaged: &[String], held: &[Held]) {
     damaged.iter().for_each(|sentence| print::note(&format!("warning: {sentence}")));
     held.iter().for_each(|sentence| print::note(&format!("error: {sentence}")));
 }
@@ -420,7 +420,7 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
     let (command, every) = (sweeps.command, sweeps.every);
     let mut ended_by = None;
     for number in 1_u64.. {
-        let swept = Collector::sweep_side_by_side(&mut sweeps.collectors, random(number)).await;
+        let swept = Collector::sweep_side_by_side(&mut sweeps.collectors, sweep_number(number)).await;
         let ended = command.sweeps == Some(number) || stop.is_requested();
         let Told { exit: told, stats, mut failed } = sweeps.tell(swept)?;
         exit = match told {

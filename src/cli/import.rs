@@ -17,7 +17,7 @@ use crate::ingest::{Bodies, Ingest};
 use crate::snapshot::sweep_id;
 
 use super::args::{Args, ImportArgs, ImportFormat};
-use super::{Exit, collect, print, random};
+use super::{Exit, collect, print, sweep_number};
 
 /// A file of so many bytes is not copied into the journal. Smaller ones are: a day is written anew for every few open
 /// files, and for a journal of many bodies.
@@ -34,6 +34,12 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         Err(ConfigError::NoAccount | ConfigError::WhichAccount(_)) if form == Form::Logpush => None,
         account => Some(account?),
     };
+    if let Some(account) = &account_id
+        && !file.account.is_empty()
+        && !file.known_accounts().contains_key(account.as_str())
+    {
+        tracing::warn!("the account {account} is none of the config's; `forget --account` takes it out again");
+    }
     let now = clock.now();
     let collected_at = match &command.collected_at {
         Some(text) => config::parse_time(text, Zone::UTC, now)?,
@@ -55,7 +61,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
     }
     let (mut ingest, recovered) = collect::open(&place, &clock, "import", file.archive.readable_by, policy)?;
     let exit = collect::note_recovered(&recovered);
-    let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, random(0)), collected_at };
+    let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, sweep_number(0)), collected_at };
     let (total, read) = match read_all(&mut ingest, files, &options, command.collected_at.is_none()) {
         Ok(read) => read,
         // What was read so far is there for the next start, or in its file still.

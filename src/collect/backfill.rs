@@ -227,26 +227,26 @@ struct Backfill {
 
 impl Collector<'_> {
     /// Reads windows of the history and publishes what they bring: what was done, and why it came to no end. `deadline`
-    /// is how long it may take; `random` tells backfills of one second apart.
+    /// is how long it may take; `number` tells backfills of one second apart.
     ///
     /// Windows that could not be read to their end are left to the next backfill.
     pub async fn backfill(
         &mut self,
         plan: &BackfillPlan,
         deadline: Option<Duration>,
-        random: u16,
+        number: u16,
     ) -> (BackfillStats, Option<CollectError>) {
         let before = self.mark();
         let days: BTreeSet<_> = plan.windows.iter().map(|window| window.from.date_naive()).collect();
         let publish = self.publish.saturating_mul(u32::try_from(days.len()).unwrap_or(u32::MAX).max(1));
         let end = End::new(self.stop.clone(), deadline, publish);
-        let mut sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
+        let mut sweep = Sweep::new(sweep_id(self.clock.now(), number), end);
         let has_room = self.has_room(&mut sweep.stats).await;
         let backfill = Backfill { sweep: RefCell::new(sweep), unpublished: Cell::new(0) };
         self.progress.start("windows", Some(plan.windows.len() as u64));
         let mut stats = BackfillStats::default();
         let asked =
-            if has_room { self.read_windows(plan, &backfill, random, &mut stats).await } else { Err(Halt::Journal) };
+            if has_room { self.read_windows(plan, &backfill, number, &mut stats).await } else { Err(Halt::Journal) };
         self.progress.finish();
         let took = before.at.elapsed();
         let published = self.publish_timed(None).await;
@@ -260,13 +260,13 @@ impl Collector<'_> {
         &self,
         plan: &BackfillPlan,
         backfill: &Backfill,
-        random: u16,
+        number: u16,
         stats: &mut BackfillStats,
     ) -> Result<(), Halt> {
         let end = Arc::clone(&backfill.sweep.borrow().end);
         let mut halted = Ok(());
         // Each window has a name of its own: pages of two may be asked for in one moment.
-        let numbers = std::iter::successors(Some(random), |number| Some(number.wrapping_add(1)));
+        let numbers = std::iter::successors(Some(number), |number| Some(number.wrapping_add(1)));
         let numbered = plan.windows.iter().zip(numbers.skip(1));
         let reading = futures_util::stream::iter(numbered)
             .take_until(end.reached())

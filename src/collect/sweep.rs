@@ -169,19 +169,19 @@ impl<'a> Collector<'a> {
     }
 
     /// Makes one sweep and publishes what it brought, if that is due, however it ended: what it did, and why it did not
-    /// come to its end. `random` tells sweeps of one second apart.
+    /// come to its end. `number` tells sweeps of one second apart.
     ///
     /// It ends early where the API lets nobody in, no page of the list can be read, or the archive or
     /// its journal cannot be written. What was received stays in the journal.
-    pub async fn sweep(&mut self, random: u16) -> (CollectStats, Option<CollectError>) {
-        let mut both = Self::sweep_side_by_side(std::slice::from_mut(self), random).await;
+    pub async fn sweep(&mut self, number: u16) -> (CollectStats, Option<CollectError>) {
+        let mut both = Self::sweep_side_by_side(std::slice::from_mut(self), number).await;
         both.pop().expect("there is one result for each collector")
     }
 
     /// The same for several collectors at once, with one publish at the end, which counts as the first one's.
-    pub async fn sweep_side_by_side(collectors: &mut [Self], random: u16) -> Vec<(CollectStats, Option<CollectError>)> {
-        let numbered = collectors.iter_mut().zip((0..).map(|at: u16| random.wrapping_add(at.wrapping_mul(0x1111))));
-        let asked = futures_util::future::join_all(numbered.map(|(collector, random)| collector.ask_all(random))).await;
+    pub async fn sweep_side_by_side(collectors: &mut [Self], number: u16) -> Vec<(CollectStats, Option<CollectError>)> {
+        let numbered = collectors.iter_mut().zip((0..).map(|at: u16| number.wrapping_add(at.wrapping_mul(0x1111))));
+        let asked = futures_util::future::join_all(numbered.map(|(collector, number)| collector.ask_all(number))).await;
         let mut published = match collectors.first_mut() {
             Some(first) => {
                 let rule = first.options.publish;
@@ -202,10 +202,10 @@ impl<'a> Collector<'a> {
     }
 
     /// Asks for all that a sweep is to ask for.
-    async fn ask_all(&mut self, random: u16) -> Asked {
+    async fn ask_all(&mut self, number: u16) -> Asked {
         let before = self.mark();
         let end = End::new(self.stop.clone(), self.options.deadline, self.publish);
-        let mut sweep = Sweep::new(sweep_id(self.clock.now(), random), end);
+        let mut sweep = Sweep::new(sweep_id(self.clock.now(), number), end);
         let asked = if self.has_room(&mut sweep.stats).await { self.ask(&mut sweep).await } else { Err(Halt::Journal) };
         self.progress.finish();
         let took = before.at.elapsed();

@@ -131,7 +131,7 @@ fn crash_and_recover(recorder: &Recorder, acknowledged: &Acknowledged, step: usi
         crash_the_recovery(dir.path(), recorder, step, loss, &when);
     }
     let recovered = open_and_tell(&root, Disk::default());
-    assert_eq!(recovered.held, Vec::<String>::new(), "{when}");
+    assert_eq!(recovered.held, [], "{when}");
     assert_eq!(recovered.damaged, Vec::<String>::new(), "{when}");
     assert_only_whole_parts(&root, &when);
     let (appended, synced) = acknowledged[step];

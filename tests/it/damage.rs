@@ -100,7 +100,7 @@ impl Bench {
         for hour in 0..12 {
             ingest.append(answer(hour)).expect("room on the disk");
         }
-        assert_eq!(ingest.publish().expect("a journal").held, Vec::<String>::new());
+        assert_eq!(ingest.publish().expect("a journal").held, []);
         for hour in 12..15 {
             ingest.append(answer(hour)).expect("room on the disk");
         }
