@@ -7,6 +7,7 @@
 
 mod answer;
 mod apps;
+mod changes;
 mod device;
 mod drift;
 mod gaps;
@@ -34,11 +35,12 @@ use crate::schema::Schema;
 
 pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
-pub use device::{TimesSeen, devices_seen, resolve_devices, times_seen};
+pub use changes::{ChangesOptions, changes};
+pub use device::{Shared, TimesSeen, devices_seen, resolve_devices, shared, times_seen};
 pub use drift::{Unexpected, drift, unexpected};
-pub use gaps::{Cause, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, gaps, holes};
-pub use latest::{ChangesOptions, StateOptions, changes, latest};
-pub use metric::{Metric, MetricKind, metrics};
+pub use gaps::{Cause, Coverage, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, coverage, gaps, holes};
+pub use latest::{StateOptions, latest};
+pub use metric::{Metric, MetricKind, is_pattern, metrics};
 pub use newest::newest_names;
 pub use scan::Days;
 pub use searched::Searched;
@@ -177,6 +179,11 @@ fn times<'a>(batch: &'a RecordBatch, name: &str) -> &'a TimestampMicrosecondArra
     batch.column_by_name(name).expect("the scan has it").as_primitive::<TimestampMicrosecondType>()
 }
 
+/// The columns that say which registration of a device reported a state.
+fn registrations(schema: &Schema) -> [usize; 2] {
+    schema.stand_in.expect("states of a device have registrations").into()
+}
+
 /// Whether a device is asked about: all are where none is named.
 fn is_asked(devices: Option<&[String]>, id: &str) -> bool {
     devices.is_none_or(|devices| devices.iter().any(|device| device == id))
@@ -205,7 +212,7 @@ fn cell(column: &ArrayRef, row: usize) -> Cell {
     if let Some(times) = column.as_primitive_opt::<TimestampMicrosecondType>() {
         return Cell::from(clock::from_micros(times.value(row)));
     }
-    column.as_boolean_opt().map_or(Cell::Null, |flags| Cell::Text(flags.value(row).to_string()))
+    column.as_boolean_opt().map_or(Cell::Null, |flags| Cell::Flag(flags.value(row)))
 }
 
 fn suggestion(near: &[String]) -> String {

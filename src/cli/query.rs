@@ -12,8 +12,8 @@ use crate::clock::{Clock, Timestamp, Zone};
 use crate::config::{self, ConfigError, ConfigFile};
 use crate::privacy::{Action, Policy, is_pseudonym};
 use crate::query::{
-    Answer, AppsOptions, ChangesOptions, Days, GapsOptions, KNOWN_BEFORE, QueryError, StateOptions, TrendOptions, Who,
-    Window, apps, changes, gaps, latest, metrics, resolve_devices, trend,
+    Answer, AppsOptions, ChangesOptions, Days, GapsOptions, KNOWN_BEFORE, QueryError, Shared, StateOptions,
+    TrendOptions, Who, Window, apps, changes, gaps, is_pattern, latest, metrics, resolve_devices, shared, trend,
 };
 use crate::snapshot::DeviceId;
 
@@ -149,8 +149,39 @@ impl Asker<'_> {
 
     /// The ids of devices as they are in the archive; none where none was named.
     pub(super) fn devices(&self, named: &[String], window: Window) -> Result<Option<Vec<String>>, QueryError> {
-        let ids = named.iter().map(|device| self.device(device, window)).collect::<Result<Vec<_>, _>>()?.concat();
+        let mut ids = Vec::new();
+        for device in named {
+            let found = self.device(device, window)?;
+            self.tell_shared(device, &found, window)?;
+            ids.extend(found);
+        }
         Ok((!named.is_empty()).then(|| distinct(&ids)))
+    }
+
+    /// Says where an answer about a device is about more than whoever named it may think. What is named by its id, or by a
+    /// pattern, is all that is meant.
+    fn tell_shared(&self, named: &str, devices: &[String], window: Window) -> Result<(), QueryError> {
+        if devices.iter().any(|id| id == named) || is_pattern(named) {
+            return Ok(());
+        }
+        let Shared { people, accounts } = shared(&self.days, devices, window)?;
+        let pseudonym = self.policy.pseudonym(named);
+        let is_other = |person: &&String| !person.eq_ignore_ascii_case(named) && Some(*person) != pseudonym.as_ref();
+        let others = people.iter().filter(is_other).count();
+        if named.contains('@') && others > 0 {
+            let people = if others == 1 { "another person" } else { "other people" };
+            tracing::warn!(
+                "{named} shares a device with {people}, whose states are in the answer too: `--fleet --by person_email` tells them apart"
+            );
+        }
+        if accounts.len() > 1 {
+            let accounts: Vec<&str> = accounts.iter().map(String::as_str).collect();
+            tracing::warn!(
+                "{named} is in several accounts, and the answer is of all: name one with --account ({})",
+                accounts.join(", ")
+            );
+        }
+        Ok(())
     }
 
     /// Where ids, names or addresses are pseudonyms in the archive, what was typed is made one. The beginning of what

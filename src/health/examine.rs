@@ -83,14 +83,14 @@ fn archive(place: &Place) -> Check {
                 "look at --archive, and at the variables of the bucket's cloud",
             );
         }
+        Err(error @ (ArchiveError::Format { .. } | ArchiveError::Description { .. })) => {
+            return Check::poor(name, error.to_string(), "do what it says: until then nothing is collected");
+        }
         Err(error) => return Check::poor(name, error.to_string(), "name the archive's own folder with --archive"),
     }
     let archive = match Archive::open(place) {
         Ok(archive) => archive,
-        Err(error @ ArchiveError::Format { .. }) => {
-            return Check::poor(name, error.to_string(), "use the newer dex-archive");
-        }
-        Err(error) => return Check::poor(name, error.to_string(), "see what is wrong: `dex-archive verify`"),
+        Err(error) => return Check::poor(name, error.to_string(), "try again: it was there just now"),
     };
     if let Err(error) = archive.check_state() {
         return Check::poor(name, error.to_string(), "each archive in a bucket has a folder of its own for its state");

@@ -12,8 +12,8 @@ use crate::clock::{self, Timestamp, Zone, rfc3339};
 use crate::disk::{self, bytes};
 use crate::journal::{self, Segment};
 use crate::query::{
-    Cause, Cell, Days, GapsOptions, LastSweep, MOST_MISSED, QueryError, Unexpected, Window, devices_seen, first_sweeps,
-    gaps, holes, last_sweeps, unexpected,
+    Coverage, Days, GapsOptions, LastSweep, MOST_MISSED, QueryError, Unexpected, Window, coverage, devices_seen,
+    first_sweeps, holes, last_sweeps, unexpected,
 };
 use crate::schema::Schema;
 use crate::snapshot::HISTORY;
@@ -82,6 +82,8 @@ pub struct Status {
     pub empty_accounts: Vec<String>,
     /// Bytes in the journal that are yet to be published.
     pub pending_bytes: u64,
+    /// Segments of it that cannot be read.
+    pub pending_unreadable: u64,
     /// Since when the oldest of them wait.
     pub pending_since: Option<Moment>,
     /// When the newest of them was received, of each account.
@@ -151,7 +153,8 @@ impl Status {
             unexpected(&days, back(TimeDelta::days(1)))?;
         let empty = empty_accounts(&days, &sweeps, now)?;
         archive.check_state()?;
-        let Pending { bytes: pending_bytes, since: pending_since, newest } = Pending::read(archive);
+        let Pending { bytes: pending_bytes, unreadable: pending_unreadable, since: pending_since, newest } =
+            Pending::read(archive);
         let collected =
             |account: &String| sweeps.iter().any(|sweep| sweep.account_id == *account) || newest.contains_key(account);
         let silent = known.iter().chain(options.accounts.keys()).filter(|account| !collected(account));
@@ -161,14 +164,15 @@ impl Status {
         let mut status = Self {
             silent_accounts: silent.into_iter().collect(),
             last_sweeps: sweeps.into_iter().map(Sweep::from).collect(),
-            expected: covered.expected,
-            present: covered.present,
-            missed: covered.missed,
+            expected: covered.last_day.expected,
+            present: covered.last_day.present,
+            missed: covered.last_day.missed,
             states,
             states_unmapped,
             states_timeless,
             empty_accounts: empty.into_iter().collect(),
             pending_bytes,
+            pending_unreadable,
             pending_since: pending_since.map(Moment),
             pending_newest: newest.into_iter().map(|(account, at)| (account, Moment(at))).collect(),
             days: day_count,
@@ -298,6 +302,10 @@ impl Status {
 
     fn pending(&self, options: &StatusOptions) -> Check {
         let name = "journal";
+        if self.pending_unreadable > 0 {
+            let found = format!("{} of its segments cannot be read, and wait", self.pending_unreadable);
+            return Check::poor(name, found, "see why: `dex-archive verify`");
+        }
         let Some(Moment(since)) = self.pending_since else { return Check::fine(name, "nothing waits to be published") };
         let found =
             format!("{} wait to be published since {}", bytes(self.pending_bytes), clock::format_timestamp(since));
@@ -424,10 +432,8 @@ fn next_whole(at: Timestamp, every: Duration) -> Timestamp {
 
 /// What is there of the states that were expected, of all accounts.
 struct Covered {
-    /// Intervals of the last day in which a state was expected, those that have one, and those in which it was missed.
-    expected: u64,
-    present: u64,
-    missed: u64,
+    /// In the intervals of the last day.
+    last_day: Coverage,
     /// Of what was missed and is in the history still, where the oldest begins.
     oldest_gap: Option<Timestamp>,
     /// The same, of what is from before the collecting began.
@@ -445,8 +451,7 @@ impl Covered {
         let now = options.now;
         let question =
             |window| GapsOptions { devices: None, window, every: options.expect, zone: Zone::UTC, each: false, now };
-        let is_one = sweeps.len() == 1;
-        let mut covered = [0; 3];
+        let mut last_day = Coverage::default();
         let (mut oldest_gap, mut before_first): (Option<Timestamp>, Option<Timestamp>) = (None, None);
         let expect = TimeDelta::from_std(options.expect).unwrap_or(HISTORY).min(HISTORY);
         let window = Window { since: now - (HISTORY - expect), until: now };
@@ -458,8 +463,10 @@ impl Covered {
             let first = began.get(account).map(|began| next_whole(*began, options.expect));
             let since = |earliest: Timestamp| first.map_or(earliest, |first| first.max(earliest));
             let day = Window { since: since(now - TimeDelta::days(1)), until: now };
-            let own = coverage(days, &question(day), (!is_one).then_some(account))?;
-            covered = std::array::from_fn(|at| covered[at] + own[at]);
+            let own = coverage(days, &question(day), account)?;
+            last_day.expected += own.expected;
+            last_day.present += own.present;
+            last_day.missed += own.missed;
             let found = match window.check() {
                 Ok(()) => {
                     let is_its = |(own, _): &&(String, String)| own == account && first.is_some();
@@ -475,8 +482,7 @@ impl Covered {
             };
             (before_first, oldest_gap) = (oldest(before, before_first), oldest(after, oldest_gap));
         }
-        let [expected, present, missed] = covered;
-        Ok(Self { expected, present, missed, oldest_gap, before_first })
+        Ok(Self { last_day, oldest_gap, before_first })
     }
 }
 
@@ -492,33 +498,12 @@ fn empty_accounts(days: &Days, sweeps: &[LastSweep], now: Timestamp) -> Result<B
     Ok(empty)
 }
 
-/// Intervals in which a state is expected of an account, in which there is one, and of which it was missed. The account
-/// is told only where there are several.
-fn coverage(days: &Days, options: &GapsOptions, account: Option<&String>) -> Result<[u64; 3], QueryError> {
-    let answer = match options.window.check().and_then(|()| gaps(days, options)) {
-        Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_) | QueryError::EmptyWindow(_)) => {
-            return Ok([0; 3]);
-        }
-        answer => answer?,
-    };
-    let column = |name: &str| answer.columns.iter().position(|column| column.name == name);
-    let is_own = |row: &&Vec<Cell>| match (account, column("account_id")) {
-        (Some(account), Some(at)) => row[at].text().as_ref() == Some(account),
-        _ => true,
-    };
-    let total = |names: &[&str]| -> u64 {
-        let places: Vec<usize> = names.iter().filter_map(|name| column(name)).collect();
-        let rows = answer.rows.iter().filter(is_own);
-        let cells = rows.flat_map(|row| places.iter().map(move |&at| &row[at]));
-        cells.filter_map(|cell| if let Cell::Count(count) = cell { u64::try_from(*count).ok() } else { None }).sum()
-    };
-    Ok([total(&["expected"]), total(&["present"]), total(&[Cause::NotAsked.name(), Cause::Failed.name()])])
-}
-
 /// What waits in the journals. What of it cannot be read is `verify`'s to say.
 #[derive(Default)]
 struct Pending {
     bytes: u64,
+    /// Segments that nobody can read, up to the first that can be.
+    unreadable: u64,
     since: Option<Timestamp>,
     /// Of each account, as far as the last segments tell.
     newest: BTreeMap<String, Timestamp>,
@@ -529,16 +514,22 @@ impl Pending {
         let mut pending = Self::default();
         for journal in archive.journals() {
             let Ok(segments) = journal::segments(&journal) else { continue };
-            let received = |(_, path): &(u64, PathBuf)| Segment::read(path).ok()?.first_received();
-            let Some(since) = segments.iter().find_map(received) else { continue };
+            let files = segments.iter().filter_map(|(_, path)| path.metadata().ok());
+            pending.bytes += files.map(|file| file.len()).sum::<u64>();
+            let mut received = segments.iter().filter_map(|(_, path)| match Segment::read(path) {
+                Ok(segment) => segment.first_received(),
+                Err(_) => {
+                    pending.unreadable += 1;
+                    None
+                }
+            });
+            let Some(since) = received.next() else { continue };
             pending.since = Some(pending.since.map_or(since, |other| other.min(since)));
             let last = segments.iter().rev().take(LAST_SEGMENTS).filter_map(|(_, path)| Segment::read(path).ok());
             for (account, at) in last.flat_map(|segment| segment.newest_by_account()) {
                 let newest = pending.newest.entry(account).or_insert(at);
                 *newest = at.max(*newest);
             }
-            let files = segments.iter().filter_map(|(_, path)| path.metadata().ok());
-            pending.bytes += files.map(|file| file.len()).sum::<u64>();
         }
         pending
     }

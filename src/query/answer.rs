@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
 
 use crate::clock::{self, Timestamp};
 use crate::schema::Kind;
@@ -56,6 +58,8 @@ pub enum Cell {
     Null,
     /// A text.
     Text(String),
+    /// Yes or no.
+    Flag(bool),
     /// A whole number.
     Count(i64),
     /// Any number.
@@ -65,7 +69,7 @@ pub enum Cell {
 }
 
 impl Answer {
-    /// Its columns as Arrow arrays: texts, whole numbers, doubles, times in microseconds (UTC). A column of which nobody
+    /// Its columns as Arrow arrays: texts, flags, whole numbers, doubles, times in microseconds (UTC). A column of which nobody
     /// said the kind and that is without any value is of doubles if it was asked for, else of texts.
     #[must_use]
     pub fn to_batch(&self) -> RecordBatch {
@@ -110,7 +114,11 @@ fn array<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, column: &AnswerColum
             Arc::new(counts.collect::<Int64Array>())
         }
         Kind::Float64 => Arc::new(cells.map(Cell::number).collect::<Float64Array>()),
-        Kind::String | Kind::Boolean | Kind::List => Arc::new(cells.map(Cell::text).collect::<StringArray>()),
+        Kind::Boolean => {
+            let flags = cells.map(|cell| if let Cell::Flag(flag) = cell { Some(*flag) } else { None });
+            Arc::new(flags.collect::<BooleanArray>())
+        }
+        Kind::String | Kind::List => Arc::new(cells.map(Cell::text).collect::<StringArray>()),
     }
 }
 
@@ -120,6 +128,8 @@ fn seen_kind<'a>(cells: &(impl Iterator<Item = &'a Cell> + Clone), is_value: boo
     let is_empty = cells.clone().all(|cell| *cell == Cell::Null);
     if !is_empty && all(|cell| matches!(cell, Cell::Time(_))) {
         Kind::Timestamp
+    } else if !is_empty && all(|cell| matches!(cell, Cell::Flag(_))) {
+        Kind::Boolean
     } else if !is_empty && all(|cell| matches!(cell, Cell::Count(_))) {
         Kind::Int64
     } else if all(|cell| cell.number().is_some()) && (is_value || !is_empty) {
@@ -174,6 +184,7 @@ impl Cell {
         match self {
             Self::Null => None,
             Self::Text(text) => Some(text.clone()),
+            Self::Flag(flag) => Some(flag.to_string()),
             Self::Count(count) => Some(count.to_string()),
             Self::Number(value) => Some(value.to_string()),
             Self::Time(at) => Some(clock::format_timestamp(*at)),

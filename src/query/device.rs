@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
+use arrow_array::{Array, RecordBatch, StringArray};
 
 use crate::archive::Scan;
 use crate::clock::{self, Timestamp};
@@ -48,6 +48,54 @@ pub fn resolve_devices(days: &Days, text: &str, window: Window) -> Result<Vec<St
         _ if several => Ok(found),
         _ => Err(QueryError::Ambiguous { name: text.to_owned(), ids: found.into_iter().take(CANDIDATES).collect() }),
     }
+}
+
+/// What the states of some devices name besides them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// People, by their addresses.
+    pub people: BTreeSet<String>,
+    /// Accounts, by their ids.
+    pub accounts: BTreeSet<String>,
+}
+
+/// Who had some devices in a window.
+///
+/// # Errors
+/// Where the archive cannot be read.
+pub fn shared(days: &Days, devices: &[String], window: Window) -> Result<Shared, QueryError> {
+    let schema = Schema::device_state();
+    let [id, time, account] = ["device_id", "timestamp", "account_id"].map(|name| column(&schema, name));
+    let person = person(&schema);
+    let columns = [id, time, account].into_iter().chain(person).collect();
+    let scan = Scan { columns, any_of: Some((id, devices.to_vec())), ..Scan::default() };
+    let wanted: BTreeSet<&str> = devices.iter().map(String::as_str).collect();
+    let add = |found: &mut Shared, batch: &RecordBatch| {
+        let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
+        let people = person.map(|at| texts(batch, &schema.columns[at].name));
+        let accounts = texts(batch, "account_id");
+        let counts = |row: &usize| times.is_valid(*row) && window.holds(times.value(*row));
+        for row in (0..batch.num_rows()).filter(counts).filter(|&row| wanted.contains(ids.value(row))) {
+            let note = |known: &mut BTreeSet<String>, texts: &StringArray| {
+                if texts.is_valid(row) && !known.contains(texts.value(row)) {
+                    known.insert(texts.value(row).to_owned());
+                }
+            };
+            note(&mut found.accounts, accounts);
+            people.into_iter().for_each(|people| note(&mut found.people, people));
+        }
+    };
+    let mut all = Shared::default();
+    days.fold(&schema, window, &scan, Shared::default, add, |found| {
+        all.people.extend(found.people);
+        all.accounts.extend(found.accounts);
+    })?;
+    Ok(all)
+}
+
+/// The column that says who uses a device.
+fn person(schema: &Schema) -> Option<usize> {
+    schema.columns.iter().position(|column| column.personal == Some(Personal::Person))
 }
 
 /// The accounts and devices that have a state in a window.
@@ -115,8 +163,8 @@ fn called(
     is_meant: &(dyn Fn(&str, Option<&str>) -> bool + Sync),
 ) -> Result<Devices, QueryError> {
     let schema = Schema::device_state();
-    let person = schema.columns.iter().position(|column| column.personal == Some(Personal::Person));
-    let columns = ["device_id", "device_name", "timestamp"].map(|name| column(&schema, name)).into_iter().chain(person);
+    let columns = ["device_id", "device_name", "timestamp"].map(|name| column(&schema, name)).into_iter();
+    let columns = columns.chain(person(&schema));
     let scan = Scan { columns: columns.collect(), ..Scan::default() };
     let add = |found: &mut Devices, batch: &RecordBatch| {
         let ids = texts(batch, "device_id");

@@ -111,6 +111,44 @@ pub fn holes(days: &Days, options: &GapsOptions, account: &str, known: &[String]
     Ok(seen.devices.iter().filter(|(device, _)| device.0 == account).flat_map(of_device).collect())
 }
 
+/// How much of what was expected is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Intervals in which a state is expected.
+    pub expected: u64,
+    /// Those that have one.
+    pub present: u64,
+    /// Those in which nobody asked, or the asking failed.
+    pub missed: u64,
+}
+
+/// What is there of an account's devices, in all.
+///
+/// # Errors
+/// As for [`gaps`]; where nothing is expected, that much is there.
+pub fn coverage(days: &Days, options: &GapsOptions, account: &str) -> Result<Coverage, QueryError> {
+    let seen = match options.window.check().and_then(|()| Seen::read(days, options, Vec::new(), &[Source::Raw])) {
+        Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_) | QueryError::EmptyWindow(_)) => {
+            return Ok(Coverage::default());
+        }
+        seen => seen?,
+    };
+    let reading = seen.reading(options);
+    let mut all = Coverage::default();
+    for (device, seeings) in seen.devices.iter().filter(|(device, _)| device.0 == account) {
+        let expected = seen.buckets.count();
+        let (mut gone, mut missed) = (0, 0);
+        for gap in reading.gaps(device, seeings) {
+            gone += gap.intervals();
+            missed += if gap.is_missed() { gap.intervals() } else { 0 };
+        }
+        all.expected += expected as u64;
+        all.present += (expected - gone) as u64;
+        all.missed += missed as u64;
+    }
+    Ok(all)
+}
+
 /// Expected and present intervals of each device, and why the others have no state; or each gap by itself.
 ///
 /// Expected is every device that is named, or has a state or was asked for in the window, in every interval of it that

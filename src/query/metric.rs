@@ -88,7 +88,8 @@ pub(super) fn matches(pattern: &str, name: &str) -> bool {
 }
 
 /// Whether a text is a pattern.
-pub(super) fn is_pattern(text: &str) -> bool {
+#[must_use]
+pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?'])
 }
 

@@ -105,19 +105,32 @@ impl Asking<'_> {
     /// The newest gaps of a device, and why there are no states.
     fn gaps_of(&self, id: &str) -> Result<Table, QueryError> {
         let answer = self.gaps(Some(vec![id.to_owned()]), true)?;
-        let wanted = ["from", "to", "cause", "days_left"];
-        let wanted = wanted.map(|name| answer.columns.iter().position(|column| column.name == name));
+        let titles = [
+            ("from", "From"),
+            ("to", "To"),
+            ("account_id", "Account"),
+            ("cause", "Cause"),
+            ("days_left", "Days until it is lost"),
+        ];
+        let place = |name: &str| answer.columns.iter().position(|column| column.name == name);
+        let wanted = titles.into_iter().filter_map(|(name, title)| Some((place(name)?, title)));
+        let (wanted, titles): (Vec<usize>, Vec<&str>) = wanted.unzip();
         let cause = |cell: &Cell| {
             let name = cell.text()?;
             Cause::ALL.into_iter().find(|cause| cause.name() == name).map(cause_words)
         };
         let cell = |cell: &Cell| cause(cell).map_or_else(|| cell.clone(), |words| Cell::Text(words.to_owned()));
+        let mut rows: Vec<&Vec<Cell>> = answer.rows.iter().collect();
+        // They come account by account.
+        let begin =
+            |row: &[Cell]| wanted.first().and_then(|&at| if let Cell::Time(at) = row[at] { Some(at) } else { None });
+        rows.sort_by_key(|row| std::cmp::Reverse(begin(row)));
         let row = |row: &Vec<Cell>| TableRow {
-            cells: wanted.iter().map(|at| at.map_or(Cell::Null, |at| cell(&row[at]))).collect(),
+            cells: wanted.iter().map(|&at| cell(&row[at])).collect(),
             ..TableRow::default()
         };
-        let rows = answer.rows.iter().rev().map(row).collect();
-        Ok(Table::new("Gaps, newest first", &["From", "To", "Cause", "Days until it is lost"], rows, MOST_GAPS))
+        let rows = rows.into_iter().map(row).collect();
+        Ok(Table::new("Gaps, newest first", &titles, rows, MOST_GAPS))
     }
 }
 

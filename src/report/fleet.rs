@@ -84,8 +84,9 @@ impl Asking<'_> {
             let id = column("device_id").and_then(|at| row[at].text()).unwrap_or_default();
             let (expected, present) = (count(row, "expected"), count(row, "present"));
             if present < expected {
+                let account = column("account_id").map(|at| row[at].clone());
                 let cells = [share(present, expected), count(row, "recoverable").into()];
-                devices.push((present, naming.row(&id, cells)));
+                devices.push((present, naming.row(&id, account.into_iter().chain(cells))));
             }
         }
         devices.sort_by(|(a, _), (b, _)| a.total_cmp(b));
@@ -104,6 +105,10 @@ impl Asking<'_> {
             is_poor: total(Cause::NotAsked.name()) + total(Cause::Failed.name()) > MOST_MISSED * expected,
             ..Fact::new("Coverage", if expected > 0.0 { percent(present / expected) } else { "-".to_owned() })
         };
+        let titles = ["Device", "Coverage, %", "Recoverable"].into_iter();
+        // A device in one of several accounts is told by it.
+        let account = column("account_id").map(|_| "Account");
+        let titles: Vec<&str> = titles.clone().take(1).chain(account).chain(titles.skip(1)).collect();
         let section = Section {
             title: "Coverage".to_owned(),
             anchor: "coverage".to_owned(),
@@ -111,7 +116,7 @@ impl Asking<'_> {
             charts: vec![received],
             tables: vec![
                 Table::new("Why states are missing", &["Cause", "Intervals", "Share, %"], causes.into(), MOST_ROWS),
-                Table::new("Devices with most gaps", &["Device", "Coverage, %", "Recoverable"], devices, MOST_ROWS),
+                Table::new("Devices with most gaps", &titles, devices, MOST_ROWS),
             ],
             ..Section::default()
         };

@@ -107,9 +107,14 @@ impl Asking<'_> {
     /// The days from a device's first state to its last, and one at least: what happened once in an hour did not happen
     /// twenty-four times a day.
     fn days_seen(&self) -> Result<BTreeMap<String, f64>, QueryError> {
-        let seen = times_seen(self.days, self.options.window)?;
+        let mut seen: BTreeMap<String, (Timestamp, Timestamp)> = BTreeMap::new();
+        for ((_, device), (first, last)) in times_seen(self.days, self.options.window)? {
+            // A device may have moved from one account to another.
+            let all = seen.entry(device).or_insert((first, last));
+            *all = (all.0.min(first), all.1.max(last));
+        }
         let days = |(first, last): (Timestamp, Timestamp)| ((last - first).as_seconds_f64() / 86_400.0).max(1.0);
-        Ok(seen.into_iter().map(|((_, device), times)| (device, days(times))).collect())
+        Ok(seen.into_iter().map(|(device, times)| (device, days(times))).collect())
     }
 }
 

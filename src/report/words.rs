@@ -78,6 +78,7 @@ pub(super) fn cell(cell: &Cell, zone: Zone) -> String {
     match cell {
         Cell::Null => "-".to_owned(),
         Cell::Text(text) => text.clone(),
+        Cell::Flag(flag) => flag.to_string(),
         Cell::Count(count) => count.to_string(),
         // A count of things has no fraction, and a share one digit of it.
         Cell::Number(value) if rounded(*value, 4).fract() == 0.0 => format!("{value:.0}"),

@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod flatten;
 mod hostile;
+mod identity;
 mod import;
 mod kill;
 mod layers;

@@ -46,6 +46,7 @@ fn csv(answer: &Answer, zone: Zone) -> Vec<u8> {
             let written = match cell {
                 Cell::Null => Ok(()),
                 Cell::Text(word) => text.write_all(quoted(word).as_bytes()),
+                Cell::Flag(flag) => write!(text, "{flag}"),
                 Cell::Count(count) => write!(text, "{count}"),
                 Cell::Number(value) => number(*value, &mut text),
                 Cell::Time(at) => text.write_all(clock::format_in(*at, zone).as_bytes()),
@@ -91,6 +92,7 @@ impl Serialize for Object<'_> {
         let value = |cell: &Cell| match cell {
             Cell::Null => Value::Null,
             Cell::Text(text) => Value::from(text.as_str()),
+            Cell::Flag(flag) => Value::from(*flag),
             Cell::Count(count) => Value::from(*count),
             // JSON has no infinities; no aggregate of finite values is one.
             Cell::Number(value) => Number::from_f64(*value).map_or(Value::Null, Value::Number),

@@ -141,6 +141,7 @@ impl Look {
         match cell {
             Cell::Null => "-".to_owned(),
             Cell::Text(text) => self.text(text),
+            Cell::Flag(flag) => flag.to_string(),
             Cell::Count(count) => count.to_string(),
             Cell::Number(value) => digits(*value),
             Cell::Time(at) => zone.local(*at).format(time_form).to_string(),

@@ -1,0 +1,272 @@
+//! What changed from state to state of a device.
+
+use std::collections::BTreeMap;
+
+use arrow_array::{Array, RecordBatch, StringArray};
+use chrono::TimeDelta;
+
+use crate::clock;
+use crate::schema::{Kind, Schema};
+
+use super::answer::{Answer, AnswerColumn, Cell};
+use super::latest::{Reading, StateOptions};
+use super::newest::newest_names;
+use super::scan::Days;
+use super::trend::MOST_ROWS;
+use super::window::Window;
+use super::{QueryError, is_asked, no_state, registrations, texts, times};
+
+/// What is asked of changes.
+#[derive(Debug, Clone)]
+pub struct ChangesOptions {
+    /// Of whom, of which columns, and over which time.
+    pub states: StateOptions,
+    /// For how long before that the state is looked for that the first one is a change from.
+    pub back: TimeDelta,
+}
+
+/// When the values of columns changed: from what to what, and after how long, or at least how long where nothing older
+/// was looked at, which `at_least` says. A state without a value changes nothing.
+///
+/// What registrations report that a device has side by side, as one for each of its users, is no change from one to the
+/// other: each has its own history, and `registration_id` tells them apart. One that begins when the others have ended
+/// goes on from them; and who a device is, and whose, is the device's history.
+///
+/// # Errors
+/// Where the window has no length, there is no such column or no state in the window, or the archive cannot be read.
+pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryError> {
+    let ChangesOptions { states: asked, back } = options;
+    asked.window.check()?;
+    let since = asked.window.since;
+    let window = Window { since: since.checked_sub_signed(*back).unwrap_or(since), ..asked.window };
+    let options = &StateOptions { window, ..asked.clone() };
+    let reading = Reading::new(options)?;
+    let mut all = Histories::default();
+    let mut is_empty = true;
+    let add = |(has_states, found): &mut (bool, Histories), batch: &RecordBatch| {
+        let reporters = Reporters::of(&reading.schema, batch);
+        each_state(batch, options, &mut |id, micros, row| {
+            *has_states |= asked.window.holds(micros);
+            let cells = reading.cells(batch, row).into_iter().enumerate();
+            for (at, cell) in cells.filter(|(_, cell)| *cell != Cell::Null) {
+                let (account, registration) = reporters.of_row(row);
+                let registration = if reading.is_of_device(at) { "" } else { registration };
+                found.of(id, account, registration, options.columns.len())[at].see(micros, cell);
+            }
+        });
+    };
+    let mut length = 0;
+    days.fold(&reading.schema, options.window, &reading.scan, Default::default, add, |(has_states, found)| {
+        is_empty &= !has_states;
+        // What is too long to be told is not kept either.
+        if length <= MOST_ROWS {
+            length += all.follow(found);
+        }
+    })?;
+    if length > MOST_ROWS {
+        return Err(QueryError::Long { what: "changes" });
+    }
+    if is_empty {
+        return Err(no_state(asked.devices.as_deref(), asked.window));
+    }
+    let names = newest_names(days, options.devices.as_deref(), window)?;
+    let lines = all.0.into_iter().map(|(device, registrations)| (device, lines_of(registrations)));
+    let lines: Vec<(String, Vec<Line>)> = lines.collect();
+    let is_several = |lines: &[Line]| lines.windows(2).any(|pair| pair[0].column == pair[1].column);
+    let has_several = lines.iter().any(|(_, lines)| is_several(lines));
+    let mut rows: Vec<(i64, Vec<Cell>)> = Vec::new();
+    for (device, line) in lines.iter().flat_map(|(device, lines)| lines.iter().map(move |line| (device, line))) {
+        let name = names.get(device).cloned();
+        rows.extend(line.history.rows(|at| {
+            let registration = has_several.then(|| line.registration(at).map(str::to_owned).into());
+            let keys = [Cell::Text(device.clone()), name.clone().into()].into_iter().chain(registration);
+            keys.chain([Cell::from(options.columns[line.column].clone())]).collect()
+        }));
+    }
+    rows.retain(|(at, _)| *at >= since.timestamp_micros());
+    rows.sort_by_key(|(at, _)| *at);
+    let registration = has_several.then_some("registration_id");
+    let keys = ["device_id", "device_name"].into_iter().chain(registration).chain(["column"]).map(AnswerColumn::key);
+    let keys = [AnswerColumn::key("at").of_kind(Kind::Timestamp)].into_iter().chain(keys);
+    let values = [("from", ""), ("to", ""), ("after_s", "s"), ("at_least", "")];
+    let values = values.map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
+    let columns = keys.chain(values).collect();
+    Ok(Answer { title: "changes".to_owned(), columns, rows: rows.into_iter().map(|(_, row)| row).collect() })
+}
+
+/// What was reported of devices, by their ids.
+#[derive(Default)]
+struct Histories(BTreeMap<String, Vec<Registration>>);
+
+/// What a registration of a device reported in an account.
+struct Registration {
+    account: String,
+    /// Empty where there was none, or it does not matter.
+    id: String,
+    /// Of each watched column.
+    columns: Vec<History>,
+}
+
+/// The values that a column had, each with its first and its last moment.
+#[derive(Default)]
+struct History(Vec<(i64, i64, Cell)>);
+
+/// What a column was of registrations that followed each other.
+struct Line {
+    column: usize,
+    /// Since when it is whose.
+    registrations: Vec<(i64, String)>,
+    history: History,
+}
+
+impl Histories {
+    /// Of the watched columns, which are so many.
+    fn of(&mut self, device: &str, account: &str, registration: &str, columns: usize) -> &mut [History] {
+        if !self.0.contains_key(device) {
+            self.0.insert(device.to_owned(), Vec::new());
+        }
+        let known = self.0.get_mut(device).expect("it was put there if it was not");
+        let place = known.iter().position(|one| one.id == registration && one.account == account);
+        let place = place.unwrap_or_else(|| {
+            let columns = std::iter::repeat_with(History::default).take(columns).collect();
+            known.push(Registration { account: account.to_owned(), id: registration.to_owned(), columns });
+            known.len() - 1
+        });
+        &mut known[place].columns
+    }
+
+    /// Takes in what came later, and says how many changes that were.
+    fn follow(&mut self, later: Self) -> usize {
+        let mut changes = 0;
+        for (device, registrations) in later.0 {
+            for Registration { account, id, columns } in registrations {
+                let known = self.of(&device, &account, &id, columns.len()).iter_mut();
+                changes += known.zip(columns).map(|(history, later)| history.follow(later)).sum::<usize>();
+            }
+        }
+        changes
+    }
+}
+
+/// What each column was of a device, by registration: one that begins when others have ended goes on from the last.
+fn lines_of(registrations: Vec<Registration>) -> Vec<Line> {
+    let mut all: Vec<(usize, String, History)> = Vec::new();
+    for Registration { id, columns, .. } in registrations {
+        let columns = columns.into_iter().enumerate();
+        all.extend(columns.map(|(column, history)| (column, id.clone(), history)));
+    }
+    all.retain(|(_, _, history)| !history.0.is_empty());
+    all.sort_by_key(|(column, _, history)| (*column, history.begin()));
+    let mut lines: Vec<Line> = Vec::new();
+    for (column, registration, history) in all {
+        let begin = history.begin();
+        let ended = lines.iter_mut().filter(|line| line.column == column && line.history.end() < begin);
+        match ended.max_by_key(|line| line.history.end()) {
+            Some(line) => {
+                line.history.follow(history);
+                line.registrations.push((begin, registration));
+            }
+            None => lines.push(Line { column, registrations: vec![(begin, registration)], history }),
+        }
+    }
+    lines
+}
+
+impl Line {
+    /// Whose it is at a time; none where nobody said so.
+    fn registration(&self, at: i64) -> Option<&str> {
+        let of_then = self.registrations.iter().rev().find(|(since, _)| *since <= at);
+        of_then.map(|(_, registration)| registration.as_str()).filter(|registration| !registration.is_empty())
+    }
+}
+
+impl History {
+    fn see(&mut self, micros: i64, value: Cell) {
+        match self.0.last_mut() {
+            Some((_, last, known)) if *known == value => *last = micros,
+            _ => self.0.push((micros, micros, value)),
+        }
+    }
+
+    /// Takes in what came later, and says how many changes that were; the first value of all is not one.
+    fn follow(&mut self, later: Self) -> usize {
+        let before = self.0.len().max(1);
+        for (first, last, value) in later.0 {
+            self.see(first, value.clone());
+            self.see(last, value);
+        }
+        self.0.len().saturating_sub(before)
+    }
+
+    fn begin(&self) -> i64 {
+        self.0.first().map_or(i64::MAX, |(first, _, _)| *first)
+    }
+
+    fn end(&self) -> i64 {
+        self.0.last().map_or(i64::MIN, |(_, last, _)| *last)
+    }
+
+    /// A row for each change, and when it was; `keys` says of a time what the row is known by.
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    fn rows(&self, keys: impl Fn(i64) -> Vec<Cell>) -> Vec<(i64, Vec<Cell>)> {
+        let pairs = self.0.windows(2).enumerate().map(|(place, pair)| {
+            let ((began, _, from), (at, _, to)) = (&pair[0], &pair[1]);
+            let after = Cell::Number((at - began) as f64 / 1e6);
+            // Of the first value, only the states that were looked at are known.
+            let at_least = Cell::Flag(place == 0);
+            let row = [Cell::from(clock::from_micros(*at))].into_iter().chain(keys(*at));
+            (*at, row.chain([from.clone(), to.clone(), after, at_least]).collect())
+        });
+        pairs.collect()
+    }
+}
+
+/// Which registration reported a row, and in which account.
+struct Reporters<'a> {
+    accounts: &'a StringArray,
+    /// The registration, and what stands for it.
+    registrations: [&'a StringArray; 2],
+}
+
+impl<'a> Reporters<'a> {
+    fn of(schema: &Schema, batch: &'a RecordBatch) -> Self {
+        let registrations = registrations(schema).map(|at| texts(batch, &schema.columns[at].name));
+        Self { accounts: texts(batch, "account_id"), registrations }
+    }
+
+    /// Account and registration, empty where there is none.
+    fn of_row(&self, row: usize) -> (&'a str, &'a str) {
+        let known = self.registrations.iter().find(|texts| texts.is_valid(row));
+        (self.accounts.value(row), known.map_or("", |texts| texts.value(row)))
+    }
+}
+
+/// Calls `state` for each state that is asked about: its device, its time, its row.
+fn each_state(batch: &RecordBatch, options: &StateOptions, state: &mut dyn FnMut(&str, i64, usize)) {
+    let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
+    for row in 0..batch.num_rows() {
+        let id = ids.value(row);
+        let is_meant = is_asked(options.devices.as_deref(), id);
+        if is_meant && times.is_valid(row) && options.window.holds(times.value(row)) {
+            state(id, times.value(row), row);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_stays_is_no_change_however_many_days_say_so() {
+        let day = |values: &[(i64, &str)]| {
+            let mut day = History::default();
+            values.iter().for_each(|(at, value)| day.see(*at, Cell::Text((*value).to_owned())));
+            day
+        };
+        let mut all = History::default();
+        let changes =
+            [&[(1, "a"), (2, "a")][..], &[(3, "a")], &[(4, "a"), (5, "b")], &[(6, "b")], &[(7, "a"), (8, "b")]];
+        assert_eq!(changes.map(|values| all.follow(day(values))), [0, 0, 1, 0, 2]);
+    }
+}

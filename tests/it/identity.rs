@@ -1,0 +1,267 @@
+//! Devices that are not one id, one person and one account: nothing is lost, mixed up or left behind.
+
+use std::path::Path;
+
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use chrono::TimeDelta;
+use dex_archive::clock::{self, Clock};
+use dex_archive::schema::Schema;
+use serde_json::{Value, json};
+
+use crate::collect::rows;
+use crate::program::{ACCOUNT, Api, place, program, run};
+
+const OTHER: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const KIOSK: &str = "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd1";
+const LAPTOP: &str = "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd2";
+const ALICE: &str = "alice@example.com";
+const BOB: &str = "bob@example.com";
+
+#[test]
+fn registrations_of_one_moment_are_told_apart_by_either_name() {
+    let (dir, root) = place();
+    let of = |name: &str, value: &str| {
+        let mut state = state(KIOSK, 1, &json!({"personEmail": value}));
+        state[name] = json!(format!("registration of {value}"));
+        state
+    };
+    let lines = [
+        of("deviceRegistration", ALICE),
+        of("deviceRegistration", BOB),
+        of("registrationId", ALICE),
+        of("registrationId", BOB),
+        state(KIOSK, 1, &json!({})),
+    ];
+    for new in ["5 new states, 0 unchanged", "0 new states, 5 unchanged"] {
+        let said = import(dir.path(), &root, ACCOUNT, &lines);
+        assert!(said.contains(new), "{said}");
+    }
+    // Where they have the newer name, the older one tells nothing apart.
+    let mut both = of("registrationId", ALICE);
+    both["deviceRegistration"] = json!("another");
+    assert!(import(dir.path(), &root, ACCOUNT, &[both]).contains("0 new states"));
+    assert_eq!(rows(&root, &Schema::device_state()).len(), 5);
+    for args in [&["verify", "--deep"][..], &["verify"]] {
+        assert_eq!(ask(&root, args).0, Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn who_is_forgotten_takes_along_what_the_registration_reported_without_a_name() {
+    let (dir, root) = place();
+    let of = |device: &str, hour: u32, registration: &str, email: Option<&str>| {
+        state(device, hour, &json!({"registrationId": registration, "personEmail": email}))
+    };
+    let lines = [
+        of(LAPTOP, 1, "r1", Some(ALICE)),
+        of(LAPTOP, 2, "r1", None),
+        // The device is hers alone, but that registration may be anybody's.
+        of(KIOSK, 1, "r2", Some(ALICE)),
+        of(KIOSK, 2, "r3", None),
+        of(KIOSK, 3, "r4", Some(BOB)),
+        of(KIOSK, 4, "r4", None),
+        // One that two have had is nobody's.
+        of(KIOSK, 5, "r5", Some(ALICE)),
+        of(KIOSK, 6, "r5", Some(BOB)),
+        of(KIOSK, 7, "r5", None),
+    ];
+    import(dir.path(), &root, ACCOUNT, &lines);
+    let (code, said) = ask(&root, &["forget", "--email", ALICE, "--dry-run"]);
+    assert!(code == Some(0) && said.contains("1 days, 4 rows,"), "{said}");
+    let (code, said) = ask(&root, &["forget", "--email", ALICE]);
+    assert!(code == Some(0) && said.contains("1 days, 4 rows,") && said.contains("nothing about it is left"), "{said}");
+    assert_eq!(texts(&root, "registration_id"), ["r3", "r4", "r4", "r5", "r5"]);
+    assert_eq!(texts(&root, "device_id"), [KIOSK; 5]);
+}
+
+#[test]
+fn states_of_which_nobody_can_say_whose_they_are_are_named_and_left() {
+    let (dir, root) = place();
+    let of = |device: &str, hour: u32, email: Option<&str>| state(device, hour, &json!({ "personEmail": email }));
+    import(dir.path(), &root, ACCOUNT, &[of(LAPTOP, 1, Some(ALICE)), of(LAPTOP, 2, None), of(KIOSK, 2, None)]);
+    let (code, said) = ask(&root, &["forget", "--email", ALICE]);
+    assert!(code == Some(3) && said.contains(LAPTOP) && said.contains("forget --device ID"), "{said}");
+    assert!(!said.contains(KIOSK) && !said.contains("nothing about it is left"), "{said}");
+    assert_eq!(texts(&root, "device_id").len(), 2);
+    let (code, said) = ask(&root, &["forget", "--email", ALICE]);
+    assert!(code == Some(0) && said.contains("no state in the archive names anybody"), "{said}");
+    assert_eq!(ask(&root, &["forget", "--device", LAPTOP]).0, Some(0));
+    assert_eq!(texts(&root, "device_id"), [KIOSK]);
+}
+
+#[test]
+fn an_account_goes_and_another_ones_states_of_the_same_device_stay() {
+    let (dir, root) = place();
+    let lines = [state(LAPTOP, 1, &json!({})), state(KIOSK, 1, &json!({}))];
+    let config = dir.path().join("config.toml");
+    put(&config, &format!("[[account]]\nname = \"ours\"\nid = \"{ACCOUNT}\"\n"));
+    import(dir.path(), &root, ACCOUNT, &lines);
+    let file = dir.path().join("states.ndjson");
+    let mut command = program();
+    command.arg("--config").arg(&config).arg("--archive").arg(&root).args(["import", "--account", OTHER]).arg(&file);
+    let (code, said) = run(&mut command);
+    assert!(code == Some(0) && said.contains("is none of the config's"), "{said}");
+    assert_eq!(texts(&root, "account_id").len(), 4);
+    let (code, said) = ask(&root, &["forget", "--account", OTHER]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(texts(&root, "account_id"), [ACCOUNT; 2]);
+    let (code, said) = ask(&root, &["forget", "--account", OTHER, "--email", ALICE]);
+    assert!(code == Some(2) && said.contains("cannot be used with"), "{said}");
+}
+
+#[test]
+fn what_registrations_report_side_by_side_is_no_change() {
+    let (dir, root) = place();
+    let of = |hour: u32, registration: &str, status: &str, version: &str, email: &str| {
+        let more = json!({"registrationId": registration, "status": status, "version": version, "personEmail": email});
+        state(KIOSK, hour, &more)
+    };
+    let mut lines = Vec::new();
+    for hour in 1..6 {
+        lines.push(of(hour, "r1", "connected", "1", ALICE));
+        lines.push(of(hour, "r2", if hour == 4 { "connected" } else { "disconnected" }, "1", BOB));
+    }
+    // When both have ended, the next one goes on from the last.
+    lines.push(of(7, "r3", "connected", "2", BOB));
+    import(dir.path(), &root, ACCOUNT, &lines);
+    let changes = |column: &str| {
+        let answer = answer(&root, &["changes", "--column", column]);
+        let rows = answer.as_array().expect("rows").iter();
+        let text = |row: &Value, name: &str| row[name].as_str().unwrap_or("-").to_owned();
+        let told = rows.map(|row| {
+            let hour = text(row, "at")[11..13].to_owned();
+            format!("{hour} {} {}-{}", text(row, "registration_id"), text(row, "from"), text(row, "to"))
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        changes("status"),
+        ["04 r2 disconnected-connected", "05 r2 connected-disconnected", "07 r3 disconnected-connected"]
+    );
+    assert_eq!(changes("version"), ["07 r3 1-2"]);
+    // Whose it is, is the device's.
+    assert_eq!(changes("person_email").len(), 9);
+}
+
+#[test]
+fn a_device_that_others_use_too_or_other_accounts_have_is_told() {
+    let (dir, root) = place();
+    let of = |hour: u32, email: &str| state(KIOSK, hour, &json!({"personEmail": email, "deviceName": "kiosk"}));
+    import(dir.path(), &root, ACCOUNT, &[of(1, ALICE), of(2, BOB)]);
+    let said = |device: &str, more: &[&str]| {
+        let args = ["query", "latest", "--at", "2026-10-02", "--device", device];
+        let (code, said) = ask(&root, &[&args, more].concat());
+        assert_eq!(code, Some(0), "{said}");
+        said
+    };
+    assert!(said(ALICE, &[]).contains("shares a device with another person"));
+    for quiet in [said(ALICE, &["-q"]), said("kiosk", &[]), said(KIOSK, &[]), said("ki*", &[])] {
+        assert_eq!(quiet, "");
+    }
+    import(dir.path(), &root, OTHER, &[of(3, "carol@example.com")]);
+    let told = said("kiosk", &[]);
+    assert!(told.contains("is in several accounts") && told.contains(ACCOUNT) && told.contains(OTHER), "{told}");
+    assert!(said(ALICE, &[]).contains("with other people"));
+    assert_eq!(said("kiosk", &["--account", OTHER]), "");
+}
+
+#[test]
+fn what_is_imported_of_another_account_is_not_missed_by_the_collector() {
+    let (dir, root) = place();
+    let api = Api::start(4, std::time::Duration::from_mins(2), |options| options);
+    assert_eq!(run(&mut api.collect(&root)).0, Some(0));
+    let now = Clock::system().now();
+    let theirs = (0..30).map(|minute| {
+        let at = clock::format_timestamp(now - TimeDelta::minutes(minute));
+        json!({"deviceId": LAPTOP, "timestamp": at})
+    });
+    let status = |root: &Path| -> Value {
+        let mut command = program();
+        let output = command.arg("--archive").arg(root).args(["status", "--format", "json", "--expect", "1h"]).output();
+        serde_json::from_slice(&output.expect("the program starts").stdout).expect("JSON")
+    };
+    let before = status(&root);
+    import(dir.path(), &root, OTHER, &theirs.collect::<Vec<_>>());
+    for name in ["expected", "present", "missed"] {
+        assert_eq!(before[name], status(&root)[name], "{name}");
+    }
+}
+
+#[test]
+fn a_report_counts_a_device_that_moved_once() {
+    let (dir, root) = place();
+    // Five days with a disconnect each in one account, and a moment in another.
+    let of = |day: u32, hour: u32, status: &str| {
+        json!({
+            "deviceId": LAPTOP, "timestamp": format!("2026-10-0{day}T{hour:02}:00:00Z"), "status": status,
+            "deviceName": "moved"
+        })
+    };
+    let days = (1..6).flat_map(|day| [of(day, 1, "connected"), of(day, 2, "disconnected"), of(day, 3, "connected")]);
+    import(dir.path(), &root, ACCOUNT, &days.collect::<Vec<_>>());
+    import(dir.path(), &root, OTHER, &[of(6, 1, "connected")]);
+    let report = |args: &[&str]| {
+        let mut command = program();
+        command.arg("--archive").arg(&root).args(["report", "--since", "2026-10-01", "--until", "2026-10-07"]);
+        let output = command.args(["--format", "markdown", "--expect", "1h"]).args(args).output();
+        String::from_utf8_lossy(&output.expect("the program starts").stdout).into_owned()
+    };
+    let fleet = report(&[]);
+    let row = fleet.lines().find(|line| line.contains("moved") && line.contains(" 1 |"));
+    assert!(row.is_some(), "five disconnects in five days: {fleet}");
+    assert!(fleet.contains("| Account |"), "{fleet}");
+    let device = report(&["--device", "moved"]);
+    let gaps = device.split("Gaps, newest first").nth(1).expect("a table");
+    let begins: Vec<&str> = gaps.lines().filter(|line| line.starts_with("| 2026")).map(|line| &line[2..18]).collect();
+    assert!(begins.len() > 5 && begins.is_sorted_by(|a, b| a >= b), "{begins:?}");
+}
+
+#[test]
+fn yes_and_no_are_such_in_an_answer() {
+    let (dir, root) = place();
+    import(dir.path(), &root, ACCOUNT, &[state(LAPTOP, 1, &json!({"alwaysOn": true}))]);
+    let answer = answer(&root, &["latest", "--at", "2026-10-02", "--column", "always_on"]);
+    assert_eq!(answer[0]["always_on"], json!(true));
+}
+
+fn state(device: &str, hour: u32, more: &Value) -> Value {
+    let mut state = json!({"deviceId": device, "timestamp": format!("2026-10-01T{hour:02}:00:00Z")});
+    more.as_object().expect("an object").iter().for_each(|(name, value)| state[name] = value.clone());
+    state
+}
+
+fn import(dir: &Path, root: &Path, account: &str, states: &[Value]) -> String {
+    let file = dir.join("states.ndjson");
+    let lines: Vec<String> = states.iter().map(Value::to_string).collect();
+    put(&file, &lines.join("\n"));
+    let (code, said) = run(program().arg("--archive").arg(root).args(["import", "--account", account]).arg(&file));
+    assert_eq!(code, Some(0), "{said}");
+    said
+}
+
+fn ask(root: &Path, args: &[&str]) -> (Option<i32>, String) {
+    run(program().arg("--archive").arg(root).args(args))
+}
+
+fn answer(root: &Path, question: &[&str]) -> Value {
+    let mut command = program();
+    command.arg("--archive").arg(root).arg("query").args(question);
+    if question[0] == "changes" {
+        command.args(["--since", "2026-10-01", "--until", "2026-10-02"]);
+    }
+    let output = command.args(["--format", "json"]).output().expect("the program starts");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn texts(root: &Path, column: &str) -> Vec<String> {
+    let schema = Schema::device_state();
+    let at = schema.index_of(column).expect("a column");
+    let rows = rows(root, &schema).into_iter().map(|(batch, row)| (batch.column(at).as_string::<i32>().clone(), row));
+    rows.filter(|(values, row)| values.is_valid(*row)).map(|(values, row)| values.value(row).to_owned()).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test makes files")]
+fn put(path: &Path, text: &str) {
+    std::fs::write(path, text).expect("room on the disk");
+}
