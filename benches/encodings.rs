@@ -8,7 +8,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
+use std::num::NonZeroUsize;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,6 +25,8 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 type Failed = Box<dyn Error>;
+
+const USAGE: &str = "usage: cargo bench --bench encodings -- PART [PAGE_ROWS [GROUP_ROWS]]";
 
 /// Levels of zstd; 0 is none.
 const LEVELS: [i32; 4] = [0, 1, 3, 9];
@@ -43,13 +47,29 @@ struct Written {
     leaves: BTreeMap<String, i64>,
 }
 
-fn main() -> Result<(), Failed> {
+#[expect(clippy::print_stderr, reason = "it says how it is called")]
+fn main() -> Result<ExitCode, Failed> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let [part, rows @ ..] = &arguments[..] else { return Err("give a part, and rows of pages and groups".into()) };
-    let rows: Vec<usize> = rows.iter().map(|rows| rows.parse()).collect::<Result<_, _>>()?;
+    let [part, rows @ ..] = &arguments[..] else {
+        // A bare `cargo bench` calls it so, with all the others.
+        println!("{USAGE}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let rows: Result<Vec<usize>, _> =
+        rows.iter().map(|rows| rows.parse::<NonZeroUsize>().map(NonZeroUsize::get)).collect();
+    let Some(rows) = rows.ok().filter(|rows| rows.len() <= 2 && !part.starts_with('-')) else {
+        eprintln!("{USAGE}");
+        return Ok(ExitCode::from(2));
+    };
     let (page, group) = (rows.first().copied().unwrap_or(2_048), rows.get(1).copied().unwrap_or(32_768));
+    measure(Path::new(part), page, group)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what each column of a part costs.
+fn measure(part: &Path, page: usize, group: usize) -> Result<(), Failed> {
     let schema = Schema::device_state();
-    let batches = Part::open(Path::new(part), &schema)?.batches(None).collect::<Result<Vec<_>, _>>()?;
+    let batches = Part::open(part, &schema)?.batches(None).collect::<Result<Vec<_>, _>>()?;
     let all = arrow_select::concat::concat_batches(schema.arrow(), &batches)?;
     println!(
         "{} rows, pages of {page}, groups of {group}; bytes a row, microseconds to write and read all",
