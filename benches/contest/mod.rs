@@ -1,8 +1,9 @@
 //! Contests of whole processes: each runs in turn with the others, round by round, and medians are compared.
 
 use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 pub(crate) type Failed = Box<dyn Error>;
 
@@ -20,23 +21,15 @@ pub(crate) struct Cost {
     pub(crate) peak_megabytes: f64,
 }
 
-/// Runs a command on some of the processors, and says what the kernel counted of it.
-const MEASURE: &str = "import os, resource, subprocess, sys, time\n\
-os.sched_setaffinity(0, range(int(sys.argv[1])))\n\
-began = time.perf_counter()\n\
-subprocess.run(sys.argv[2:], check=True, stdout=subprocess.DEVNULL)\n\
-wall = time.perf_counter() - began\n\
-used = resource.getrusage(resource.RUSAGE_CHILDREN)\n\
-print(used.ru_utime + used.ru_stime, wall, used.ru_maxrss / 1000)";
-
 impl Cost {
-    /// Runs a command to its end.
+    /// Runs a command to its end, on so many processors.
     pub(crate) fn of(processors: usize, command: &[String]) -> Result<Self, Failed> {
-        let output = Command::new("python3").args(["-c", MEASURE, &processors.to_string()]).args(command).output()?;
-        let said = String::from_utf8(output.stdout)?;
+        let mut measure = Command::new("python3");
+        measure.arg(beside("measure.py")).arg(processors.to_string()).args(command);
+        let said = String::from_utf8(output(&mut measure)?.stdout)?;
         let figures = said.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
         let [cpu_seconds, wall_seconds, peak_megabytes] = figures[..] else {
-            return Err(format!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr)).into());
+            return Err(format!("{measure:?} said {said}").into());
         };
         Ok(Self { cpu_seconds, wall_seconds, peak_megabytes })
     }
@@ -82,9 +75,28 @@ pub(crate) fn python(bench: &Path) -> Result<PathBuf, Failed> {
     Ok(python)
 }
 
+/// Runs a command that has nothing to tell.
 pub(crate) fn ran(command: &mut Command) -> Result<(), Failed> {
-    let status = command.status()?;
+    let status = command.status().map_err(|error| unstarted(command, &error))?;
     if status.success() { Ok(()) } else { Err(format!("{command:?} failed").into()) }
+}
+
+/// What a command told before it ended well.
+pub(crate) fn output(command: &mut Command) -> Result<Output, Failed> {
+    let output = command.output().map_err(|error| unstarted(command, &error))?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    Err(format!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// The system by itself does not say which program it did not find.
+fn unstarted(command: &Command, error: &io::Error) -> Failed {
+    let program = command.get_program().display();
+    if error.kind() == io::ErrorKind::NotFound {
+        return format!("there is no {program}: it is to be installed, and in the PATH").into();
+    }
+    format!("{program} cannot be started: {error}").into()
 }
 
 /// The bodies of simulated ticks, from a tick of 2026-10-01 on.
