@@ -1,9 +1,18 @@
 //! Contests of whole processes: each runs in turn with the others, round by round, and medians are compared.
 
 use std::error::Error;
+use std::fs::File;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
+
+use dex_archive::clock;
+use dex_archive::schema::Schema;
+use dex_archive::sim::{self, Fleet, FleetOptions};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use twox_hash::XxHash64;
 
 pub(crate) type Failed = Box<dyn Error>;
 
@@ -12,6 +21,26 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_dex-archive");
 
 /// The account that simulated states are imported under.
 pub(crate) const ACCOUNT: &str = "01a7362d577a6c3019a474fd6f485823";
+
+/// The figures that a bench was called with, none of them zero and no more than so many; where they are not that, it
+/// says how it is called, and there are none.
+#[expect(clippy::print_stderr, reason = "it says how it is called")]
+pub(crate) fn figures(usage: &str, most: usize) -> Option<Vec<u32>> {
+    // Cargo has its own.
+    let arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let figures: Result<Vec<u32>, _> =
+        arguments.map(|figure| figure.parse::<NonZeroU32>().map(NonZeroU32::get)).collect();
+    let figures = figures.ok().filter(|figures| figures.len() <= most);
+    if figures.is_none() {
+        eprintln!("{usage}");
+    }
+    figures
+}
+
+/// The contenders of a round, by number: in each round another begins.
+pub(crate) fn turns(round: usize, contenders: usize) -> impl Iterator<Item = usize> {
+    (0..contenders).map(move |turn| (round + turn) % contenders)
+}
 
 /// What a process took.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,9 +74,25 @@ impl Cost {
     }
 }
 
+/// The figure in the middle, or what is between the two there. Of no figures there is none.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+    f64::midpoint(figures[(figures.len() - 1) / 2], figures[figures.len() / 2])
+}
+
+/// A count as a figure for people.
+#[expect(clippy::cast_precision_loss, reason = "nothing is counted to 2^53")]
+pub(crate) fn float(count: u64) -> f64 {
+    count as f64
+}
+
+/// What is to be known of the peaks that are printed.
+pub(crate) fn of_peaks() -> &'static str {
+    if Path::new("/usr/bin/time").exists() {
+        "peaks are those of the processes"
+    } else {
+        "peaks are 14 MB at least, those of the Python that starts the processes, for there is no /usr/bin/time"
+    }
 }
 
 /// Where what is built for contests is kept.
@@ -99,6 +144,18 @@ fn unstarted(command: &Command, error: &io::Error) -> Failed {
     format!("{program} cannot be started: {error}").into()
 }
 
+/// A part of the names of what is kept from run to run: it changes with the states that the simulator writes, with the
+/// columns that are made of them, and with what the peers are told.
+pub(crate) fn tag() -> Result<String, Failed> {
+    let fleet = Fleet::new(FleetOptions { devices: 20, ..FleetOptions::default() });
+    let start = clock::parse_timestamp("2026-10-01T00:00:00Z").ok_or("a time")?;
+    let mut sample = Vec::new();
+    sim::dump(&fleet, start, 12, Duration::from_mins(5), &mut sample)?;
+    sample.extend_from_slice(Schema::device_state().fingerprint().as_bytes());
+    sample.extend(std::fs::read(beside("peers_ingest.py"))?);
+    Ok(format!("{:016x}", XxHash64::oneshot(0, &sample)))
+}
+
 /// The bodies of simulated ticks, from a tick of 2026-10-01 on.
 pub(crate) fn dump(path: &Path, devices: u32, first: u32, ticks: u32) -> Result<(), Failed> {
     if path.exists() {
@@ -110,7 +167,17 @@ pub(crate) fn dump(path: &Path, devices: u32, first: u32, ticks: u32) -> Result<
     let counts = [devices, ticks].map(|count| count.to_string());
     let arguments = ["simulate", "--devices", &counts[0], "--ticks", &counts[1], "--start", &start, "--dump"];
     ran(Command::new(PROGRAM).args(arguments).arg(&unfinished))?;
-    ran(Command::new("mv").arg(&unfinished).arg(path))
+    renamed(&unfinished, path)
+}
+
+/// Gives what is finished its name.
+pub(crate) fn renamed(unfinished: &Path, path: &Path) -> Result<(), Failed> {
+    ran(Command::new("mv").arg(unfinished).arg(path))
+}
+
+/// Brings an archive that is kept from run to run to what this version writes.
+pub(crate) fn upgraded(archive: &Path) -> Result<(), Failed> {
+    ran(Command::new(PROGRAM).arg("--archive").arg(archive).args(["-q", "upgrade"]))
 }
 
 /// What is typed to import a file.
@@ -137,10 +204,18 @@ pub(crate) fn peer(
 
 /// The one part of an archive's only day.
 pub(crate) fn only_part(archive: &Path) -> Result<PathBuf, Failed> {
-    let first = |dir: &Path| -> Result<PathBuf, Failed> {
-        let mut entries = std::fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
-        entries.sort_by_key(std::fs::DirEntry::file_name);
-        Ok(entries.first().ok_or("an empty folder")?.path())
+    let only = |dir: &Path| -> Result<PathBuf, Failed> {
+        let entries = std::fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
+        match &entries[..] {
+            [entry] => Ok(entry.path()),
+            _ => Err(format!("there are {} entries in {}, and not one", entries.len(), dir.display()).into()),
+        }
     };
-    first(&first(&archive.join("device_state"))?)
+    only(&only(&archive.join("device_state"))?)
+}
+
+/// Rows of a part, as its footer has them.
+pub(crate) fn rows_in(part: &Path) -> Result<u64, Failed> {
+    let reader = SerializedFileReader::new(File::open(part)?)?;
+    Ok(u64::try_from(reader.metadata().file_metadata().num_rows())?)
 }
