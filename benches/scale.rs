@@ -12,11 +12,16 @@
 #![expect(clippy::print_stdout, reason = "that is what it is for")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
+#[expect(dead_code, reason = "it simulates whole days by itself")]
+mod contest;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use contest::{Failed, figures};
 use dex_archive::api::{Budget, Client, ClientOptions, Credential, Secret};
 use dex_archive::archive::{Archive, Shards};
 use dex_archive::clock::{self, Clock};
@@ -28,7 +33,7 @@ use dex_archive::schema::Schema;
 use dex_archive::sim::{Fleet, FleetOptions, RateLimit, Server, ServerOptions};
 use dex_archive::snapshot::AccountId;
 
-type Failed = Box<dyn std::error::Error>;
+const USAGE: &str = "usage: cargo bench --bench scale [-- DEVICES [MINUTES]]";
 
 /// The fleet that unit costs are measured on.
 const SMALL: u32 = 5_000;
@@ -95,8 +100,8 @@ impl Progress for Silent {
     fn finish(&self) {}
 }
 
-fn main() -> Result<(), Failed> {
-    let figures: Vec<u32> = std::env::args().skip(1).filter_map(|figure| figure.parse().ok()).collect();
+fn main() -> Result<ExitCode, Failed> {
+    let Some(figures) = figures(USAGE, 2) else { return Ok(ExitCode::from(2)) };
     let hourly = day(SMALL, EVERY, PublishRule::Every(Duration::from_hours(1)))?;
     let often = day(SMALL, EVERY, PublishRule::Sweep)?;
     let units = Units::of(&hourly, &often);
@@ -116,7 +121,7 @@ fn main() -> Result<(), Failed> {
         let units = Units { rows: few.rows as f64 / (few.devices * DAY / every) as f64, ..units };
         compare(&units, every, &day(*devices, every, PublishRule::Every(Duration::from_hours(1)))?);
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Units {
@@ -231,7 +236,7 @@ fn day(devices: u32, every: u64, publish: PublishRule) -> Result<Day, Failed> {
     let (_switch, stop) = stop_pair();
     let mut collector = Collector::new(client, ingest, clock.clone(), options, &Silent, stop);
     let (began, before) = (Instant::now(), processor()?);
-    forget_peak();
+    forget_peak()?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         for number in 0..u16::try_from(DAY / every)? {
             let (_, failed) = collector.sweep(number).await;
@@ -288,8 +293,8 @@ fn processor() -> Result<f64, Failed> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the kernel's own switch")]
-fn forget_peak() {
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
+fn forget_peak() -> Result<(), Failed> {
+    Ok(std::fs::write("/proc/self/clear_refs", "5")?)
 }
 
 fn peak() -> Result<u64, Failed> {
