@@ -87,10 +87,16 @@ pub enum EraseError {
 
 /// Takes everything about a subject out of shards and of the quarantine, and proves it by looking again.
 /// Without every shard's lock nothing is changed: the answer says what would be, also while a collector publishes.
+/// `looked` is called for each part, each time that it is read ([`times_read`]).
 ///
 /// # Errors
 /// Where the journal is not empty, or the file system says no. What went before is gone.
-pub fn forget(archive: &Archive, locks: Option<&[ShardLock]>, subject: &Subject) -> Result<Erased, EraseError> {
+pub fn forget(
+    archive: &Archive,
+    locks: Option<&[ShardLock]>,
+    subject: &Subject,
+    looked: &dyn Fn(),
+) -> Result<Erased, EraseError> {
     archive.check_state()?;
     for lock in locks.unwrap_or_default() {
         if let Some((_, path)) = journal::segments(&archive.journal_path(lock.shard))?.into_iter().next() {
@@ -99,15 +105,16 @@ pub fn forget(archive: &Archive, locks: Option<&[ShardLock]>, subject: &Subject)
     }
     let archive = archive.clone().lingering(Duration::ZERO);
     let mut erased = Erased::default();
-    let found = belongings(&archive, subject)?;
+    let found = belongings(&archive, subject, looked)?;
     (erased.names_nobody, erased.unclear) = (found.names_nobody(), found.unclear());
     let subject = &subject.clone().having(&found);
     // It is the states that name somebody by which the others are found: broken off, it is done again from them.
     if let Some(nameless) = subject.nameless().filter(|_| locks.is_some()) {
-        Forgetting { archive: &archive, locks, subject: &nameless }.dataset(&Schema::device_state(), &mut erased)?;
+        let forgetting = Forgetting { archive: &archive, locks, subject: &nameless, looked: &|| () };
+        forgetting.dataset(&Schema::device_state(), &mut erased)?;
         erased.other_pseudonyms = 0;
     }
-    let forgetting = Forgetting { archive: &archive, locks, subject };
+    let forgetting = Forgetting { archive: &archive, locks, subject, looked };
     // The states say whose devices they are, too.
     for schema in [Schema::poll(), Schema::device_state()] {
         forgetting.dataset(&schema, &mut erased)?;
@@ -120,9 +127,26 @@ pub fn forget(archive: &Archive, locks: Option<&[ShardLock]>, subject: &Subject)
             let staged = archive.staged(lock.shard)?;
             staged.into_iter().next().map_or(Ok(()), |path| Err(EraseError::Left(path)))?;
         }
-        prove(&archive, subject, &erased.left)?;
+        prove(&archive, subject, &erased.left, looked)?;
     }
     Ok(erased)
+}
+
+/// How many parts [`forget`] reads, each as often as it does: those of states once more than the others, all of them again
+/// to prove it.
+///
+/// # Errors
+/// Where a folder cannot be listed.
+pub fn times_read(archive: &Archive, is_rehearsal: bool) -> Result<u64, EraseError> {
+    let (mut states, mut all) = (0, 0);
+    for schema in Schema::all() {
+        for partition in archive.partitions(&schema)? {
+            let parts = archive.parts(&partition)?.len() as u64;
+            all += parts;
+            states += if schema.dataset == Schema::device_state().dataset { parts } else { 0 };
+        }
+    }
+    Ok(states + if is_rehearsal { all } else { 2 * all })
 }
 
 /// Whether something waits in a journal that [`forget`] would have to see.
@@ -209,6 +233,7 @@ struct Forgetting<'a> {
     /// Every shard's; none where nothing is to be changed.
     locks: Option<&'a [ShardLock]>,
     subject: &'a Subject,
+    looked: &'a dyn Fn(),
 }
 
 impl Forgetting<'_> {
@@ -225,6 +250,7 @@ impl Forgetting<'_> {
                     )) => erased.leave(path),
                     forgotten => forgotten?,
                 }
+                (self.looked)();
             }
         }
         Ok(())
@@ -247,7 +273,7 @@ impl Forgetting<'_> {
 }
 
 /// What is somebody's, by all states.
-fn belongings(archive: &Archive, subject: &Subject) -> Result<Belongings, EraseError> {
+fn belongings(archive: &Archive, subject: &Subject, looked: &dyn Fn()) -> Result<Belongings, EraseError> {
     let schema = Schema::device_state();
     let mut found = Belongings::default();
     for partition in archive.partitions(&schema)? {
@@ -255,8 +281,9 @@ fn belongings(archive: &Archive, subject: &Subject) -> Result<Belongings, EraseE
             match archive.hold_part(&path).and_then(|held| subject.belongings_in(&held, &schema, &mut found)) {
                 // It is named when it cannot be searched.
                 Err(ArchiveError::Damaged { .. } | ArchiveError::Schema { .. }) => (),
-                looked => looked?,
+                searched => searched?,
             }
+            looked();
         }
     }
     Ok(found)
@@ -320,13 +347,14 @@ impl Day<'_> {
 }
 
 /// Looks at every part, and at everything beside them, again.
-fn prove(archive: &Archive, subject: &Subject, left: &[PathBuf]) -> Result<(), EraseError> {
+fn prove(archive: &Archive, subject: &Subject, left: &[PathBuf], looked: &dyn Fn()) -> Result<(), EraseError> {
     for schema in Schema::all() {
         for partition in archive.partitions(&schema)? {
             for (_, path) in archive.parts(&partition)? {
                 if !left.contains(&path) && subject.count_in(&archive.hold(&path)?, &schema)?.about > 0 {
                     return Err(EraseError::Left(path));
                 }
+                looked();
             }
         }
     }

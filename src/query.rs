@@ -25,6 +25,8 @@ mod texts;
 mod trend;
 mod window;
 
+use std::collections::HashSet;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -148,6 +150,12 @@ pub enum QueryError {
         /// In how many rows.
         rows: usize,
     },
+    /// Percentiles would keep more values than there is room for.
+    #[error(
+        "percentiles keep every value, and there are more than {} of them: ask for fewer metrics or a shorter window, or for mean, min and max",
+        trend::MOST_KEPT
+    )]
+    Percentiles,
     /// The answer would be larger than there is room for.
     #[error("{columns} columns in {rows} rows are too many (at most {most} values): a text has a column for each value it has, so ask for others, or use a longer --every or a shorter window", most = trend::MOST_CELLS)]
     Cells {
@@ -184,9 +192,21 @@ fn registrations(schema: &Schema) -> [usize; 2] {
     schema.stand_in.expect("states of a device have registrations").into()
 }
 
-/// Whether a device is asked about: all are where none is named.
-fn is_asked(devices: Option<&[String]>, id: &str) -> bool {
-    devices.is_none_or(|devices| devices.iter().any(|device| device == id))
+/// The devices that are asked about: all where none is named.
+struct Asked<'a>(Option<HashSet<&'a str>>);
+
+impl<'a> Asked<'a> {
+    fn of(devices: Option<&'a [String]>) -> Self {
+        Self(devices.map(|devices| devices.iter().map(String::as_str).collect()))
+    }
+
+    fn is_everybody(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn holds(&self, id: &str) -> bool {
+        self.0.as_ref().is_none_or(|ids| ids.contains(id))
+    }
 }
 
 /// That there is no state of those who are asked about.

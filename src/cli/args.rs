@@ -36,7 +36,7 @@ pub(super) struct Args {
     config: Option<PathBuf>,
     /// Say more
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = COMMON)]
-    verbose: u8,
+    pub(super) verbose: u8,
     /// Say less: errors alone
     #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = COMMON)]
     pub(super) quiet: bool,

@@ -30,6 +30,9 @@ const SHORTEST_HOLE: Duration = Duration::from_mins(15);
 /// Healing takes at least so long, or is left to the next time.
 const SHORTEST_HEALING: Duration = Duration::from_secs(5);
 
+/// So many windows of a plan are shown, unless all are wanted.
+const MOST_WINDOWS: usize = 20;
+
 /// Fills the archive from the history, one account after the other.
 pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     let (place, file) = args.config()?;
@@ -44,7 +47,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     if command.dry_run {
         let archive = if Archive::is_absent(&place)? { None } else { Some(Archive::open(&place)?) };
         for ((_, options), wanted) in accounts.iter().zip(&wanted) {
-            print_plan(&wanted.plan(archive.as_ref(), &policy, options.budget)?)?;
+            print_plan(&wanted.plan(archive.as_ref(), &policy, options.budget)?, args.verbose > 0)?;
         }
         return Ok(Exit::Done);
     }
@@ -88,10 +91,13 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     })
 }
 
-/// Prints what would be asked for, window by window.
-fn print_plan(plan: &BackfillPlan) -> io::Result<()> {
-    let windows = plan.windows.iter().map(Stretch::to_string);
-    print::data(windows.chain([format!("plan: {plan}")]).collect::<Vec<_>>().join("\n") + "\n")
+/// Prints what would be asked for, window by window; only the first of many, unless `all` are wanted.
+fn print_plan(plan: &BackfillPlan, all: bool) -> io::Result<()> {
+    let shown = if all { plan.windows.len() } else { plan.windows.len().min(MOST_WINDOWS) };
+    let windows = plan.windows[..shown].iter().map(Stretch::to_string);
+    let more = plan.windows.len() - shown;
+    let more = (more > 0).then(|| format!("and {more} more: -v shows all"));
+    print::data(windows.chain(more).chain([format!("plan: {plan}")]).collect::<Vec<_>>().join("\n") + "\n")
 }
 
 /// What is asked of the history.

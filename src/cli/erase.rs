@@ -3,13 +3,16 @@
 use anyhow::bail;
 use chrono::TimeDelta;
 
+use crate::archive::{Archive, ShardLock};
 use crate::clock::Clock;
+use crate::collect::Progress;
 use crate::config::{self, ConfigError, ConfigFile};
-use crate::erase::{self, Erased, Subject, SubjectKind};
+use crate::erase::{self, EraseError, Erased, Subject, SubjectKind};
 use crate::privacy::{Policy, is_pseudonym};
 use crate::snapshot::DeviceId;
 
 use super::args::{Args, ForgetArgs, PruneArgs};
+use super::progress::Bar;
 use super::{Exit, collect, print};
 
 /// Removes days that are too old.
@@ -40,14 +43,14 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
         if erase::is_waiting(&archive) {
             print::note("what waits in the journal is not looked at: it is published first when this is no dry run");
         }
-        erase::forget(&archive, None, &subject)?
+        search(args, &archive, None, &subject)?
     } else {
         let (ingest, recovered) = collect::take(archive, &clock, "forget", policy.clone())?;
         collect::note_recovered(&recovered);
         if !recovered.held.is_empty() {
             bail!("something is not published yet and may be about it: mend that first");
         }
-        erase::forget(ingest.archive(), Some(ingest.locks()), &subject)?
+        search(args, ingest.archive(), Some(ingest.locks()), &subject)?
     };
     tell(&erased, command.dry_run, args.quiet)?;
     let (is_person, is_clean) = (!command.email.is_empty(), erased.left.is_empty() && erased.unclear.is_empty());
@@ -91,6 +94,20 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
         print::note("Cloudflare remembers 7 days: a collect or a backfill may bring back what it still has");
     }
     Ok(if is_clean { Exit::Done } else { Exit::Partly })
+}
+
+/// Looks for somebody, and takes out what is found where there are the locks for it.
+fn search(
+    args: &Args,
+    archive: &Archive,
+    locks: Option<&[ShardLock]>,
+    subject: &Subject,
+) -> Result<Erased, EraseError> {
+    let bar = Bar::new(args.quiet);
+    bar.start("parts", Some(erase::times_read(archive, locks.is_none())?));
+    let erased = erase::forget(archive, locks, subject, &|| bar.advance(1));
+    bar.finish();
+    erased
 }
 
 /// Whom the command names, by the values themselves and by the pseudonyms that the rules make of them.

@@ -4,6 +4,7 @@ mod course;
 mod format;
 mod table;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -155,7 +156,9 @@ impl Asker<'_> {
             self.tell_shared(device, &found, window)?;
             ids.extend(found);
         }
-        Ok((!named.is_empty()).then(|| distinct(&ids)))
+        let mut known = HashSet::new();
+        ids.retain(|id| known.insert(id.clone()));
+        Ok((!named.is_empty()).then_some(ids))
     }
 
     /// Says where an answer about a device is about more than whoever named it may think. What is named by its id, or by a

@@ -318,11 +318,13 @@ struct Texts<'a> {
     lists: Option<&'a [i32]>,
     /// What was looked at already: most texts stand in many rows.
     seen: HashMap<&'a str, bool>,
+    /// The last of them: mostly that of the row before.
+    last: Option<(&'a str, bool)>,
 }
 
 impl<'a> Texts<'a> {
     fn of(column: &'a ArrayRef) -> Vec<Self> {
-        let texts = |values, lists| Self { values, lists, seen: HashMap::new() };
+        let texts = |values, lists| Self { values, lists, seen: HashMap::new(), last: None };
         match (column.as_string_opt::<i32>(), column.as_list_opt::<i32>()) {
             (Some(values), _) => vec![texts(values, None)],
             (_, Some(lists)) => {
@@ -338,10 +340,17 @@ impl<'a> Texts<'a> {
     fn mention(&mut self, subject: &Subject, row: usize) -> bool {
         let items = |at: i32| usize::try_from(at).unwrap_or(0);
         let range: Range<usize> = self.lists.map_or(row..row + 1, |ends| items(ends[row])..items(ends[row + 1]));
-        let (values, seen) = (self.values, &mut self.seen);
+        let (values, seen, last) = (self.values, &mut self.seen, &mut self.last);
         range.filter(|&at| values.is_valid(at)).any(|at| {
             let text = values.value(at);
-            *seen.entry(text).or_insert_with(|| subject.is_in(text))
+            match last {
+                Some((known, mentions)) if *known == text => *mentions,
+                _ => {
+                    let mentions = *seen.entry(text).or_insert_with(|| subject.is_in(text));
+                    *last = Some((text, mentions));
+                    mentions
+                }
+            }
         })
     }
 }

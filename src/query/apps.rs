@@ -13,7 +13,7 @@ use super::answer::{Answer, AnswerColumn, Cell};
 use super::scan::Days;
 use super::sum::Sum;
 use super::window::Window;
-use super::{QueryError, column, is_asked, no_state, texts, times};
+use super::{Asked, QueryError, column, no_state, texts, times};
 
 /// What is asked of applications.
 #[derive(Debug, Clone)]
@@ -43,7 +43,8 @@ pub fn apps(days: &Days, options: &AppsOptions) -> Result<Answer, QueryError> {
     let (device, time) = (column(&schema, "device_id"), column(&schema, "timestamp"));
     let any_of = options.devices.clone().map(|ids| (device, ids));
     let scan = Scan { columns: [device, time, list].into(), any_of, ..Scan::default() };
-    let add = |found: &mut (bool, Apps), batch: &RecordBatch| take(batch, options, &entry.name, found);
+    let asked = (&Asked::of(options.devices.as_deref()), options.window);
+    let add = |found: &mut (bool, Apps), batch: &RecordBatch| take(batch, asked, &entry.name, found);
     let (mut all, mut is_empty) = (Apps::new(), true);
     days.fold(&schema, options.window, &scan, Default::default, add, |(has_states, found)| {
         is_empty &= !has_states;
@@ -96,12 +97,11 @@ impl Usage {
 }
 
 /// Takes in what the states of a batch that are asked about name, and whether there is one.
-fn take(batch: &RecordBatch, options: &AppsOptions, list: &str, (has_states, found): &mut (bool, Apps)) {
+fn take(batch: &RecordBatch, (asked, window): (&Asked, Window), list: &str, (has_states, found): &mut (bool, Apps)) {
     let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
     let lists = batch.column_by_name(list).expect("the scan has it").as_list::<i32>();
     for row in 0..batch.num_rows() {
-        let is_meant = is_asked(options.devices.as_deref(), ids.value(row));
-        if !is_meant || times.is_null(row) || !options.window.holds(times.value(row)) {
+        if times.is_null(row) || !window.holds(times.value(row)) || !asked.holds(ids.value(row)) {
             continue;
         }
         *has_states = true;

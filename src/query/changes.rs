@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::{Array, RecordBatch, StringArray};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow_schema::DataType;
 use chrono::TimeDelta;
 
 use crate::clock;
@@ -14,7 +17,7 @@ use super::newest::newest_names;
 use super::scan::Days;
 use super::trend::MOST_ROWS;
 use super::window::Window;
-use super::{QueryError, is_asked, no_state, registrations, texts, times};
+use super::{Asked, QueryError, cell, no_state, registrations, texts, times};
 
 /// What is asked of changes.
 #[derive(Debug, Clone)]
@@ -43,18 +46,8 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
     let reading = Reading::new(options)?;
     let mut all = Histories::default();
     let mut is_empty = true;
-    let add = |(has_states, found): &mut (bool, Histories), batch: &RecordBatch| {
-        let reporters = Reporters::of(&reading.schema, batch);
-        each_state(batch, options, &mut |id, micros, row| {
-            *has_states |= asked.window.holds(micros);
-            let cells = reading.cells(batch, row).into_iter().enumerate();
-            for (at, cell) in cells.filter(|(_, cell)| *cell != Cell::Null) {
-                let (account, registration) = reporters.of_row(row);
-                let registration = if reading.is_of_device(at) { "" } else { registration };
-                found.of(id, account, registration, options.columns.len())[at].see(micros, cell);
-            }
-        });
-    };
+    let question = Question { asked: Asked::of(options.devices.as_deref()), window, told: asked.window };
+    let add = |found: &mut (bool, Histories), batch: &RecordBatch| take(batch, &reading, &question, found);
     let mut length = 0;
     days.fold(&reading.schema, options.window, &reading.scan, Default::default, add, |(has_states, found)| {
         is_empty &= !has_states;
@@ -181,10 +174,11 @@ impl Line {
 }
 
 impl History {
-    fn see(&mut self, micros: i64, value: Cell) {
+    /// Takes in a value that was there from one moment to another.
+    fn see(&mut self, (first, until): (i64, i64), value: Cell) {
         match self.0.last_mut() {
-            Some((_, last, known)) if *known == value => *last = micros,
-            _ => self.0.push((micros, micros, value)),
+            Some((_, last, known)) if *known == value => *last = until,
+            _ => self.0.push((first, until, value)),
         }
     }
 
@@ -192,8 +186,7 @@ impl History {
     fn follow(&mut self, later: Self) -> usize {
         let before = self.0.len().max(1);
         for (first, last, value) in later.0 {
-            self.see(first, value.clone());
-            self.see(last, value);
+            self.see((first, last), value);
         }
         self.0.len().saturating_sub(before)
     }
@@ -241,17 +234,66 @@ impl<'a> Reporters<'a> {
     }
 }
 
-/// Calls `state` for each state that is asked about: its device, its time, its row.
-fn each_state(batch: &RecordBatch, options: &StateOptions, state: &mut dyn FnMut(&str, i64, usize)) {
+/// Which states are watched.
+struct Question<'a> {
+    asked: Asked<'a>,
+    window: Window,
+    /// In which there has to be one.
+    told: Window,
+}
+
+/// Takes in the states of a batch, and whether there is one to be told of: those of a registration that follow each other
+/// in one go.
+fn take(batch: &RecordBatch, reading: &Reading, question: &Question, (has_states, found): &mut (bool, Histories)) {
     let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
-    for row in 0..batch.num_rows() {
-        let id = ids.value(row);
-        let is_meant = is_asked(options.devices.as_deref(), id);
-        if is_meant && times.is_valid(row) && options.window.holds(times.value(row)) {
-            state(id, times.value(row), row);
+    let reporters = Reporters::of(&reading.schema, batch);
+    let columns: Vec<_> = reading.columns(batch).map(|column| (column, equality(column))).collect();
+    let counts = |row: usize| times.is_valid(row) && question.window.holds(times.value(row));
+    let mut row = 0;
+    while row < batch.num_rows() {
+        let start = row;
+        row += 1;
+        let (id, reporter) = (ids.value(start), reporters.of_row(start));
+        if !counts(start) || !question.asked.holds(id) {
+            continue;
+        }
+        let goes_on = |row: usize| counts(row) && ids.value(row) == id && reporters.of_row(row) == reporter;
+        row = (row..batch.num_rows()).find(|&row| !goes_on(row)).unwrap_or(batch.num_rows());
+        *has_states |= (start..row).any(|row| question.told.holds(times.value(row)));
+        for (at, (column, is_same)) in columns.iter().enumerate() {
+            let registration = if reading.is_of_device(at) { "" } else { reporter.1 };
+            let history = &mut found.of(id, reporter.0, registration, columns.len())[at];
+            let mut first = start;
+            while first < row {
+                let end = (first + 1..row).find(|&next| !is_same(first, next)).unwrap_or(row);
+                if column.is_valid(first) {
+                    history.see((times.value(first), times.value(end - 1)), cell(column, first));
+                }
+                first = end;
+            }
         }
     }
 }
+
+/// Whether two rows of a column have the same value, or both none.
+fn equality(column: &ArrayRef) -> Equality<'_> {
+    fn of<'a, A: Array, V: PartialEq + 'a>(array: &'a A, value: impl Fn(usize) -> V + 'a) -> Equality<'a> {
+        Box::new(move |a, b| match (array.is_valid(a), array.is_valid(b)) {
+            (true, true) => value(a) == value(b),
+            (a, b) => a == b,
+        })
+    }
+    match column.data_type() {
+        DataType::Utf8 => of(column, |row| column.as_string::<i32>().value(row)),
+        DataType::Int64 => of(column, |row| column.as_primitive::<Int64Type>().value(row)),
+        DataType::Float64 => of(column, |row| column.as_primitive::<Float64Type>().value(row).to_bits()),
+        DataType::Boolean => of(column, |row| column.as_boolean().value(row)),
+        _ => of(column, |row| column.as_primitive::<TimestampMicrosecondType>().value(row)),
+    }
+}
+
+/// Whether two rows have the same value.
+type Equality<'a> = Box<dyn Fn(usize, usize) -> bool + 'a>;
 
 #[cfg(test)]
 mod tests {
@@ -261,7 +303,7 @@ mod tests {
     fn a_value_that_stays_is_no_change_however_many_days_say_so() {
         let day = |values: &[(i64, &str)]| {
             let mut day = History::default();
-            values.iter().for_each(|(at, value)| day.see(*at, Cell::Text((*value).to_owned())));
+            values.iter().for_each(|(at, value)| day.see((*at, *at), Cell::Text((*value).to_owned())));
             day
         };
         let mut all = History::default();

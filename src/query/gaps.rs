@@ -21,7 +21,7 @@ use super::scan::Days;
 use super::searched::Searched;
 use super::trend::MOST_ROWS;
 use super::window::{Buckets, Window};
-use super::{QueryError, column, is_asked, texts, times};
+use super::{Asked, QueryError, column, texts, times};
 
 /// Of the intervals in which a state is expected, so many may be missed for want of a good answer.
 pub const MOST_MISSED: f64 = 0.05;
@@ -234,6 +234,13 @@ struct Found {
     names: BTreeMap<String, (i64, String)>,
 }
 
+/// Of which rows something is seen.
+struct Question<'a> {
+    window: Window,
+    buckets: &'a Buckets,
+    asked: Asked<'a>,
+}
+
 /// The pages of the list that a sweep asked for: the first and the last interval in which it did, and whether one failed.
 #[derive(Clone, Copy)]
 struct Pages {
@@ -293,14 +300,15 @@ impl Seen {
         // Of one that the window only touches all is read: a state in the rest of it is one too.
         let window = Window { since: buckets.start(0).unwrap_or(options.window.since), until };
         let options = &GapsOptions { window, ..options.clone() };
+        let question = &Question { window, buckets: &buckets, asked: Asked::of(options.devices.as_deref()) };
         let mut seen = Found::default();
         let (states, polls) = (Schema::device_state(), Schema::poll());
         let scan = scan(&states, options, &["account_id", "device_id", "timestamp", "device_name"]);
-        let add = |found: &mut Found, batch: &RecordBatch| found.states(batch, options, &buckets);
+        let add = |found: &mut Found, batch: &RecordBatch| found.states(batch, question);
         days.fold(&states, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
         let names = ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id"];
         let scan = self::scan(&polls, options, &names);
-        let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, options, &buckets);
+        let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, question);
         days.fold(&polls, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
         for device in known {
             seen.devices.entry(device).or_default();
@@ -345,10 +353,10 @@ impl Seen {
 }
 
 impl Found {
-    fn states(&mut self, batch: &RecordBatch, options: &GapsOptions, buckets: &Buckets) {
+    fn states(&mut self, batch: &RecordBatch, question: &Question) {
         let rows = Rows::of(batch, "timestamp");
         let names = texts(batch, "device_name");
-        rows.each_run(options, buckets, |account, device, bucket, rows| {
+        rows.each_run(question, |account, device, bucket, rows| {
             let Some(device) = device else { return };
             self.see(account, device, bucket, Seeing::PRESENT);
             if let Some(row) = rows.rev().find(|&row| names.is_valid(row)) {
@@ -358,12 +366,12 @@ impl Found {
         });
     }
 
-    fn polls(&mut self, batch: &RecordBatch, options: &GapsOptions, buckets: &Buckets) {
+    fn polls(&mut self, batch: &RecordBatch, question: &Question) {
         let rows = Rows::of(batch, "requested_at");
         let (outcomes, sources, sweeps) = (texts(batch, "outcome"), texts(batch, "source"), texts(batch, "sweep_id"));
         // A page of the history says nothing of the time at which it was asked for.
         let is_of_now = |row: usize| sources.is_null(row) || sources.value(row) == Source::List.as_str();
-        rows.each_run(options, buckets, |account, device, bucket, rows| {
+        rows.each_run(question, |account, device, bucket, rows| {
             let mut of_now = rows.filter(|&row| is_of_now(row)).peekable();
             if of_now.peek().is_none() {
                 return;
@@ -414,8 +422,8 @@ impl Found {
             }
             return Ok(());
         };
-        let is_seen = |id: &&String| self.devices.keys().any(|(_, device)| device == *id);
-        let unseen: Vec<String> = ids.iter().filter(|id| !is_seen(id)).cloned().collect();
+        let seen: BTreeSet<&String> = self.devices.keys().map(|(_, device)| device).collect();
+        let unseen: Vec<String> = ids.iter().filter(|id| !seen.contains(id)).cloned().collect();
         if unseen.is_empty() {
             return Ok(());
         }
@@ -483,15 +491,14 @@ impl<'a> Rows<'a> {
     /// Calls `run` with rows of one account and device that follow each other in one interval.
     fn each_run(
         &self,
-        options: &GapsOptions,
-        buckets: &Buckets,
+        Question { window, buckets, asked }: &Question,
         mut run: impl FnMut(&str, Option<&str>, usize, std::ops::Range<usize>),
     ) {
         let device = |row: usize| self.devices.is_valid(row).then(|| self.devices.value(row));
         let counts = |row: usize| {
             self.times.is_valid(row)
-                && options.window.holds(self.times.value(row))
-                && device(row).is_none_or(|id| is_asked(options.devices.as_deref(), id))
+                && window.holds(self.times.value(row))
+                && device(row).is_none_or(|id| asked.holds(id))
         };
         let (mut row, mut bucket) = (0, 0);
         while row < self.times.len() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, RecordBatch};
 
 use crate::archive::Scan;
 use crate::clock;
@@ -13,7 +13,7 @@ use super::metric::near;
 use super::newest::Newest;
 use super::scan::Days;
 use super::window::Window;
-use super::{QueryError, cell, column, no_state, registrations};
+use super::{QueryError, column, no_state, registrations};
 
 /// What is asked of states as they are.
 #[derive(Debug, Clone)]
@@ -77,9 +77,10 @@ impl Reading {
         Ok(Self { schema, scan, wanted })
     }
 
-    pub(super) fn cells(&self, batch: &RecordBatch, row: usize) -> Vec<Cell> {
-        let columns = self.wanted.iter().map(|&at| batch.column_by_name(&self.schema.columns[at].name));
-        columns.map(|column| column.map_or(Cell::Null, |column| cell(column, row))).collect()
+    /// The wanted columns of a batch of the scan.
+    pub(super) fn columns<'a>(&self, batch: &'a RecordBatch) -> impl Iterator<Item = &'a ArrayRef> {
+        let names = self.wanted.iter().map(|&at| &self.schema.columns[at].name);
+        names.map(|name| batch.column_by_name(name).expect("the scan has it"))
     }
 
     /// Whether a wanted column says who a device is, or whose: then it is no registration's.

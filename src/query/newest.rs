@@ -11,7 +11,7 @@ use crate::schema::Schema;
 use super::answer::Cell;
 use super::scan::Days;
 use super::window::Window;
-use super::{QueryError, cell, column, is_asked, texts, times};
+use super::{Asked, QueryError, cell, column, texts, times};
 
 /// What is looked for.
 pub(super) struct Newest<'a> {
@@ -53,10 +53,11 @@ impl Newest<'_> {
         let (device, time) = (column(self.schema, "device_id"), column(self.schema, "timestamp"));
         let any_of = self.devices.map(|ids| (device, ids.to_vec()));
         let ids = Scan { columns: [device, time].into(), any_of, within: Some((time, self.window.micros())) };
+        let asked = Asked::of(self.devices);
         let mut found = Found::new();
         for paths in days.by_day(self.schema, self.window)?.iter().rev() {
             let mut of_day = Found::new();
-            let read = |part: &Part, piece: &Piece| self.piece(days, part, piece, &ids, &found);
+            let read = |part: &Part, piece: &Piece| self.piece((days, &asked), (part, piece), &ids, &found);
             days.each_piece(paths, self.schema, &ids, read, |more| of_day.extend(more))?;
             found.extend(of_day);
             if self.devices.is_some_and(|ids| ids.iter().all(|id| found.contains_key(id))) {
@@ -67,7 +68,13 @@ impl Newest<'_> {
     }
 
     /// The newest states in a piece of a part, of devices of which none is known yet.
-    fn piece(&self, days: &Days, part: &Part, piece: &Piece, ids: &Scan, known: &Found) -> Result<Found, ArchiveError> {
+    fn piece(
+        &self,
+        (days, asked): (&Days, &Asked),
+        (part, piece): (&Part, &Piece),
+        ids: &Scan,
+        known: &Found,
+    ) -> Result<Found, ArchiveError> {
         let mut scan = Scan {
             columns: ids.columns.iter().chain(self.columns).chain(&self.needed).copied().collect(),
             ..ids.clone()
@@ -75,7 +82,7 @@ impl Newest<'_> {
         if !known.is_empty() {
             let mut unknown = Vec::new();
             for batch in days.rows(self.schema, part, piece, ids)? {
-                self.each_last(&batch?, |id, _, _| {
+                self.each_last(&batch?, asked, |id, _, _| {
                     if !known.contains_key(id) {
                         unknown.push(id.to_owned());
                     }
@@ -90,7 +97,7 @@ impl Newest<'_> {
         for batch in days.rows(self.schema, part, piece, &scan)? {
             let batch = batch?;
             let of = |at: usize| batch.column_by_name(&self.schema.columns[at].name).expect("the scan has it");
-            self.each_last(&batch, |id, micros, row| {
+            self.each_last(&batch, asked, |id, micros, row| {
                 if !known.contains_key(id) {
                     // In a part, a device's later rows come later.
                     let cells = self.columns.iter().map(|&at| cell(of(at), row)).collect();
@@ -102,7 +109,7 @@ impl Newest<'_> {
     }
 
     /// The last row of each device in a batch that counts: its id, its time, its place.
-    fn each_last(&self, batch: &RecordBatch, mut last: impl FnMut(&str, i64, usize)) {
+    fn each_last(&self, batch: &RecordBatch, asked: &Asked, mut last: impl FnMut(&str, i64, usize)) {
         let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
         let needed = self.needed.and_then(|at| batch.column_by_name(&self.schema.columns[at].name));
         let counts = |row: usize| {
@@ -114,7 +121,7 @@ impl Newest<'_> {
         while start < batch.num_rows() {
             let id = ids.value(start);
             let end = (start + 1..batch.num_rows()).find(|&row| ids.value(row) != id).unwrap_or(batch.num_rows());
-            let is_asked = is_asked(self.devices, id);
+            let is_asked = asked.holds(id);
             if let Some(row) = (start..end).rev().find(|&row| is_asked && counts(row)) {
                 last(id, times.value(row), row);
             }

@@ -12,6 +12,8 @@ pub(super) struct AllSeries {
     series: Vec<Series>,
     by_key: HashMap<String, usize>,
     buckets: Vec<Bucket>,
+    /// How many values are kept for percentiles, at most.
+    pub(super) kept: usize,
 }
 
 /// One device or group.
@@ -69,6 +71,7 @@ impl AllSeries {
 
     /// Takes in what others know of the same time or of another.
     pub(super) fn merge(&mut self, other: Self) {
+        self.kept += other.kept;
         let mut buckets: Vec<Option<Bucket>> = other.buckets.into_iter().map(Some).collect();
         for theirs in other.series {
             let ours = self.series(&theirs.key);

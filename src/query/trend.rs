@@ -1,5 +1,6 @@
 //! Metrics over time: of devices, or of the fleet as one or by groups.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::series::{AllSeries, Series};
 use super::tally::Agg;
 use super::texts::Texts;
 use super::window::{Buckets, Window};
-use super::{QueryError, column};
+use super::{Asked, QueryError, column};
 
 /// Stands for a group whose states have no value.
 const NO_VALUE: &str = "(none)";
@@ -31,6 +32,9 @@ pub(super) const MOST_ROWS: usize = 2_000_000;
 
 /// The most that may be added up side by side, a metric of a row each: three quarters of a gigabyte.
 pub(super) const MOST_TALLIES: usize = 4_000_000;
+
+/// The most values that are kept for percentiles: a gigabyte, and twice that while it grows.
+pub(super) const MOST_KEPT: usize = 100_000_000;
 
 /// The most values of an answer: about as much.
 pub(super) const MOST_CELLS: usize = 20_000_000;
@@ -123,6 +127,7 @@ struct Reading<'a> {
     key: Option<usize>,
     metrics: Vec<Wanted>,
     keep: bool,
+    asked: Asked<'a>,
 }
 
 /// Where the values of a metric stand.
@@ -163,7 +168,11 @@ impl<'a> Reading<'a> {
         let metrics = options.metrics.iter().map(wanted).collect();
         let keep = options.aggs.iter().any(|agg| agg.needs_values());
         let (time, key) = (place(time), key.map(place));
-        Ok(Self { options, buckets, scan, time, key, metrics, keep })
+        let asked = Asked::of(match &options.who {
+            Who::Devices(ids) => Some(ids),
+            Who::Fleet { .. } => None,
+        });
+        Ok(Self { options, buckets, scan, time, key, metrics, keep, asked })
     }
 
     /// Why nobody can be told so much, if it is.
@@ -172,6 +181,9 @@ impl<'a> Reading<'a> {
         let rows = series.saturating_mul(buckets);
         if rows > MOST_ROWS {
             return Some(QueryError::Rows { series, buckets });
+        }
+        if found.kept > MOST_KEPT {
+            return Some(QueryError::Percentiles);
         }
         let metrics = self.metrics.len();
         (rows.saturating_mul(metrics) > MOST_TALLIES).then_some(QueryError::Metrics { metrics, rows })
@@ -182,6 +194,10 @@ impl<'a> Reading<'a> {
         let runs = self.runs(batch, times, found);
         for run in &runs {
             found.bucket(run.slot).states += i64::try_from(run.rows.len()).unwrap_or(i64::MAX);
+        }
+        if self.keep {
+            let numbers = self.metrics.iter().filter(|metric| matches!(metric, Wanted::Numbers { .. })).count();
+            found.kept += numbers * runs.iter().map(|run| run.rows.len()).sum::<usize>();
         }
         for (at, metric) in self.metrics.iter().enumerate() {
             match metric {
@@ -228,10 +244,7 @@ impl<'a> Reading<'a> {
     }
 
     fn is_asked(&self, key: Option<&str>) -> bool {
-        match &self.options.who {
-            Who::Devices(ids) => ids.iter().any(|id| Some(id.as_str()) == key),
-            Who::Fleet { .. } => true,
-        }
+        key.map_or_else(|| self.asked.is_everybody(), |key| self.asked.holds(key))
     }
 
     fn answer(&self, all: AllSeries, names: &Names) -> Result<Answer, QueryError> {
@@ -248,7 +261,10 @@ impl<'a> Reading<'a> {
             return Err(QueryError::Cells { columns: columns.len(), rows: length });
         }
         let series = match &options.who {
-            Who::Devices(ids) => all.sorted_by_key(|key| (ids.iter().position(|id| id == key), String::new())),
+            Who::Devices(ids) => {
+                let places: HashMap<&str, usize> = ids.iter().enumerate().map(|(at, id)| (id.as_str(), at)).collect();
+                all.sorted_by_key(|key| (places.get(key).copied(), String::new()))
+            }
             Who::Fleet { .. } => all.sorted_by_key(|key| (None::<usize>, key.to_owned())),
         };
         let title = options.who.title(&series, names);
@@ -370,4 +386,28 @@ fn value_columns(metric: &Metric, aggs: &[Agg], shares: &[String]) -> Vec<Answer
 fn label(schema: &Schema, name: &str) -> Result<usize, QueryError> {
     let found = schema.index_of(name).filter(|&at| matches!(schema.columns[at].kind, Kind::String | Kind::Boolean));
     found.ok_or_else(|| QueryError::Label { name: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics;
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn more_values_than_there_is_room_for_are_not_kept() {
+        let time = |text| clock::parse_timestamp(text).expect("a time");
+        let window = Window { since: time("2026-10-01T00:00:00Z"), until: time("2026-10-02T00:00:00Z") };
+        let (who, every, zone) = (Who::Fleet { by: None }, Duration::from_hours(1), Zone::UTC);
+        let metrics = metrics(&["cpu_pct".to_owned()]).expect("a metric");
+        let options = TrendOptions { who, metrics, window, every, zone, aggs: vec![Agg::P95] };
+        let buckets = Buckets::new(window, every, zone).expect("buckets");
+        let schema = Schema::device_state();
+        let reading = Reading::new(&schema, &options, &buckets).expect("columns");
+        let (mut found, mut more) = (AllSeries::default(), AllSeries::default());
+        (found.kept, more.kept) = (MOST_KEPT, 1);
+        assert!(reading.refusal(&found).is_none());
+        found.merge(more);
+        assert!(matches!(reading.refusal(&found), Some(QueryError::Percentiles)));
+    }
 }
