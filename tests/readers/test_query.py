@@ -9,6 +9,7 @@ import glob
 import json
 import os
 import pty
+import random
 import shutil
 import subprocess
 import time
@@ -154,13 +155,29 @@ def test_changes(root):
         for name in ("version", "status")
     )
     expected = sql(root, f"""SELECT strftime(moment, '%Y-%m-%dT%H:%M:%S.%fZ') AS at, device_id, "column", "from", "to",
-                                    epoch_us(moment - began) / 1e6 AS after_s, is_first::VARCHAR AS at_least
+                                    epoch_us(moment - began) / 1e6 AS after_s, is_first AS at_least
                              FROM ({per_column}) WHERE "from" IS NOT NULL AND moment >= TIMESTAMPTZ '{SINCE}'""")
     assert_same(answer, expected, ["at", "device_id", "column"])
     (name,) = {row["device_name"] for row in answer if row["device_id"].startswith("cb49c27f")}
     assert name == "new-name"
     renamed = [row for row in answer if row["device_id"].startswith("cb49c27f")]
     assert [(row["from"], row["to"]) for row in renamed] == [("1", "2")], "a state without a value changes nothing"
+
+
+def test_changes_of_registrations_side_by_side(tmp_path):
+    chance = random.Random(7)
+    states = [
+        {"deviceId": f"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd{device}", "registrationId": f"{device}-{registration}",
+         "timestamp": f"2026-10-01T{hour:02}:{10 * chance.randrange(6):02}:00Z", "status": chance.choice("abc")}
+        for device in range(3) for registration in range(1 + device) for hour in range(24)]
+    dump, root = tmp_path / "states.ndjson", str(tmp_path / "archive")
+    dump.write_text("".join(json.dumps(state) + "\n" for state in states))
+    run("--archive", root, "import", "--account", ACCOUNTS[0], str(dump))
+    answer = query(root, "changes", "--column", "status", "--since", "2026-10-01", "--until", "2026-10-02")
+    expected = sql(root, """SELECT strftime(timestamp, '%Y-%m-%dT%H:%M:%S.%fZ') AS at, device_id, registration_id, "from", status AS "to"
+        FROM (SELECT *, lag(status) OVER (PARTITION BY device_id, registration_id ORDER BY timestamp) AS "from" FROM {files})
+        WHERE "from" <> status""")
+    assert_same(answer, expected, ["at", "device_id", "registration_id"])
 
 
 def test_changes_day_by_day_are_those_of_all_days(root):
