@@ -36,7 +36,7 @@ pub struct Erased {
     /// Files that mention the subject and are somebody else's, or that nobody can search.
     pub left: Vec<PathBuf>,
     /// Devices of a person that have states of which nobody can say whose they are: they name nobody, and have no
-    /// registration. These stay.
+    /// registration that is known to be one person's alone. These stay.
     pub unclear: BTreeSet<String>,
     /// Whether no state in the archive names anybody: nobody can be found in it.
     pub names_nobody: bool,
@@ -61,7 +61,7 @@ pub enum EraseError {
     NeedsKey(PathBuf),
     /// Not a day would be left.
     #[error(
-        "nothing in {} is of {first_kept} or later, the newest day is {newest}: look at this machine's clock; if it is right and all of that is to go, remove the folder yourself",
+        "no state in {} is of {first_kept} or later, the newest is of {newest}: look at this machine's clock; if it is right and all of that is to go, remove the folder yourself",
         path.display()
     )]
     Everything {
@@ -132,21 +132,18 @@ pub fn forget(
     Ok(erased)
 }
 
-/// How many parts [`forget`] reads, each as often as it does: those of states once more than the others, all of them again
-/// to prove it.
+/// How many parts [`forget`] reads, each as often as it does: those of states once more than the others, to learn what is
+/// whose, and all of them again to prove it. (Where somebody has states that name nobody, those days are read once more.)
 ///
 /// # Errors
 /// Where a folder cannot be listed.
 pub fn times_read(archive: &Archive, is_rehearsal: bool) -> Result<u64, EraseError> {
-    let (mut states, mut all) = (0, 0);
-    for schema in Schema::all() {
-        for partition in archive.partitions(&schema)? {
-            let parts = archive.parts(&partition)?.len() as u64;
-            all += parts;
-            states += if schema.dataset == Schema::device_state().dataset { parts } else { 0 };
-        }
-    }
-    Ok(states + if is_rehearsal { all } else { 2 * all })
+    let parts = |schema: &Schema| -> Result<u64, ArchiveError> {
+        let days = archive.days(schema, &(NaiveDate::MIN..=NaiveDate::MAX))?;
+        Ok(days.values().map(|parts| parts.len() as u64).sum())
+    };
+    let (states, polls) = (parts(&Schema::device_state())?, parts(&Schema::poll())?);
+    Ok(if is_rehearsal { 2 * states + polls } else { 3 * states + 2 * polls })
 }
 
 /// Whether something waits in a journal that [`forget`] would have to see.
@@ -240,7 +237,6 @@ impl Forgetting<'_> {
     /// Takes the subject out of every day of a dataset.
     fn dataset(&self, schema: &Schema, erased: &mut Erased) -> Result<(), EraseError> {
         for partition in self.archive.partitions(schema)? {
-            self.name_surplus(schema, &partition, erased)?;
             for (part, path) in self.archive.parts(&partition)? {
                 let day = Day { archive: self.archive, locks: self.locks, schema, partition: &partition, part };
                 match day.forget(&path, self.subject, erased) {
@@ -251,21 +247,6 @@ impl Forgetting<'_> {
                     forgotten => forgotten?,
                 }
                 (self.looked)();
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Forgetting<'_> {
-    /// Names the parts that stand beside the newest of their shard, where they mention the subject: `verify --repair` files
-    /// their rows.
-    fn name_surplus(&self, schema: &Schema, partition: &Partition, erased: &mut Erased) -> Result<(), EraseError> {
-        for (_, path) in self.archive.surplus(partition)? {
-            match self.archive.hold(&path).and_then(|held| self.subject.count_in(&held, schema)) {
-                Ok(found) if found.about == 0 => (),
-                Ok(_) | Err(ArchiveError::Damaged { .. } | ArchiveError::Schema { .. }) => erased.leave(path),
-                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

@@ -7,8 +7,6 @@
 //! In a folder a day changes at once. In a bucket its parts come and go one by one: who reads meanwhile may find rows
 //! twice, but misses none.
 
-use chrono::NaiveDate;
-
 use crate::archive::{Archive, ArchiveError, Partition, ShardLock};
 use crate::clock::Timestamp;
 use crate::schema::Schema;
@@ -47,8 +45,10 @@ pub fn reshard(
     if !archive.is_resharding() {
         // Once it has begun nobody can write until it has ended: what would stop it is found before.
         for schema in Schema::all() {
-            let parts = archive.days(&schema, &(NaiveDate::MIN..=NaiveDate::MAX))?.into_values().flatten();
-            parts.into_iter().try_for_each(|part| archive.check_whole(&part, &schema))?;
+            for partition in archive.partitions(&schema)? {
+                let parts = archive.all_parts(&partition)?;
+                parts.iter().try_for_each(|(_, part)| archive.check_whole(part, &schema))?;
+            }
         }
     }
     let archive = archive.begin_resharding(shards, now)?;

@@ -175,6 +175,10 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
             continue;
         }
         let subject = archive.root().join(&finding.subject);
+        let is_part = !matches!(finding.repair, None | Some(Repair::Rewrite { .. }));
+        if is_part && !is_there(archive, &subject)? {
+            continue;
+        }
         match &finding.repair {
             None => continue,
             Some(Repair::SetAside) => (),
@@ -191,11 +195,20 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
                 continue;
             }
         }
+        if !is_there(archive, &subject)? {
+            continue;
+        }
         let place = archive.set_aside(first, &subject, &finding.problem)?;
         moved.insert(&finding.subject);
         done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
     }
     Ok(done)
+}
+
+/// Whether something is where it was found: a publish takes away a part of which it has all rows.
+fn is_there(archive: &Archive, path: &Path) -> Result<bool, ArchiveError> {
+    let entries = archive.entries(path.parent().unwrap_or(archive.root()))?;
+    Ok(entries.iter().any(|entry| entry.path == path))
 }
 
 /// The schema of a dataset; none where there is no such.
@@ -213,6 +226,8 @@ impl Repaired {
         path: &Path,
         own: Option<Spot>,
     ) -> Result<u64, ArchiveError> {
+        // A part that says no number of rows has none that could be filed.
+        let all = archive.look(path, schema).map_or(u64::MAX, |part| part.rows());
         let refiled = match archive.refile(locks, schema, path, own) {
             // What is not filed goes to the quarantine with the part.
             Err(ArchiveError::Damaged { path: ref at, .. } | ArchiveError::Schema { path: ref at, .. })
@@ -225,8 +240,6 @@ impl Repaired {
         let Refiled { rows: refiled, damaged, loses_rows } = refiled;
         self.sentences.extend(damaged);
         self.loses_rows |= loses_rows;
-        // A part that says no number of rows has none that could be filed.
-        let all = archive.look(path, schema).map_or(u64::MAX, |part| part.rows());
         self.loses_rows |= own.is_none() && refiled < all;
         if refiled > 0 {
             self.sentences.push(format!("filed {refiled} rows of {} where they belong", path.display()));
@@ -364,6 +377,8 @@ fn look_at_journal(archive: &Archive, dir: &Path, report: &mut Report, findings:
                     findings.add(Severity::Warning, &path, &problem, remedy, None);
                 }
             }
+            // It was published meanwhile.
+            Err(_) if !path.exists() => (),
             Err(error @ JournalError::Format { .. }) => {
                 findings.add(Severity::Error, &path, &error.to_string(), "use the newer dex-archive", None);
             }

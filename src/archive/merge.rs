@@ -62,10 +62,7 @@ impl Archive {
         let Redo { schema, date, rows, trusting } = redo.clone();
         let schema = &*schema;
         let partition = Partition { dataset: schema.dataset.clone(), date };
-        let mut older = self.all_parts(&partition)?;
-        older.retain(|(name, _)| name.shard == shard);
-        older.sort_unstable();
-        let old = older.pop();
+        let (old, older) = self.parts_of_shard(&partition, shard)?;
         let base = old.as_ref().map(|(name, _)| *name);
         let name = self.store.next_name(shard, base);
         let folder = Staging::make(self, &partition.staging_dir(&self.own, shard))?;
@@ -131,9 +128,10 @@ impl Archive {
         map: &mut dyn FnMut(&RecordBatch) -> Result<RecordBatch, ArrowError>,
     ) -> Result<Option<Staged>, ArchiveError> {
         let partition = Partition { dataset: schema.dataset.clone(), date };
-        let parts = self.parts(&partition)?;
-        let Some((old, path)) = parts.into_iter().find(|(name, _)| name.shard == lock.shard) else { return Ok(None) };
+        let (Some((old, path)), older) = self.parts_of_shard(&partition, lock.shard)? else { return Ok(None) };
         let (held, part) = self.hold_whole(&path, schema)?;
+        let mut bases = vec![(old, held.version)];
+        bases.extend(self.left_over(older, &part, schema)?);
         let name = self.store.next_name(lock.shard, Some(old));
         let folder = Staging::make(self, &partition.staging_dir(&self.own, lock.shard))?;
         let info = self.write_mapped(&part, schema, &folder.path().join(name.to_string()), map)?;
@@ -142,7 +140,7 @@ impl Archive {
             folder,
             shard: lock.shard,
             names: vec![name],
-            bases: vec![(old, held.version)],
+            bases,
             damage: None,
             redo: None,
             info,

@@ -12,33 +12,39 @@ use arrow_array::RecordBatch;
 use crate::bucket::Version;
 use crate::schema::Schema;
 
-use super::order::Keys;
+use super::order::{Keys, replaces};
 use super::{Archive, ArchiveError, Checksum, Part, PartName, Partition};
 
+/// A part, and where it is.
+pub(super) type Placed = (PartName, PathBuf);
+
 impl Archive {
-    /// The parts of a day that are not the newest of their shard: the archive's own readers pass over them. Where days are
-    /// being filed into other shards, there is none.
+    /// Every part of a day, also those that the archive's own readers pass over, as they are not the newest of their shard.
     ///
     /// # Errors
     /// Where the day cannot be listed.
-    pub fn surplus(&self, partition: &Partition) -> Result<Vec<(PartName, PathBuf)>, ArchiveError> {
-        let newest = self.parts(partition)?;
-        let mut parts = self.all_parts(partition)?;
-        parts.retain(|(name, _)| newest.iter().all(|(newest, _)| newest != name));
-        Ok(parts)
-    }
-
-    /// Every part of a day.
-    pub(super) fn all_parts(&self, partition: &Partition) -> Result<Vec<(PartName, PathBuf)>, ArchiveError> {
+    pub fn all_parts(&self, partition: &Partition) -> Result<Vec<(PartName, PathBuf)>, ArchiveError> {
         let days = self.store.listed(&partition.dataset, &(partition.date..=partition.date))?;
         Ok(days.into_values().flatten().map(|part| (part.name, part.path)).collect())
+    }
+
+    /// The newest part of a shard in a day, and the older ones beside it.
+    pub(super) fn parts_of_shard(
+        &self,
+        partition: &Partition,
+        shard: u32,
+    ) -> Result<(Option<Placed>, Vec<Placed>), ArchiveError> {
+        let mut parts = self.all_parts(partition)?;
+        parts.retain(|(name, _)| name.shard == shard);
+        parts.sort_unstable();
+        Ok((parts.pop(), parts))
     }
 
     /// Those of the older parts of a shard that its newest one took the place of: each of their rows is in it, or a later
     /// one of the same key.
     pub(super) fn left_over(
         &self,
-        older: Vec<(PartName, PathBuf)>,
+        older: Vec<Placed>,
         newest: &Part,
         schema: &Schema,
     ) -> Result<Vec<(PartName, Option<Version>)>, ArchiveError> {
@@ -48,13 +54,15 @@ impl Archive {
             let is_whole = older.checksum().is_ok_and(|checksum| checksum == Checksum::Right);
             if is_whole && older.part(schema).and_then(|older| has_all_of(newest, &older, schema)).unwrap_or(false) {
                 found.push((name, older.version));
+            } else {
+                tracing::warn!(part = %path.display(), "stands beside the day's own part, and readers find its rows too: see `dex-archive verify`");
             }
         }
         Ok(found)
     }
 }
 
-/// Whether a part has a row for every key of another one.
+/// Whether a part has every row of another one, or for its key one that would take its place.
 ///
 /// # Errors
 /// Where either cannot be read.
@@ -72,6 +80,12 @@ pub fn has_all_of(part: &Part, other: &Part, schema: &Schema) -> Result<bool, Ar
         let (a, b) = (Keys::new(schema, a), Keys::new(schema, b));
         while our.has_more() && their.has_more() {
             match a.compare(our.next, &b, their.next) {
+                // Of two rows with one key, it is the other part's that would stay: it is not in this one.
+                Ordering::Equal
+                    if replaces(&b, their.next, &a, our.next) && !replaces(&a, our.next, &b, their.next) =>
+                {
+                    return Ok(false);
+                }
                 Ordering::Less => our.next += 1,
                 Ordering::Equal => (our.next, their.next) = (our.next + 1, their.next + 1),
                 Ordering::Greater => return Ok(false),

@@ -767,6 +767,19 @@ fn what_stands_behind_a_bent_place_is_carried_over() {
 }
 
 #[test]
+fn a_part_beside_the_newest_goes_only_where_it_has_nothing_better() {
+    for (seen, stays) in [(1, false), (2, false), (3, true)] {
+        let (bench, other) = (Bench::new(), Bench::new());
+        bench.publish(&[(1, Some(1), None, 2, 1), (2, Some(1), None, 2, 1)]);
+        other.publish(&[(1, Some(1), None, seen, 7)]);
+        let beside = bench.only_part().0.with_file_name("part-0-000000.parquet");
+        put(&beside, &other.only_part().1);
+        bench.publish(&[(3, Some(1), None, 2, 1)]);
+        assert_eq!(beside.exists(), stays, "collected at {seen}");
+    }
+}
+
+#[test]
 fn places_of_pages_that_make_no_sense_cost_no_row() {
     let bench = Bench::new();
     let rows: Vec<Tuple> = (0..70_000).map(|n| (n / 100, Some(1), Some(n % 100), 1, n * 7_919 % 65_537)).collect();

@@ -685,7 +685,7 @@ pub(super) struct PruneArgs {
 #[derive(Debug, ClapArgs)]
 #[command(
     group = clap::ArgGroup::new("subject").required(true).args(["device", "email", "account"]).multiple(true),
-    after_help = "Every row goes in which any text names the person, what else their registrations reported, and what was asked of\ndevices that are theirs alone. The days concerned are written anew, the quarantine too, and all is read again to prove it. With [privacy] rules and\ntheir key, pseudonyms are found as well. Cloudflare remembers 7 days: what it still has may be collected again.\n\nExamples:\n  dex-archive forget --email alice@example.com --dry-run    what would go\n  dex-archive forget --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7\n  dex-archive forget --account 01a7362d577a6c3019a474fd6f485823    a customer who left, an import under a wrong id"
+    after_help = "Every row goes in which any text names the person, what else their registrations reported, and what was asked of\ndevices that are theirs alone. States of their devices of which nobody can say whose they are, and what cannot be\nsearched, stay and are named: exit 3. The days concerned are written anew, the quarantine too, and all is read again to prove it. With [privacy] rules and\ntheir key, pseudonyms are found as well. Cloudflare remembers 7 days: what it still has may be collected again.\n\nExamples:\n  dex-archive forget --email alice@example.com --dry-run    what would go\n  dex-archive forget --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7\n  dex-archive forget --account 01a7362d577a6c3019a474fd6f485823    a customer who left, an import under a wrong id"
 )]
 pub(super) struct ForgetArgs {
     /// A device, by its id; may be repeated

@@ -63,13 +63,13 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     if !erased.unclear.is_empty() {
         let devices: Vec<&str> = erased.unclear.iter().map(String::as_str).collect();
         print::note(&format!(
-            "left: states that name nobody and have no registration, of {}: if they are theirs, `forget --device ID` takes them",
+            "left: states of {} that name nobody, by no registration that is known to be theirs alone: if they are theirs, `forget --device ID` takes them",
             devices.join(", ")
         ));
     }
     if is_person && erased.names_nobody {
         print::note(
-            "no state in the archive names anybody, as addresses were dropped or never came: find them by `forget --device ID`",
+            "no state in the archive names anybody, as addresses were dropped, forgotten or never came: find them by `forget --device ID`",
         );
     } else if erased.days.is_empty() && erased.other_pseudonyms > 0 {
         print::note(&format!(

@@ -164,7 +164,7 @@ impl Asker<'_> {
     /// Says where an answer about a device is about more than whoever named it may think. What is named by its id, or by a
     /// pattern, is all that is meant.
     fn tell_shared(&self, named: &str, devices: &[String], window: Window) -> Result<(), QueryError> {
-        if devices.iter().any(|id| id == named) || is_pattern(named) {
+        if DeviceId::parse(named).is_ok() || is_pattern(named) {
             return Ok(());
         }
         let Shared { people, accounts } = shared(&self.days, devices, window)?;
@@ -174,7 +174,7 @@ impl Asker<'_> {
         if named.contains('@') && others > 0 {
             let people = if others == 1 { "another person" } else { "other people" };
             tracing::warn!(
-                "{named} shares a device with {people}, whose states are in the answer too: `--fleet --by person_email` tells them apart"
+                "{named} shares a device with {people}, whose states are in the answer too: `query trend --fleet --by person_email` tells them apart"
             );
         }
         if accounts.len() > 1 {

@@ -53,7 +53,7 @@ pub(super) fn forget(
                 }
             }
             // What cannot be searched may be the last copy of somebody else's rows.
-            (Mention::Hidden, _) | (_, false) => erased.left.push(path),
+            (Mention::Hidden, _) | (_, false) => erased.leave(path),
         }
     }
     for path in strays(archive)? {
@@ -63,7 +63,7 @@ pub(super) fn forget(
             held => held?,
         };
         if !matches!(look_at(&held, subject)?, Mention::None) {
-            erased.left.push(path);
+            erased.leave(path);
         }
     }
     Ok(())

@@ -74,8 +74,12 @@ impl Belongings {
 
     /// The devices of the subject that have states of which nobody can say whose they are.
     pub(super) fn unclear(&self) -> BTreeSet<String> {
+        // A registration that is one person's alone says whose they are.
+        let is_known = |registration: &String| {
+            self.theirs.registrations.contains(registration) != self.others.registrations.contains(registration)
+        };
         let is_unclear = |(device, registration): &&(String, Option<String>)| {
-            registration.is_none() && self.theirs.devices.contains(device)
+            !registration.as_ref().is_some_and(is_known) && self.theirs.devices.contains(device)
         };
         self.nameless.iter().filter(is_unclear).map(|(device, _)| device.clone()).collect()
     }
@@ -103,7 +107,8 @@ impl Subject {
 
     /// Of what is about it, the states that name nobody; none where there can be none.
     pub(super) fn nameless(&self) -> Option<Self> {
-        (!self.registrations.is_empty()).then(|| Self { is_nameless: true, ..self.clone() })
+        let has_some = self.kind == SubjectKind::Person && !self.registrations.is_empty();
+        has_some.then(|| Self { is_nameless: true, ..self.clone() })
     }
 
     /// Whether it is known by a pseudonym too.
@@ -252,7 +257,7 @@ impl<'a> Owners<'a> {
     }
 
     fn is_named(&self, row: usize) -> bool {
-        self.names.is_some_and(|names| names.is_valid(row))
+        self.names.is_some_and(|names| names.is_valid(row) && !names.value(row).is_empty())
     }
 
     fn registration(&self, row: usize) -> Option<&'a str> {

@@ -518,6 +518,8 @@ impl Pending {
             pending.bytes += files.map(|file| file.len()).sum::<u64>();
             let mut received = segments.iter().filter_map(|(_, path)| match Segment::read(path) {
                 Ok(segment) => segment.first_received(),
+                // It was published meanwhile.
+                Err(_) if !path.exists() => None,
                 Err(_) => {
                     pending.unreadable += 1;
                     None

@@ -65,21 +65,21 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
     let names = newest_names(days, options.devices.as_deref(), window)?;
     let lines = all.0.into_iter().map(|(device, registrations)| (device, lines_of(registrations)));
     let lines: Vec<(String, Vec<Line>)> = lines.collect();
-    let is_several = |lines: &[Line]| lines.windows(2).any(|pair| pair[0].column == pair[1].column);
-    let has_several = lines.iter().any(|(_, lines)| is_several(lines));
+    let shown = Shown::of(lines.iter().map(|(_, lines)| &lines[..]));
     let mut rows: Vec<(i64, Vec<Cell>)> = Vec::new();
     for (device, line) in lines.iter().flat_map(|(device, lines)| lines.iter().map(move |line| (device, line))) {
         let name = names.get(device).cloned();
         rows.extend(line.history.rows(|at| {
-            let registration = has_several.then(|| line.registration(at).map(str::to_owned).into());
-            let keys = [Cell::Text(device.clone()), name.clone().into()].into_iter().chain(registration);
+            let keys = [Cell::Text(device.clone()), name.clone().into()].into_iter().chain(shown.cells(line, at));
             keys.chain([Cell::from(options.columns[line.column].clone())]).collect()
         }));
     }
     rows.retain(|(at, _)| *at >= since.timestamp_micros());
     rows.sort_by_key(|(at, _)| *at);
-    let registration = has_several.then_some("registration_id");
-    let keys = ["device_id", "device_name"].into_iter().chain(registration).chain(["column"]).map(AnswerColumn::key);
+    let [registration, _] = registrations(&reading.schema).map(|at| reading.schema.columns[at].name.as_str());
+    let reporter = [shown.account.then_some("account_id"), shown.registration.then_some(registration)];
+    let reporter = reporter.into_iter().flatten();
+    let keys = ["device_id", "device_name"].into_iter().chain(reporter).chain(["column"]).map(AnswerColumn::key);
     let keys = [AnswerColumn::key("at").of_kind(Kind::Timestamp)].into_iter().chain(keys);
     let values = [("from", ""), ("to", ""), ("after_s", "s"), ("at_least", "")];
     let values = values.map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
@@ -107,9 +107,37 @@ struct History(Vec<(i64, i64, Cell)>);
 /// What a column was of registrations that followed each other.
 struct Line {
     column: usize,
-    /// Since when it is whose.
-    registrations: Vec<(i64, String)>,
+    /// Since when it is whose: an account's and a registration's.
+    reporters: Vec<(i64, String, String)>,
     history: History,
+}
+
+/// What of the reporter of a change is shown: where a device has several at a time, which it is.
+struct Shown {
+    account: bool,
+    registration: bool,
+}
+
+impl Shown {
+    fn of<'a>(devices: impl Iterator<Item = &'a [Line]>) -> Self {
+        let mut shown = Self { account: false, registration: false };
+        for lines in devices {
+            for pair in lines.windows(2).filter(|pair| pair[0].column == pair[1].column) {
+                let [(_, account, registration), (_, other, another)] =
+                    [&pair[0], &pair[1]].map(|line| line.reporters.first().expect("it begins with one"));
+                shown.account |= account != other;
+                shown.registration |= registration != another;
+            }
+        }
+        shown
+    }
+
+    fn cells(&self, line: &Line, at: i64) -> impl Iterator<Item = Cell> {
+        let (account, registration) = line.reporter(at);
+        let told = |text: &str| Cell::from(Some(text.to_owned()).filter(|text| !text.is_empty()));
+        let account = self.account.then(|| told(account));
+        account.into_iter().chain(self.registration.then(|| told(registration)))
+    }
 }
 
 impl Histories {
@@ -143,33 +171,33 @@ impl Histories {
 
 /// What each column was of a device, by registration: one that begins when others have ended goes on from the last.
 fn lines_of(registrations: Vec<Registration>) -> Vec<Line> {
-    let mut all: Vec<(usize, String, History)> = Vec::new();
-    for Registration { id, columns, .. } in registrations {
+    let mut all: Vec<(usize, (String, String), History)> = Vec::new();
+    for Registration { account, id, columns } in registrations {
         let columns = columns.into_iter().enumerate();
-        all.extend(columns.map(|(column, history)| (column, id.clone(), history)));
+        all.extend(columns.map(|(column, history)| (column, (account.clone(), id.clone()), history)));
     }
     all.retain(|(_, _, history)| !history.0.is_empty());
     all.sort_by_key(|(column, _, history)| (*column, history.begin()));
     let mut lines: Vec<Line> = Vec::new();
-    for (column, registration, history) in all {
+    for (column, (account, registration), history) in all {
         let begin = history.begin();
         let ended = lines.iter_mut().filter(|line| line.column == column && line.history.end() < begin);
         match ended.max_by_key(|line| line.history.end()) {
             Some(line) => {
                 line.history.follow(history);
-                line.registrations.push((begin, registration));
+                line.reporters.push((begin, account, registration));
             }
-            None => lines.push(Line { column, registrations: vec![(begin, registration)], history }),
+            None => lines.push(Line { column, reporters: vec![(begin, account, registration)], history }),
         }
     }
     lines
 }
 
 impl Line {
-    /// Whose it is at a time; none where nobody said so.
-    fn registration(&self, at: i64) -> Option<&str> {
-        let of_then = self.registrations.iter().rev().find(|(since, _)| *since <= at);
-        of_then.map(|(_, registration)| registration.as_str()).filter(|registration| !registration.is_empty())
+    /// Whose it is at a time: an account's and a registration's, empty where nobody said so.
+    fn reporter(&self, at: i64) -> (&str, &str) {
+        let of_then = self.reporters.iter().rev().find(|(since, ..)| *since <= at);
+        of_then.map_or(("", ""), |(_, account, registration)| (account, registration))
     }
 }
 

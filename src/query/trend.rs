@@ -196,8 +196,18 @@ impl<'a> Reading<'a> {
             found.bucket(run.slot).states += i64::try_from(run.rows.len()).unwrap_or(i64::MAX);
         }
         if self.keep {
-            let numbers = self.metrics.iter().filter(|metric| matches!(metric, Wanted::Numbers { .. })).count();
-            found.kept += numbers * runs.iter().map(|run| run.rows.len()).sum::<usize>();
+            let kept = |values: usize, run: &Run| {
+                let values = batch.column(values).slice(run.rows.start, run.rows.len());
+                values.len() - values.null_count()
+            };
+            found.kept += self
+                .metrics
+                .iter()
+                .map(|metric| match metric {
+                    Wanted::Numbers { values, .. } => runs.iter().map(|run| kept(*values, run)).sum::<usize>(),
+                    Wanted::Shares(_) => 0,
+                })
+                .sum::<usize>();
         }
         for (at, metric) in self.metrics.iter().enumerate() {
             match metric {

@@ -1,6 +1,6 @@
 //! The questions that a report asks of the archive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -70,7 +70,17 @@ impl Asking<'_> {
         let columns = self.plan.change.iter().map(|shown| &shown.column);
         let columns = columns.chain([&self.plan.disconnects.column]).cloned().collect();
         let states = StateOptions { devices: self.options.devices.clone(), columns, window: self.options.window };
-        changes(self.days, &ChangesOptions { states, back: KNOWN_BEFORE })
+        let mut changed = changes(self.days, &ChangesOptions { states, back: KNOWN_BEFORE })?;
+        if changed.columns.iter().any(|column| column.name == "account_id") {
+            // What a device did is one thing, though it is in several accounts.
+            let told = changes_in(&changed).map(|change| {
+                [change.at.text(), Some(change.device), Some(change.column), change.from.text(), change.to.text()]
+            });
+            let mut known = BTreeSet::new();
+            let mut is_first = told.map(|change| known.insert(change)).collect::<Vec<_>>().into_iter();
+            changed.rows.retain(|_| is_first.next().unwrap_or(true));
+        }
+        Ok(changed)
     }
 
     /// A limit, on the scale that percentages have in this archive.

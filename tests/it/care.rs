@@ -131,6 +131,19 @@ fn what_a_publish_left_that_was_broken_off_goes_with_the_next() {
 }
 
 #[test]
+fn a_repair_goes_on_where_a_publish_has_done_some_of_it() {
+    let (_dir, root) = two_days();
+    let older = fs::read(part(&root, 2)).expect("a part");
+    import(&root, &[&body(BOB, LAPTOP, 2, 9)], 0);
+    // Once in the wrong day, and once beside the part that took its place: the filing of the one takes the other along.
+    put(&day(&root, 1).join("part-0-000000.parquet"), &older);
+    put(&day(&root, 2).join("part-0-000000.parquet"), &older);
+    let (code, said) = ask(&root, &["verify", "--repair"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(rows(&root, &Schema::device_state()).len(), 9);
+}
+
+#[test]
 fn parts_that_readers_pass_over_are_named_when_somebody_is_forgotten() {
     let (_dir, root) = two_days();
     go(&part(&root, 1), &day(&root, 2).join("part-0-000000.parquet"));

@@ -67,10 +67,12 @@ fn who_is_forgotten_takes_along_what_the_registration_reported_without_a_name() 
         of(KIOSK, 7, "r5", None),
     ];
     import(dir.path(), &root, ACCOUNT, &lines);
-    let (code, said) = ask(&root, &["forget", "--email", ALICE, "--dry-run"]);
-    assert!(code == Some(0) && said.contains("1 days, 4 rows,"), "{said}");
-    let (code, said) = ask(&root, &["forget", "--email", ALICE]);
-    assert!(code == Some(0) && said.contains("1 days, 4 rows,") && said.contains("nothing about it is left"), "{said}");
+    for more in [&["--dry-run"][..], &[]] {
+        let (code, said) = ask(&root, &[&["forget", "--email", ALICE], more].concat());
+        // Whose r3 and r5 are, nobody can say.
+        assert!(code == Some(3) && said.contains("1 days, 4 rows,") && said.contains("left: states of"), "{said}");
+        assert!(!said.contains("nothing about it is left"), "{said}");
+    }
     assert_eq!(texts(&root, "registration_id"), ["r3", "r4", "r4", "r5", "r5"]);
     assert_eq!(texts(&root, "device_id"), [KIOSK; 5]);
 }
@@ -142,6 +144,19 @@ fn what_registrations_report_side_by_side_is_no_change() {
     assert_eq!(changes("version"), ["07 r3 1-2"]);
     // Whose it is, is the device's.
     assert_eq!(changes("person_email").len(), 9);
+    // The same in another account are changes of another one, and one in a report.
+    let told = |name: &str| answer(&root, &["changes", "--column", "status"])[0][name].clone();
+    let disconnects = || {
+        let mut command = program();
+        command.arg("--archive").arg(&root).args(["report", "--since", "2026-10-01", "--until", "2026-10-02"]);
+        let output = command.args(["--format", "markdown"]).output().expect("the program starts");
+        let page = String::from_utf8_lossy(&output.stdout).into_owned();
+        page.lines().find(|line| line.contains("Disconnects")).map(str::to_owned)
+    };
+    let (before, once) = (told("account_id"), disconnects());
+    import(dir.path(), &root, OTHER, &lines);
+    assert_eq!((before, told("account_id").is_string()), (Value::Null, true));
+    assert_eq!(disconnects(), once);
 }
 
 #[test]
