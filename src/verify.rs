@@ -11,7 +11,6 @@
 mod layout;
 mod part;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -169,12 +168,9 @@ pub fn count_parts(archive: &Archive) -> Result<u64, ArchiveError> {
 pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result<Repaired, ArchiveError> {
     let mut done = Repaired::default();
     let Some(first) = locks.first() else { return Ok(done) };
-    let mut moved: BTreeSet<&Path> = BTreeSet::new();
     for finding in &report.findings {
-        if moved.contains(&*finding.subject) {
-            continue;
-        }
         let subject = archive.root().join(&finding.subject);
+        // Two findings may be of one part, and a publish takes away a part of which it has all rows.
         let is_part = !matches!(finding.repair, None | Some(Repair::Rewrite { .. }));
         if is_part && !is_there(archive, &subject)? {
             continue;
@@ -199,13 +195,12 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
             continue;
         }
         let place = archive.set_aside(first, &subject, &finding.problem)?;
-        moved.insert(&finding.subject);
         done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
     }
     Ok(done)
 }
 
-/// Whether something is where it was found: a publish takes away a part of which it has all rows.
+/// Whether something is where it was found.
 fn is_there(archive: &Archive, path: &Path) -> Result<bool, ArchiveError> {
     let entries = archive.entries(path.parent().unwrap_or(archive.root()))?;
     Ok(entries.iter().any(|entry| entry.path == path))

@@ -198,13 +198,18 @@ impl fmt::Display for BackfillPlan {
         let time = self.budget.time_for(self.requests);
         write!(
             formatter,
-            "{} windows of {} history between {} and {}; about {} requests, {}",
+            "{} windows of {} history between {} and {}; about {} requests, {}{}",
             self.windows.len(),
             self.source.as_str(),
             clock::format_timestamp(first.from),
             clock::format_timestamp(last),
             self.requests,
             clock::format_duration(Duration::from_secs(time.as_secs() + 1)),
+            if TimeDelta::from_std(time).is_ok_and(|time| time < HISTORY) {
+                ""
+            } else {
+                ", longer than Cloudflare remembers: averages (--resolution hourly) or fewer days (--since) take less"
+            },
         )
     }
 }

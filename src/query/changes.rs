@@ -8,12 +8,12 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_schema::DataType;
 use chrono::TimeDelta;
 
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::schema::{Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::latest::{Reading, StateOptions};
-use super::newest::newest_names;
+use super::newest::{Names, newest_names};
 use super::scan::Days;
 use super::trend::MOST_ROWS;
 use super::window::Window;
@@ -63,6 +63,11 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
         return Err(no_state(asked.devices.as_deref(), asked.window));
     }
     let names = newest_names(days, options.devices.as_deref(), window)?;
+    Ok(told(all, &names, &reading.schema, &options.columns, since))
+}
+
+/// The changes since a moment, oldest first.
+fn told(all: Histories, names: &Names, schema: &Schema, watched: &[String], since: Timestamp) -> Answer {
     let lines = all.0.into_iter().map(|(device, registrations)| (device, lines_of(registrations)));
     let lines: Vec<(String, Vec<Line>)> = lines.collect();
     let shown = Shown::of(lines.iter().map(|(_, lines)| &lines[..]));
@@ -71,12 +76,12 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
         let name = names.get(device).cloned();
         rows.extend(line.history.rows(|at| {
             let keys = [Cell::Text(device.clone()), name.clone().into()].into_iter().chain(shown.cells(line, at));
-            keys.chain([Cell::from(options.columns[line.column].clone())]).collect()
+            keys.chain([Cell::from(watched[line.column].clone())]).collect()
         }));
     }
     rows.retain(|(at, _)| *at >= since.timestamp_micros());
     rows.sort_by_key(|(at, _)| *at);
-    let [registration, _] = registrations(&reading.schema).map(|at| reading.schema.columns[at].name.as_str());
+    let [registration, _] = registrations(schema).map(|at| schema.columns[at].name.as_str());
     let reporter = [shown.account.then_some("account_id"), shown.registration.then_some(registration)];
     let reporter = reporter.into_iter().flatten();
     let keys = ["device_id", "device_name"].into_iter().chain(reporter).chain(["column"]).map(AnswerColumn::key);
@@ -84,7 +89,7 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
     let values = [("from", ""), ("to", ""), ("after_s", "s"), ("at_least", "")];
     let values = values.map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
     let columns = keys.chain(values).collect();
-    Ok(Answer { title: "changes".to_owned(), columns, rows: rows.into_iter().map(|(_, row)| row).collect() })
+    Answer { title: "changes".to_owned(), columns, rows: rows.into_iter().map(|(_, row)| row).collect() }
 }
 
 /// What was reported of devices, by their ids.

@@ -570,11 +570,12 @@ impl Reading<'_> {
                 row
             })
         };
-        // More would take more room than there is.
-        let rows: Vec<_> = self.seen.devices.iter().flat_map(of_device).take(MOST_ROWS + 1).collect();
-        if rows.len() > MOST_ROWS {
+        // More would take more room than there is: they are counted before any is told.
+        let counts = self.seen.devices.iter().map(|(device, seeings)| self.gaps(device, seeings).len());
+        if counts.sum::<usize>() > MOST_ROWS {
             return Err(QueryError::Long { what: "gaps" });
         }
+        let rows = self.seen.devices.iter().flat_map(of_device).collect();
         Ok(Answer { title: self.title(), columns, rows })
     }
 

@@ -86,7 +86,9 @@ impl Searched {
             past > 0 && ranges[past - 1].end >= stretch.end
         };
         let Some(devices) = self.0.get(account) else { return false };
-        devices.get(&None).is_some_and(holds) || devices.get(&Some(device.to_owned())).is_some_and(holds)
+        // Mostly whole lists were read, and no device by itself: those come last.
+        let has_single = devices.last_key_value().is_some_and(|(device, _)| device.is_some());
+        devices.get(&None).is_some_and(holds) || has_single && devices.get(&Some(device.to_owned())).is_some_and(holds)
     }
 
     /// What is left of some stretches, for a device or for all: joined where they touch, without what was read.

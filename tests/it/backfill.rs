@@ -223,6 +223,19 @@ fn what_is_forgotten_before_it_is_asked_for_is_not_done() {
     });
 }
 
+#[test]
+fn a_plan_that_takes_longer_than_the_history_lasts_says_so() {
+    let now = clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time");
+    let budget = Budget::parse("1200/5m", "80%").expect("a budget");
+    let stretch = Stretch { from: now - TimeDelta::days(7), to: now, device: None };
+    for (source, devices, is_too_long) in
+        [(Source::Raw, 10_000, false), (Source::Raw, 100_000, true), (Source::Hourly, 100_000, false)]
+    {
+        let plan = BackfillPlan::new(source, vec![stretch.clone()], Some(devices), budget, now, None).to_string();
+        assert_eq!(plan.contains("longer than Cloudflare remembers"), is_too_long, "{plan}");
+    }
+}
+
 /// A collector of an archive that is made if there is none.
 fn collector(client: Client, root: &Path, clock: &Clock, stop: Stop) -> Collector<'static> {
     let archive = Archive::open_or_create(root, 1, clock.now(), Disk::default()).expect("an archive");

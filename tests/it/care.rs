@@ -141,6 +141,18 @@ fn a_repair_goes_on_where_a_publish_has_done_some_of_it() {
     let (code, said) = ask(&root, &["verify", "--repair"]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(rows(&root, &Schema::device_state()).len(), 9);
+    // The same of one that was to be filed.
+    let ((_dir, root), (_other_dir, other)) = (two_days(), two_days());
+    import(&other, &[&body(BOB, LAPTOP, 2, 8)], 0);
+    let more = fs::read(part(&other, 2)).expect("a part");
+    for copy in
+        [day(&root, 1).join("a.parquet"), day(&root, 1).join("b.parquet"), day(&root, 2).join("part-0-000000.parquet")]
+    {
+        put(&copy, &more);
+    }
+    let (code, said) = ask(&root, &["verify", "--repair"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(rows(&root, &Schema::device_state()).len(), 9);
 }
 
 #[test]

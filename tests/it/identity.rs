@@ -5,7 +5,9 @@ use std::path::Path;
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use chrono::TimeDelta;
-use dex_archive::clock::{self, Clock};
+use dex_archive::archive::Archive;
+use dex_archive::clock::{self, Clock, Zone};
+use dex_archive::query::{Coverage, Days, GapsOptions, Window, coverage};
 use dex_archive::schema::Schema;
 use serde_json::{Value, json};
 
@@ -151,7 +153,8 @@ fn what_registrations_report_side_by_side_is_no_change() {
         command.arg("--archive").arg(&root).args(["report", "--since", "2026-10-01", "--until", "2026-10-02"]);
         let output = command.args(["--format", "markdown"]).output().expect("the program starts");
         let page = String::from_utf8_lossy(&output.stdout).into_owned();
-        page.lines().find(|line| line.contains("Disconnects")).map(str::to_owned)
+        let (_, ranking) = page.split_once("Disconnects").expect("a ranking");
+        ranking.lines().find(|line| line.contains(KIOSK)).expect("a device that disconnected").to_owned()
     };
     let (before, once) = (told("account_id"), disconnects());
     import(dir.path(), &root, OTHER, &lines);
@@ -201,6 +204,18 @@ fn what_is_imported_of_another_account_is_not_missed_by_the_collector() {
     for name in ["expected", "present", "missed"] {
         assert_eq!(before[name], status(&root)[name], "{name}");
     }
+    let (_dir, root) = place();
+    import(dir.path(), &root, ACCOUNT, &[state(LAPTOP, 1, &json!({})), state(LAPTOP, 3, &json!({}))]);
+    import(dir.path(), &root, OTHER, &[state(KIOSK, 1, &json!({}))]);
+    let time = |text| clock::parse_timestamp(text).expect("a time");
+    let window = Window { since: time("2026-10-01T00:00:00Z"), until: time("2026-10-01T04:00:00Z") };
+    let (every, zone) = (std::time::Duration::from_hours(1), Zone::UTC);
+    let options = GapsOptions { devices: None, window, every, zone, each: false, now };
+    let archive = Archive::open(&root).expect("an archive");
+    let days = Days::new(&archive, false);
+    let of = |account| coverage(&days, &options, account).expect("an answer");
+    assert_eq!(of(ACCOUNT), Coverage { expected: 4, present: 2, missed: 2 });
+    assert_eq!(of(OTHER), Coverage { expected: 4, present: 1, missed: 3 });
 }
 
 #[test]

@@ -143,21 +143,21 @@ def test_latest(root, at, hours):
 
 def test_changes(root):
     answer = query(root, "changes", "--column", "version,status", "--since", SINCE, "--until", UNTIL)
-    # Each first state of a run of equal values, and when the run before it began.
+    # Each first state of a run of equal values of a registration, and when the run before it began. (Some devices have two.)
     per_column = " UNION ALL ".join(
-        f"""SELECT device_id, '{name}' AS "column", previous AS "from", value AS "to", timestamp AS moment,
-                   lag(timestamp) OVER (PARTITION BY device_id ORDER BY timestamp) AS began,
-                   lag(previous) OVER (PARTITION BY device_id ORDER BY timestamp) IS NULL AS is_first
-            FROM (SELECT device_id, timestamp, {name} AS value,
-                         lag({name}) OVER (PARTITION BY device_id ORDER BY timestamp) AS previous
+        f"""SELECT device_id, registration_id, '{name}' AS "column", previous AS "from", value AS "to", timestamp AS moment,
+                   lag(timestamp) OVER (PARTITION BY device_id, registration_id ORDER BY timestamp) AS began,
+                   lag(previous) OVER (PARTITION BY device_id, registration_id ORDER BY timestamp) IS NULL AS is_first
+            FROM (SELECT device_id, registration_id, timestamp, {name} AS value,
+                         lag({name}) OVER (PARTITION BY device_id, registration_id ORDER BY timestamp) AS previous
                   FROM {{files}} WHERE timestamp < TIMESTAMPTZ '{UNTIL}' AND {name} IS NOT NULL)
             WHERE previous IS DISTINCT FROM value"""
         for name in ("version", "status")
     )
-    expected = sql(root, f"""SELECT strftime(moment, '%Y-%m-%dT%H:%M:%S.%fZ') AS at, device_id, "column", "from", "to",
+    expected = sql(root, f"""SELECT strftime(moment, '%Y-%m-%dT%H:%M:%S.%fZ') AS at, device_id, registration_id, "column", "from", "to",
                                     epoch_us(moment - began) / 1e6 AS after_s, is_first AS at_least
                              FROM ({per_column}) WHERE "from" IS NOT NULL AND moment >= TIMESTAMPTZ '{SINCE}'""")
-    assert_same(answer, expected, ["at", "device_id", "column"])
+    assert_same(answer, expected, ["at", "device_id", "registration_id", "column"])
     (name,) = {row["device_name"] for row in answer if row["device_id"].startswith("cb49c27f")}
     assert name == "new-name"
     renamed = [row for row in answer if row["device_id"].startswith("cb49c27f")]
