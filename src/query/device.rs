@@ -175,7 +175,19 @@ fn called(
         let words: Vec<_> = words.collect();
         let times = times(batch, "timestamp");
         let is_within = |row: &usize| times.is_valid(*row) && window.holds(times.value(*row));
+        let is_same = |a: usize, b: usize| {
+            let mut words = words.iter().map(|words| (words.is_valid(a), words.is_valid(b), words));
+            ids.value(a) == ids.value(b)
+                && words.all(|(has_one, has_other, words)| {
+                    has_one == has_other && (!has_one || words.value(a) == words.value(b))
+                })
+        };
+        let mut last = None;
         for row in (0..batch.num_rows()).filter(is_within) {
+            // Mostly a row has the words of the one before.
+            if last.replace(row).is_some_and(|last| is_same(last, row)) {
+                continue;
+            }
             let id = ids.value(row);
             if is_meant(id, None) && !found.contains_key(id) {
                 found.insert(id.to_owned(), BTreeSet::new());
