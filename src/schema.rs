@@ -277,6 +277,12 @@ impl Schema {
         self.columns.iter().position(|column| column.role == Role::Unmapped)
     }
 
+    /// The position of the column that says who uses a device.
+    #[must_use]
+    pub fn person(&self) -> Option<usize> {
+        self.columns.iter().position(|column| column.personal == Some(Personal::Person))
+    }
+
     /// The version of the schema: the newest `since` of its columns.
     #[must_use]
     pub fn version(&self) -> u32 {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::archive::{ArchiveError, PartFile, Scan};
 use crate::privacy::is_pseudonym;
-use crate::schema::{Kind, Personal, Schema};
+use crate::schema::{Kind, Schema};
 
 /// Who or what is to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,11 +155,14 @@ impl Subject {
             let owners = Owners::new(self, schema, batch);
             let ids = batch.column_by_name("device_id").and_then(|ids| ids.as_string_opt::<i32>());
             let ids = ids.into_iter().flatten().zip(spares.values()).enumerate();
+            // Rows of a device follow each other, and mostly those of a registration.
+            let mut last = None;
             for (row, id, is_spared) in ids.filter_map(|(row, (id, is_spared))| Some((row, id?, is_spared))) {
                 let registration = owners.registration(row);
                 if is_spared && self.kind == SubjectKind::Person && !owners.is_named(row) {
-                    let known = (id.to_owned(), registration.map(str::to_owned));
-                    found.nameless.insert(known);
+                    if last.replace((id, registration)) != Some((id, registration)) {
+                        found.nameless.insert((id.to_owned(), registration.map(str::to_owned)));
+                    }
                     continue;
                 }
                 let named = if is_spared { &mut found.others } else { &mut found.theirs };
@@ -207,7 +210,7 @@ impl Subject {
         match self.kind {
             SubjectKind::Device => schema.index_of("device_id"),
             SubjectKind::Account => schema.index_of("account_id"),
-            SubjectKind::Person => schema.columns.iter().position(|column| column.personal == Some(Personal::Person)),
+            SubjectKind::Person => schema.person(),
         }
     }
 

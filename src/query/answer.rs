@@ -69,8 +69,8 @@ pub enum Cell {
 }
 
 impl Answer {
-    /// Its columns as Arrow arrays: texts, flags, whole numbers, doubles, times in microseconds (UTC). A column of which nobody
-    /// said the kind and that is without any value is of doubles if it was asked for, else of texts.
+    /// Its columns as Arrow arrays: texts, flags, whole numbers, doubles, times in microseconds (UTC). A column of which
+    /// nobody said the kind and that is without any value is of doubles if it was asked for, else of texts.
     #[must_use]
     pub fn to_batch(&self) -> RecordBatch {
         let columns = self.columns.iter().enumerate().map(|(at, column)| {

@@ -7,7 +7,7 @@ use arrow_array::{Array, RecordBatch, StringArray};
 
 use crate::archive::Scan;
 use crate::clock::{self, Timestamp};
-use crate::schema::{Personal, Schema};
+use crate::schema::Schema;
 use crate::snapshot::DeviceId;
 
 use super::metric::{is_pattern, matches};
@@ -66,7 +66,7 @@ pub struct Shared {
 pub fn shared(days: &Days, devices: &[String], window: Window) -> Result<Shared, QueryError> {
     let schema = Schema::device_state();
     let [id, time, account] = ["device_id", "timestamp", "account_id"].map(|name| column(&schema, name));
-    let person = person(&schema);
+    let person = schema.person();
     let columns = [id, time, account].into_iter().chain(person).collect();
     let scan = Scan { columns, any_of: Some((id, devices.to_vec())), ..Scan::default() };
     let wanted: BTreeSet<&str> = devices.iter().map(String::as_str).collect();
@@ -91,11 +91,6 @@ pub fn shared(days: &Days, devices: &[String], window: Window) -> Result<Shared,
         all.accounts.extend(found.accounts);
     })?;
     Ok(all)
-}
-
-/// The column that says who uses a device.
-fn person(schema: &Schema) -> Option<usize> {
-    schema.columns.iter().position(|column| column.personal == Some(Personal::Person))
 }
 
 /// The accounts and devices that have a state in a window.
@@ -164,7 +159,7 @@ fn called(
 ) -> Result<Devices, QueryError> {
     let schema = Schema::device_state();
     let columns = ["device_id", "device_name", "timestamp"].map(|name| column(&schema, name)).into_iter();
-    let columns = columns.chain(person(&schema));
+    let columns = columns.chain(schema.person());
     let scan = Scan { columns: columns.collect(), ..Scan::default() };
     let add = |found: &mut Devices, batch: &RecordBatch| {
         let ids = texts(batch, "device_id");
