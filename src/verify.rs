@@ -175,13 +175,17 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
         if is_part && !is_there(archive, &subject)? {
             continue;
         }
+        let mut is_filed = false;
         match &finding.repair {
             None => continue,
             Some(Repair::SetAside) => (),
             Some(Repair::SetDamagedAside) => done.loses_rows = true,
             Some(Repair::Refile { dataset }) => {
                 if let Some(schema) = schema_of(dataset) {
-                    done.refile(archive, locks, &schema, &subject, None)?;
+                    // A part that says no number of rows has none that could be filed.
+                    let all = archive.look(&subject, &schema).map_or(u64::MAX, |part| part.rows());
+                    is_filed = done.refile(archive, locks, &schema, &subject, None)? == all;
+                    done.loses_rows |= !is_filed;
                 }
             }
             Some(Repair::Rewrite { dataset, date, shard }) => {
@@ -196,8 +200,22 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
         }
         let place = archive.set_aside(first, &subject, &finding.problem)?;
         done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
+        if is_filed {
+            leave_no_empty_day(archive, &subject)?;
+        }
     }
     Ok(done)
+}
+
+/// Removes the folder of a day whose last part was filed elsewhere: left empty, it would look like one whose parts are lost.
+fn leave_no_empty_day(archive: &Archive, part: &Path) -> Result<(), ArchiveError> {
+    let Some(dir) = part.parent() else { return Ok(()) };
+    let (dataset, day) = (dir.parent().and_then(Path::file_name), dir.file_name());
+    let named = dataset.and_then(|dataset| dataset.to_str()).zip(day.and_then(|day| day.to_str()));
+    match named.and_then(|(dataset, day)| Partition::parse(dataset, day)) {
+        Some(partition) if archive.entries(dir)?.is_empty() => archive.remove_day(&partition),
+        _ => Ok(()),
+    }
 }
 
 /// Whether something is where it was found.
@@ -221,8 +239,6 @@ impl Repaired {
         path: &Path,
         own: Option<Spot>,
     ) -> Result<u64, ArchiveError> {
-        // A part that says no number of rows has none that could be filed.
-        let all = archive.look(path, schema).map_or(u64::MAX, |part| part.rows());
         let refiled = match archive.refile(locks, schema, path, own) {
             // What is not filed goes to the quarantine with the part.
             Err(ArchiveError::Damaged { path: ref at, .. } | ArchiveError::Schema { path: ref at, .. })
@@ -235,7 +251,6 @@ impl Repaired {
         let Refiled { rows: refiled, damaged, loses_rows } = refiled;
         self.sentences.extend(damaged);
         self.loses_rows |= loses_rows;
-        self.loses_rows |= own.is_none() && refiled < all;
         if refiled > 0 {
             self.sentences.push(format!("filed {refiled} rows of {} where they belong", path.display()));
         }

@@ -179,6 +179,18 @@ fn rows_are_filed_where_they_belong() {
         drop(fs::remove_dir(day(root, 1)));
     };
     check(moved, &[("error", "it has rows of another day")], 8);
+    // The same, under a shard that there is none of: the day that it leaves empty goes.
+    let moved_and_renamed = |root: &Path| {
+        let elsewhere = root.join("device_state/date=2026-10-09");
+        make(&elsewhere);
+        go(&part(root, 1), &elsewhere.join("part-7-000001.parquet"));
+        drop(fs::remove_dir(day(root, 1)));
+    };
+    check(
+        moved_and_renamed,
+        &[("error", "shard 7 is none of the archive's 1"), ("error", "it has rows of another day")],
+        8,
+    );
     // Beside the day's own.
     let beside = |root: &Path| {
         fs::copy(part(root, 1), day(root, 2).join("part-0-000000.parquet")).expect("room on the disk");
