@@ -38,9 +38,9 @@ use crate::schema::Schema;
 pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
 pub use changes::{ChangesOptions, changes};
-pub use device::{Shared, TimesSeen, devices_seen, resolve_devices, shared, times_seen};
+pub use device::{Named, Shared, TimesSeen, devices_seen, resolve_devices, shared, times_seen};
 pub use drift::{Unexpected, drift, unexpected};
-pub use gaps::{Cause, Coverage, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, coverage, gaps, holes};
+pub use gaps::{Cause, Coverage, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, coverage, gaps, holes, whole_intervals};
 pub use latest::{StateOptions, latest};
 pub use metric::{Metric, MetricKind, is_pattern, metrics};
 pub use newest::newest_names;
@@ -119,7 +119,7 @@ pub enum QueryError {
     #[error("no whole interval of {} is over yet in that window: nobody can say of it that a state is missing", clock::format_duration(*.0))]
     NoneEnded(std::time::Duration),
     /// Several devices have the name.
-    #[error("several devices are meant by {name:?}: name one by its id, {}", .ids.join(", "))]
+    #[error("several devices are meant by {name:?}: name one by its id, {}", quoted(.ids))]
     Ambiguous {
         /// The name.
         name: String,
@@ -244,6 +244,11 @@ fn who_words(who: &Who) -> String {
         Who::Devices(ids) => format!("device {:?}", ids.join(", ")),
         Who::Fleet { .. } => "states".to_owned(),
     }
+}
+
+/// Ids, which the archive takes as they come.
+fn quoted(ids: &[String]) -> String {
+    ids.iter().map(|id| format!("{id:?}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Why a window has no length.

@@ -13,8 +13,9 @@ use crate::clock::{Clock, Timestamp, Zone};
 use crate::config::{self, ConfigError, ConfigFile};
 use crate::privacy::{Action, Policy, is_pseudonym};
 use crate::query::{
-    Answer, AppsOptions, ChangesOptions, Days, GapsOptions, KNOWN_BEFORE, QueryError, Shared, StateOptions,
+    Answer, AppsOptions, ChangesOptions, Days, GapsOptions, KNOWN_BEFORE, Named, QueryError, Shared, StateOptions,
     TrendOptions, Who, Window, apps, changes, gaps, is_pattern, latest, metrics, resolve_devices, shared, trend,
+    whole_intervals,
 };
 use crate::snapshot::DeviceId;
 
@@ -126,15 +127,21 @@ impl Asker<'_> {
 
     fn gaps(&self, question: &GapsArgs) -> anyhow::Result<Answer> {
         let window = self.window(&question.window)?;
-        let devices = match self.devices(&question.device, window) {
-            // Who has no state in the window is whom one asks about: by the name that was known before.
-            Err(QueryError::NoDevice { .. }) => {
-                let since = window.since.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since);
-                self.devices(&question.device, Window { since, ..window })?
-            }
-            devices => devices?,
-        };
         let every = config::parse_duration(&question.every)?;
+        let devices = self.devices_of(
+            &question.device,
+            whole_intervals(window, every, self.zone, self.now)?,
+            &|device, window| {
+                // Who has no state in the window is whom one asks about: by the name that was known before.
+                match self.device(device, window) {
+                    Err(QueryError::NoDevice { .. }) => {
+                        let since = window.since.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since);
+                        self.device(device, Window { since, ..window })
+                    }
+                    found => found,
+                }
+            },
+        )?;
         let options = GapsOptions { devices, window, every, zone: self.zone, each: question.each, now: self.now };
         Ok(gaps(&self.days, &options)?)
     }
@@ -150,9 +157,14 @@ impl Asker<'_> {
 
     /// The ids of devices as they are in the archive; none where none was named.
     pub(super) fn devices(&self, named: &[String], window: Window) -> Result<Option<Vec<String>>, QueryError> {
+        self.devices_of(named, window, &|device, window| self.device(device, window))
+    }
+
+    /// The same, by what finds those of one name.
+    fn devices_of(&self, named: &[String], window: Window, find: Find) -> Result<Option<Vec<String>>, QueryError> {
         let mut ids = Vec::new();
         for device in named {
-            let found = self.device(device, window)?;
+            let found = find(device, window)?;
             self.tell_shared(device, &found, window)?;
             ids.extend(found);
         }
@@ -169,7 +181,8 @@ impl Asker<'_> {
         }
         let Shared { people, accounts } = shared(&self.days, devices, window)?;
         let pseudonym = self.policy.pseudonym(named);
-        let is_other = |person: &&String| !person.eq_ignore_ascii_case(named) && Some(*person) != pseudonym.as_ref();
+        let wanted = named.to_lowercase();
+        let is_other = |person: &&String| person.to_lowercase() != wanted && Some(*person) != pseudonym.as_ref();
         let others = people.iter().filter(is_other).count();
         if named.contains('@') && others > 0 {
             let people = if others == 1 { "another person" } else { "other people" };
@@ -187,26 +200,16 @@ impl Asker<'_> {
         Ok(())
     }
 
-    /// Where ids, names or addresses are pseudonyms in the archive, what was typed is made one. The beginning of what
-    /// stands in the archive, a pattern and a pseudonym itself are looked for as they are.
+    /// What was typed may be a pseudonym in the archive: where there is a key, both are looked for.
     fn device(&self, device: &str, window: Window) -> Result<Vec<String>, QueryError> {
-        let is_treated = |column| self.policy.treated_columns().any(|treated| treated == (column, Action::Pseudonym));
-        let column = match DeviceId::parse(device) {
-            Ok(_) => "device_id",
-            Err(_) if device.contains('@') => "person_email",
-            Err(_) => "device_name",
-        };
-        let found = match self.policy.pseudonym(device).filter(|_| is_treated(column) && !is_pseudonym(device)) {
-            Some(pseudonym) if column == "device_id" => return Ok(vec![pseudonym]),
-            Some(pseudonym) => resolve_devices(&self.days, &pseudonym, window),
-            None => return resolve_devices(&self.days, device, window),
-        };
-        match found {
-            Err(QueryError::NoDevice { .. }) => resolve_devices(&self.days, device, window),
-            found => found,
-        }
+        let pseudonym = self.policy.pseudonym(device).filter(|_| !is_pseudonym(device));
+        let hides_ids = self.policy.treated_columns().any(|treated| treated == ("device_id", Action::Pseudonym));
+        resolve_devices(&self.days, &Named { typed: device, pseudonym: pseudonym.as_deref(), hides_ids }, window)
     }
 }
+
+/// The ids of the devices that were named by a word.
+type Find<'a> = &'a dyn Fn(&str, Window) -> Result<Vec<String>, QueryError>;
 
 /// What was typed, each once.
 fn distinct<T: Clone + PartialEq>(typed: &[T]) -> Vec<T> {

@@ -33,8 +33,9 @@ impl Zone {
     /// What the clock on the wall shows, and how far it is ahead of universal time.
     #[must_use]
     pub fn local(self, at: Timestamp) -> DateTime<FixedOffset> {
-        let moment = jiff::Timestamp::from_microsecond(at.timestamp_micros());
-        let seconds = moment.map_or(0, |moment| self.0.to_offset(moment).seconds());
+        // Jiff's time ends two days before that of the archive.
+        let moment = jiff::Timestamp::from_microsecond(at.timestamp_micros()).unwrap_or(jiff::Timestamp::MAX);
+        let seconds = self.0.to_offset(moment).seconds();
         let offset = FixedOffset::east_opt(seconds).expect("no offset is a day long");
         at.with_timezone(&offset)
     }
@@ -42,6 +43,9 @@ impl Zone {
     /// When the clock on the wall first shows this; where it is put forward over it, so much later.
     #[must_use]
     pub fn moment(self, local: NaiveDateTime) -> Option<Timestamp> {
+        if self == Self::UTC {
+            return Some(local.and_utc());
+        }
         let small = |number: u32| i8::try_from(number).ok();
         let (year, nanos) = (i16::try_from(local.year()).ok()?, i32::try_from(local.nanosecond()).ok()?);
         let date = jiff::civil::Date::new(year, small(local.month())?, small(local.day())?).ok()?;
@@ -55,5 +59,20 @@ impl Zone {
 impl fmt::Display for Zone {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         formatter.write_str(self.0.iana_name().unwrap_or("UTC"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::parse_timestamp;
+
+    #[test]
+    fn the_last_days_of_all_have_a_clock_too() {
+        let local = chrono::NaiveDate::from_ymd_opt(9999, 12, 31).expect("a day").and_time(chrono::NaiveTime::MIN);
+        let last = parse_timestamp("9999-12-31T00:00:00Z").expect("a time");
+        assert_eq!(Zone::UTC.moment(local), Some(last));
+        let berlin = Zone::parse("Europe/Berlin").expect("a zone");
+        assert_eq!(berlin.local(last).to_string(), "9999-12-31 01:00:00 +01:00");
     }
 }

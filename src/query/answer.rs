@@ -122,7 +122,7 @@ fn array<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, column: &AnswerColum
     }
 }
 
-/// What the values of a column are.
+/// What the values of a column are: text where they are of several kinds, for a double holds not every whole number.
 fn seen_kind<'a>(cells: &(impl Iterator<Item = &'a Cell> + Clone), is_value: bool) -> Kind {
     let all = |fits: fn(&Cell) -> bool| cells.clone().all(|cell| *cell == Cell::Null || fits(cell));
     let is_empty = cells.clone().all(|cell| *cell == Cell::Null);
@@ -132,7 +132,7 @@ fn seen_kind<'a>(cells: &(impl Iterator<Item = &'a Cell> + Clone), is_value: boo
         Kind::Boolean
     } else if !is_empty && all(|cell| matches!(cell, Cell::Count(_))) {
         Kind::Int64
-    } else if all(|cell| cell.number().is_some()) && (is_value || !is_empty) {
+    } else if all(|cell| matches!(cell, Cell::Number(_))) && (is_value || !is_empty) {
         Kind::Float64
     } else {
         Kind::String
@@ -235,6 +235,8 @@ impl From<Timestamp> for Cell {
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::cast::AsArray;
+
     use super::*;
 
     #[test]
@@ -251,5 +253,14 @@ mod tests {
         let some = vec![Cell::from(clock::from_micros(1)), Cell::Text("a".to_owned()), Cell::Count(1)];
         assert_eq!(types(vec![vec![Cell::Null, Cell::Null, Cell::Null]]), types(vec![some]));
         assert_eq!(types(Vec::new()), types(vec![vec![Cell::Null, Cell::Null, Cell::Null]]));
+    }
+
+    #[test]
+    fn whole_numbers_beside_others_keep_their_digits() {
+        let columns = vec![AnswerColumn::value("from".to_owned(), "")];
+        let rows = vec![vec![Cell::Count(9_007_199_254_740_993)], vec![Cell::Number(1.5)]];
+        let batch = Answer { title: String::new(), columns, rows }.to_batch();
+        let texts: Vec<_> = batch.column(0).as_string::<i32>().iter().flatten().collect();
+        assert_eq!(texts, ["9007199254740993", "1.5"]);
     }
 }

@@ -20,7 +20,7 @@ use super::{Asked, QueryError, column, no_state, texts, times};
 pub struct AppsOptions {
     /// The devices' ids; none for all.
     pub devices: Option<Vec<String>>,
-    /// What they use: the beginning of a column's name, as `cpu` or `ram`.
+    /// What they use: the first words of a column's name, as `cpu` or `ram`.
     pub resource: String,
     /// Over which time.
     pub window: Window,
@@ -37,7 +37,10 @@ pub fn apps(days: &Days, options: &AppsOptions) -> Result<Answer, QueryError> {
     options.window.check()?;
     let schema = Schema::device_state();
     let lists = || schema.columns.iter().enumerate().filter(|(_, column)| column.role == Role::Apps);
-    let list = lists().find(|(_, column)| column.name.starts_with(&options.resource));
+    let is_meant = |name: &str| {
+        name.strip_prefix(options.resource.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    let list = lists().find(|(_, column)| is_meant(&column.name));
     let known = || lists().filter_map(|(_, column)| column.name.split('_').next().map(str::to_owned)).collect();
     let (list, entry) = list.ok_or_else(|| QueryError::Resource { name: options.resource.clone(), known: known() })?;
     let (device, time) = (column(&schema, "device_id"), column(&schema, "timestamp"));
@@ -92,7 +95,9 @@ impl Usage {
 
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 states")]
     fn row(&self, name: String) -> Vec<Cell> {
-        vec![name.into(), self.states.into(), (self.sum.get() / self.states as f64).into(), self.max.into()]
+        // A sum beyond all doubles has no mean that could be told.
+        let mean = Some(self.sum.get() / self.states as f64).filter(|mean| mean.is_finite());
+        vec![name.into(), self.states.into(), mean.into(), self.max.into()]
     }
 }
 

@@ -41,7 +41,7 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
     let ChangesOptions { states: asked, back } = options;
     asked.window.check()?;
     let since = asked.window.since;
-    let window = Window { since: since.checked_sub_signed(*back).unwrap_or(since), ..asked.window };
+    let window = Window { since: since.checked_sub_signed(*back).unwrap_or(Timestamp::MIN_UTC), ..asked.window };
     let options = &StateOptions { window, ..asked.clone() };
     let reading = Reading::new(options)?;
     let mut all = Histories::default();
@@ -68,7 +68,10 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
 
 /// The changes since a moment, oldest first.
 fn told(all: Histories, names: &Names, schema: &Schema, watched: &[String], since: Timestamp) -> Answer {
+    let since = since.timestamp_micros();
     let lines = all.0.into_iter().map(|(device, registrations)| (device, lines_of(registrations)));
+    // Whoever has no change is of no account for what is shown either.
+    let lines = lines.filter(|(_, lines)| lines.iter().any(|line| line.history.has_changed_since(since)));
     let lines: Vec<(String, Vec<Line>)> = lines.collect();
     let shown = Shown::of(lines.iter().map(|(_, lines)| &lines[..]));
     let mut rows: Vec<(i64, Vec<Cell>)> = Vec::new();
@@ -79,7 +82,7 @@ fn told(all: Histories, names: &Names, schema: &Schema, watched: &[String], sinc
             keys.chain([Cell::from(watched[line.column].clone())]).collect()
         }));
     }
-    rows.retain(|(at, _)| *at >= since.timestamp_micros());
+    rows.retain(|(at, _)| *at >= since);
     rows.sort_by_key(|(at, _)| *at);
     let [registration, _] = registrations(schema).map(|at| schema.columns[at].name.as_str());
     let reporter = [shown.account.then_some("account_id"), shown.registration.then_some(registration)];
@@ -230,6 +233,11 @@ impl History {
 
     fn end(&self) -> i64 {
         self.0.last().map_or(i64::MIN, |(_, last, _)| *last)
+    }
+
+    /// Whether there was a change at a moment or later.
+    fn has_changed_since(&self, micros: i64) -> bool {
+        self.0.iter().skip(1).any(|(at, _, _)| *at >= micros)
     }
 
     /// A row for each change, and when it was; `keys` says of a time what the row is known by.

@@ -23,31 +23,67 @@ const CANDIDATES: usize = 10;
 /// A device by what it is called: its id, names and people in the window.
 type Devices = BTreeMap<String, BTreeSet<String>>;
 
-/// The ids of the devices that `text` names: an id, or the beginning of one; a name as it stood in the window,
+/// What somebody typed to name devices.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    /// As it was typed.
+    pub typed: &'a str,
+    /// What stands for it in states that were written with rules of privacy.
+    pub pseudonym: Option<&'a str>,
+    /// Whether a device's id is written as a pseudonym now.
+    pub hides_ids: bool,
+}
+
+/// The ids of the devices that are named: by an id, or the beginning of one; a name as it stood in the window,
 /// or a pattern of names; or the e-mail address of whoever uses them. Upper and lower case are one, but for a whole id
-/// in lower case, as the API writes them: that one is not looked for.
+/// in lower case, as the API writes them: that one is not looked for, unless a pseudonym may stand for it. What is named
+/// may stand there both as it is and as a pseudonym, for the rules may have come in between.
 ///
 /// # Errors
 /// Where no device is called so, or several have the name or the beginning of the id.
-pub fn resolve_devices(days: &Days, text: &str, window: Window) -> Result<Vec<String>, QueryError> {
+pub fn resolve_devices(days: &Days, named: &Named, window: Window) -> Result<Vec<String>, QueryError> {
     window.check()?;
-    let whole_id = DeviceId::parse(text).ok().map(|id| id.as_str().to_owned());
+    let Named { typed, pseudonym, hides_ids } = *named;
+    let whole_id = DeviceId::parse(typed).ok().map(|id| id.as_str().to_owned());
     // One with capitals may stand in states as it was typed: then it has to be looked for.
-    if let Some(id) = whole_id.as_ref().filter(|id| *id == text) {
-        return Ok(vec![id.clone()]);
-    }
-    let wanted = text.to_lowercase();
-    let devices = called(days, window, &|id, word| is_meant(&wanted, id, word))?;
-    let by_word: Vec<String> =
-        devices.iter().filter(|(_, words)| !words.is_empty()).map(|(id, _)| id.clone()).collect();
-    let several = is_pattern(text) || text.contains('@') || whole_id.is_some();
-    let found = if by_word.is_empty() { devices.into_keys().collect() } else { by_word };
+    let found = match (whole_id.as_ref().filter(|id| *id == typed), pseudonym) {
+        (Some(id), None) => return Ok(vec![id.clone()]),
+        (Some(id), Some(pseudonym)) => present(days, &[id.clone(), pseudonym.to_owned()], window)?,
+        (None, _) => {
+            let wanted = [Some(typed.to_lowercase()), pseudonym.map(str::to_owned)];
+            let is_meant = |id: &str, word: Option<&str>| wanted.iter().flatten().any(|name| is_meant(name, id, word));
+            let devices = called(days, window, &is_meant)?;
+            let by_word: Vec<String> =
+                devices.iter().filter(|(_, words)| !words.is_empty()).map(|(id, _)| id.clone()).collect();
+            if by_word.is_empty() { devices.into_keys().collect() } else { by_word }
+        }
+    };
+    let is_of_several = is_pattern(typed) || typed.contains('@') || whole_id.is_some();
     match found.len() {
-        0 => whole_id.map(|id| vec![id]).ok_or_else(|| QueryError::NoDevice { device: text.to_owned(), window }),
+        0 => {
+            let stored = whole_id.map(|id| pseudonym.filter(|_| hides_ids).map_or(id, str::to_owned));
+            stored.map(|id| vec![id]).ok_or_else(|| QueryError::NoDevice { device: typed.to_owned(), window })
+        }
         1 => Ok(found),
-        _ if several => Ok(found),
-        _ => Err(QueryError::Ambiguous { name: text.to_owned(), ids: found.into_iter().take(CANDIDATES).collect() }),
+        _ if is_of_several => Ok(found),
+        _ => Err(QueryError::Ambiguous { name: typed.to_owned(), ids: found.into_iter().take(CANDIDATES).collect() }),
     }
+}
+
+/// Those of some ids that have a state in a window.
+fn present(days: &Days, ids: &[String], window: Window) -> Result<Vec<String>, QueryError> {
+    let schema = Schema::device_state();
+    let [id, time] = ["device_id", "timestamp"].map(|name| column(&schema, name));
+    let scan = Scan { columns: [id, time].into(), any_of: Some((id, ids.to_vec())), ..Scan::default() };
+    let add = |found: &mut BTreeSet<String>, batch: &RecordBatch| {
+        let (stored, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
+        let counts = |row: &usize| times.is_valid(*row) && window.holds(times.value(*row));
+        let rows = (0..batch.num_rows()).filter(counts).map(|row| stored.value(row));
+        found.extend(ids.iter().filter(|id| rows.clone().any(|stored| stored == *id)).cloned());
+    };
+    let mut all = BTreeSet::new();
+    days.fold(&schema, window, &scan, BTreeSet::new, add, |found| all.extend(found))?;
+    Ok(all.into_iter().collect())
 }
 
 /// What the states of some devices name besides them.

@@ -111,6 +111,15 @@ pub fn holes(days: &Days, options: &GapsOptions, account: &str, known: &[String]
     Ok(seen.devices.iter().filter(|(device, _)| device.0 == account).flat_map(of_device).collect())
 }
 
+/// The time that the intervals of a window take: those that it touches and that are over.
+///
+/// # Errors
+/// Where the window has no length, no interval is over, or there is no such interval.
+pub fn whole_intervals(window: Window, every: Duration, zone: Zone, now: Timestamp) -> Result<Window, QueryError> {
+    window.check()?;
+    Ok(intervals(window, every, zone, now)?.1)
+}
+
 /// How much of what was expected is there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Coverage {
@@ -292,13 +301,19 @@ impl Seeings {
     }
 }
 
+/// The intervals of a window that are over, and the time that they take.
+fn intervals(window: Window, every: Duration, zone: Zone, now: Timestamp) -> Result<(Buckets, Window), QueryError> {
+    // Of an interval that is not over nobody can say that it has no state.
+    let ended = Buckets::new(window, every, zone)?.ended_by(now);
+    let (buckets, until) = ended.ok_or(QueryError::NoneEnded(every))?;
+    // Of one that the window only touches all is read: a state in the rest of it is one too.
+    let since = buckets.start(0).unwrap_or(window.since);
+    Ok((buckets, Window { since, until }))
+}
+
 impl Seen {
     fn read(days: &Days, options: &GapsOptions, known: Vec<Device>, sources: &[Source]) -> Result<Self, QueryError> {
-        let buckets = Buckets::new(options.window, options.every, options.zone)?;
-        // Of an interval that is not over nobody can say that it has no state.
-        let (buckets, until) = buckets.ended_by(options.now).ok_or(QueryError::NoneEnded(options.every))?;
-        // Of one that the window only touches all is read: a state in the rest of it is one too.
-        let window = Window { since: buckets.start(0).unwrap_or(options.window.since), until };
+        let (buckets, window) = intervals(options.window, options.every, options.zone, options.now)?;
         let options = &GapsOptions { window, ..options.clone() };
         let question = &Question { window, buckets: &buckets, asked: Asked::of(options.devices.as_deref()) };
         let mut seen = Found::default();

@@ -1,5 +1,7 @@
 //! What is computed of the values in a bucket.
 
+use std::cmp::Ordering;
+
 use super::answer::Cell;
 use super::sum::Sum;
 
@@ -16,9 +18,9 @@ pub enum Agg {
     Sum,
     /// How many there are.
     Count,
-    /// The earliest.
+    /// The earliest; of several at one time the least.
     First,
-    /// The latest.
+    /// The latest; of several at one time the greatest.
     Last,
     /// Half of them are no larger: exact, between two values by linear interpolation.
     P50,
@@ -113,10 +115,10 @@ impl Tally {
             self.timed.add(value);
             self.seconds.add(seconds);
         }
-        if self.first.is_none_or(|(at, _)| micros < at) {
+        if self.first.is_none_or(|first| is_before((micros, value), first)) {
             self.first = Some((micros, value));
         }
-        if self.last.is_none_or(|(at, _)| micros >= at) {
+        if self.last.is_none_or(|last| is_before(last, (micros, value))) {
             self.last = Some((micros, value));
         }
         if keep {
@@ -138,8 +140,8 @@ impl Tally {
         self.sum.merge(other.sum);
         self.timed.merge(other.timed);
         self.seconds.merge(other.seconds);
-        self.first = self.first.into_iter().chain(other.first).min_by_key(|(at, _)| *at);
-        self.last = self.last.into_iter().chain(other.last).max_by_key(|(at, _)| *at);
+        self.first = self.first.into_iter().chain(other.first).min_by(|a, b| order(*a, *b));
+        self.last = self.last.into_iter().chain(other.last).max_by(|a, b| order(*a, *b));
         self.values.extend(other.values);
     }
 
@@ -151,13 +153,13 @@ impl Tally {
         }
     }
 
-    /// None where no state has a value: a gap is no zero, but for a count.
+    /// None where no state has a value: a gap is no zero, but for a count. None too where it is beyond all doubles.
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 values")]
     pub(super) fn get(&mut self, agg: Agg) -> Option<f64> {
         if self.count == 0 {
             return None;
         }
-        match agg {
+        let value = match agg {
             Agg::Mean => Some(self.sum.get() / self.count as f64),
             Agg::Min => Some(self.min),
             Agg::Max => Some(self.max),
@@ -169,7 +171,8 @@ impl Tally {
                 Some(self.seconds.get()).filter(|&seconds| seconds > 0.0).map(|seconds| self.timed.get() / seconds)
             }
             Agg::P50 | Agg::P90 | Agg::P95 | Agg::P99 => agg.quantile().map(|share| self.quantile(share)),
-        }
+        };
+        value.filter(|value| value.is_finite())
     }
 
     /// The value below which a share of the values lies, between two of them by linear interpolation: what
@@ -184,8 +187,20 @@ impl Tally {
         let position = share * (self.values.len() - 1) as f64;
         let (_, below, above) = self.values.select_nth_unstable_by(position.floor() as usize, f64::total_cmp);
         let above = above.iter().copied().min_by(f64::total_cmp).unwrap_or(*below);
-        *below + (above - *below) * (position - position.floor())
+        let (below, share) = (*below, position - position.floor());
+        let step = above - below;
+        // Between the least and the greatest of all doubles there are more than a double holds.
+        if step.is_finite() { below + step * share } else { below * (1.0 - share) + above * share }
     }
+}
+
+/// Values by their times. Those of one time have an order too: an answer is the same in whatever order they are read.
+fn order(a: (i64, f64), b: (i64, f64)) -> Ordering {
+    a.0.cmp(&b.0).then_with(|| a.1.total_cmp(&b.1))
+}
+
+fn is_before(a: (i64, f64), b: (i64, f64)) -> bool {
+    order(a, b).is_lt()
 }
 
 #[cfg(test)]
@@ -204,6 +219,26 @@ mod tests {
         tally.add(2, 1_000.0, 0.0, false);
         assert_eq!(tally.get(Agg::Rate), Some(2.0));
         assert_eq!(tally.get(Agg::Sum), Some(1_060.0));
+    }
+
+    #[test]
+    fn of_several_values_at_one_time_the_order_says_which_is_first_and_last() {
+        for values in [[(5, 2.0), (5, 1.0), (5, 3.0)], [(5, 3.0), (5, 2.0), (5, 1.0)], [(5, 1.0), (5, 3.0), (5, 2.0)]] {
+            let mut whole = tally(&values[..2]);
+            whole.merge(tally(&values[2..]));
+            assert_eq!((whole.get(Agg::First), whole.get(Agg::Last)), (Some(1.0), Some(3.0)));
+        }
+    }
+
+    #[test]
+    fn what_lies_between_the_ends_of_all_doubles_is_found_and_what_lies_beyond_is_none() {
+        let mut tally = tally(&[(1, f64::MIN), (2, f64::MIN), (3, f64::MAX)]);
+        assert_eq!(tally.get(Agg::P50), Some(f64::MIN));
+        let p90 = tally.get(Agg::P90).expect("a value");
+        assert!((p90 / f64::MAX - 0.6).abs() < 1e-12, "{p90}");
+        let mut beyond = Tally::default();
+        [1, 2].into_iter().for_each(|at| beyond.add(at, f64::MAX, 30.0, true));
+        assert_eq!((beyond.get(Agg::Sum), beyond.get(Agg::Mean), beyond.get(Agg::Max)), (None, None, Some(f64::MAX)));
     }
 
     #[test]

@@ -79,6 +79,7 @@ fn an_empty_variable_says_nothing_and_a_question_that_makes_no_sense_is_one() {
     };
     check(&mut query(&["trend", "--fleet", "--metric", "rtt", "--agg", "rate"]), 2, "a rate is of counts");
     check(&mut query(&["apps", "--resource", "disk"]), 2, "what applications use is known of");
+    check(&mut query(&["apps", "--resource", ""]), 2, "what applications use is known of");
     let nothing = ["gaps", "--since", "2026-01-01", "--until", "2026-01-02"];
     check(&mut query(&nothing), 1, "an interval counts once it is over");
     check(&mut query(&["gaps", "--since", "1m", "--every", "7d"]), 1, "no whole interval of 7d is over yet");

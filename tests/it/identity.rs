@@ -248,6 +248,99 @@ fn a_report_counts_a_device_that_moved_once() {
 }
 
 #[test]
+fn what_was_written_before_the_rules_and_after_them_is_found_by_one_name() {
+    let (dir, root) = place();
+    let of = |device: &str, hour: u32| state(device, hour, &json!({"personEmail": BOB, "deviceName": "bobs"}));
+    import(dir.path(), &root, ACCOUNT, &[of(KIOSK, 1)]);
+    let (config, file) = (dir.path().join("config.toml"), dir.path().join("more.ndjson"));
+    put(&config, "[privacy.classes]\nperson = \"pseudonym\"\ndevice = \"pseudonym\"\n");
+    put(&file, &format!("{}\n{}", of(KIOSK, 2), of(LAPTOP, 3)));
+    let with_rules = |args: &[&str]| {
+        let mut command = program();
+        command.env("DEX_ARCHIVE_PRIVACY_KEY", "sixteen letters!").arg("--archive").arg(&root);
+        run(command.arg("--config").arg(&config).args(args))
+    };
+    let imported = with_rules(&["import", "--account", ACCOUNT, file.to_str().expect("a path")]);
+    assert_eq!(imported.0, Some(0), "{}", imported.1);
+    let asked = |device: &str| {
+        let out = dir.path().join("answer.csv");
+        let question =
+            ["query", "latest", "--at", "2026-10-02", "--device", device, "-o", out.to_str().expect("a path")];
+        let (code, said) = with_rules(&question);
+        let rows = std::fs::read_to_string(&out).map_or(0, |text| text.lines().count() - 1);
+        drop(std::fs::remove_file(&out));
+        (code, rows, said)
+    };
+    // Her devices are as many as there are, whatever stands for their ids.
+    assert_eq!((asked(BOB).0, asked(BOB).1), (Some(0), 3), "{}", asked(BOB).2);
+    assert_eq!((asked(KIOSK).0, asked(KIOSK).1), (Some(0), 2), "{}", asked(KIOSK).2);
+    assert_eq!(asked(LAPTOP).1, 1);
+    assert_eq!(asked(&KIOSK.to_uppercase()).1, 2);
+    let (code, _, said) = asked("bobs");
+    assert!(
+        code == Some(1) && said.contains("several devices are meant by \"bobs\": name one by its id, \""),
+        "{said}"
+    );
+    // Whoever is named by an id that nobody has is looked for as the rules would write it.
+    let (code, _, said) = asked("cb49c27f-7f97-49c5-b6f3-f7c01ead0fd9");
+    assert!(code == Some(1) && said.contains("no device \"p-"), "{said}");
+}
+
+#[test]
+fn an_address_of_other_letters_is_the_same_person() {
+    let (dir, root) = place();
+    import(dir.path(), &root, ACCOUNT, &[state(KIOSK, 1, &json!({"personEmail": "zoé@exämple.com"}))]);
+    assert_eq!(ask(&root, &["query", "latest", "--at", "2026-10-02", "--device", "ZOÉ@EXÄMPLE.COM", "-q"]).1, "");
+    let (_, said) = ask(&root, &["query", "latest", "--at", "2026-10-02", "--device", "ZOÉ@EXÄMPLE.COM"]);
+    assert!(!said.contains("another person"), "{said}");
+}
+
+#[test]
+fn gaps_of_a_device_are_asked_by_any_name_that_it_had() {
+    let (dir, root) = place();
+    let of = |device: &str, name: &str, time: &str| json!({"deviceId": device, "deviceName": name, "timestamp": time});
+    let lines = [
+        of("aaaaaaaa-7f97-49c5-b6f3-f7c01ead0fd1", "x", "2026-10-20T10:00:00Z"),
+        // Another one had that name long ago.
+        of("bbbbbbbb-7f97-49c5-b6f3-f7c01ead0fd1", "x", "2026-10-01T10:00:00Z"),
+        of("cccccccc-7f97-49c5-b6f3-f7c01ead0fd1", "y", "2026-10-01T10:00:00Z"),
+        // Its only state is in an interval that the window only touches.
+        of("dddddddd-7f97-49c5-b6f3-f7c01ead0fd1", "late", "2026-10-20T12:50:00Z"),
+    ];
+    import(dir.path(), &root, ACCOUNT, &lines);
+    let devices = |named: &[&str]| {
+        let window = ["gaps", "--since", "2026-10-20T09:30", "--until", "2026-10-20T12:30", "--every", "1h"];
+        let named: Vec<&str> = named.iter().flat_map(|name| ["--device", name]).collect();
+        answer(&root, &[&window[..], &named].concat()).as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(devices(&["x"]), 1);
+    assert_eq!(devices(&["x", "y"]), 2);
+    assert_eq!(devices(&["late"]), 1);
+    assert_eq!(devices(&["dddddddd"]), 1);
+}
+
+#[test]
+fn whoever_has_no_change_says_nothing_of_what_is_shown_of_others() {
+    let (dir, root) = place();
+    let of = |device: &str, hour: u32, registration: &str, status: &str| {
+        state(device, hour, &json!({"registrationId": registration, "status": status}))
+    };
+    let mut lines = vec![of(LAPTOP, 1, "r9", "connected"), of(LAPTOP, 2, "r9", "paused")];
+    for hour in 1..4 {
+        lines.extend([of(KIOSK, hour, "r1", "connected"), of(KIOSK, hour, "r2", "paused")]);
+    }
+    import(dir.path(), &root, ACCOUNT, &lines);
+    let changes = answer(&root, &["changes", "--column", "status"]);
+    assert_eq!((changes.as_array().map(Vec::len), changes[0].get("registration_id")), (Some(1), None), "{changes}");
+    // How far is looked back may be beyond all time.
+    let question = ["query", "changes", "--column", "status", "--since", "2026-10-01T02:00", "--until", "9999-12-31"];
+    let mut command = program();
+    command.arg("--archive").arg(&root).args(question).args(["--back", "100000000d", "--format", "csv"]);
+    let told = String::from_utf8(command.output().expect("the program starts").stdout).expect("a text");
+    assert!(told.contains("connected,paused,3600,true"), "{told}");
+}
+
+#[test]
 fn yes_and_no_are_such_in_an_answer() {
     let (dir, root) = place();
     import(dir.path(), &root, ACCOUNT, &[state(LAPTOP, 1, &json!({"alwaysOn": true}))]);

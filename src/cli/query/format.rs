@@ -94,7 +94,7 @@ impl Serialize for Object<'_> {
             Cell::Text(text) => Value::from(text.as_str()),
             Cell::Flag(flag) => Value::from(*flag),
             Cell::Count(count) => Value::from(*count),
-            // JSON has no infinities; no aggregate of finite values is one.
+            // JSON has no infinities, and no cell is one.
             Cell::Number(value) => Number::from_f64(*value).map_or(Value::Null, Value::Number),
             Cell::Time(at) => Value::from(clock::format_in(*at, self.zone)),
         };

@@ -98,9 +98,13 @@ fn cells(answer: &Answer, zone: Zone, look: Look) -> Table {
     table
 }
 
-/// Whether a column says the same in every row, and the title says it.
+/// Whether a column says the same in every row, and the title, which is a name with an id behind it, says it.
 fn is_told(answer: &Answer, at: usize) -> bool {
-    let told = |cell: &Cell| matches!(cell, Cell::Text(text) if answer.title.contains(text.as_str()));
+    let is_in = |text: &str| {
+        answer.title.strip_prefix(text).is_some_and(|rest| rest.starts_with(" ("))
+            || answer.title.ends_with(&format!(" ({text})"))
+    };
+    let told = |cell: &Cell| matches!(cell, Cell::Text(text) if is_in(text));
     let is_key = answer.columns[at].role == ColumnRole::Key;
     is_key && answer.rows.len() > 1 && answer.rows.iter().all(|row| row[at] == answer.rows[0][at] && told(&row[at]))
 }
@@ -155,6 +159,7 @@ fn time_form(answer: &Answer, zone: Zone) -> String {
     let cells = answer.rows.iter().flatten();
     let times = || cells.clone().filter_map(|cell| if let Cell::Time(at) = cell { Some(*at) } else { None });
     let seconds = match times().map(|at| at.timestamp_micros().rem_euclid(60_000_000)).max() {
+        Some(1..) if times().any(|at| at.timestamp_micros() % 1_000 != 0) => ":%S%.6f",
         Some(1..) if times().any(|at| at.timestamp_micros() % 1_000_000 != 0) => ":%S%.3f",
         Some(1..) => ":%S",
         _ => "",
@@ -237,7 +242,19 @@ mod tests {
         };
         assert!(moved(0).contains("2026-10-24 23:00 "), "{}", moved(0));
         assert!(moved(30_000_000).contains("2026-10-24 22:00:00") && moved(30_000_000).contains("23:00:30 "));
-        assert!(moved(1_500_000).contains("23:00:01.500"), "{}", moved(1_500_000));
+        assert!(moved(1_500_000).contains("23:00:01.500 "), "{}", moved(1_500_000));
+        assert!(moved(1_500_001).contains("23:00:01.500001"), "{}", moved(1_500_001));
+    }
+
+    #[test]
+    fn what_the_title_says_stands_in_no_row_and_what_it_does_not_say_does() {
+        let shown = |title: &str, name: &str| {
+            let columns = vec![AnswerColumn::key("device_name"), AnswerColumn::value("x".to_owned(), "")];
+            let rows = (0..2).map(|count| vec![Cell::Text(name.to_owned()), Cell::Count(count)]).collect();
+            within(&Answer { title: title.to_owned(), columns, rows }, Zone::UTC, None).contains("device_name")
+        };
+        assert!(!shown("kiosk (cb49c27f)", "kiosk") && !shown("kiosk (cb49c27f)", "cb49c27f"));
+        assert!(shown("2 devices", "2") && shown("2 devices", "device") && shown("2 devices", ""));
     }
 
     #[test]
