@@ -1,6 +1,7 @@
-"""What several test files share: a demo's archive, and the README's recipes for other engines."""
+"""What several test files share: a demo's archive, the README's recipes for other engines, and places for archives."""
 
 import datetime
+import fcntl
 import json
 import os
 import re
@@ -12,9 +13,11 @@ import duckdb
 import pandas
 import pytest
 
-PROGRAM = os.path.abspath(os.environ["DEX_ARCHIVE"])
+import azurite
+import s3
+from places import ACCOUNT, PROGRAM, Place, dump, in_bucket
+
 README = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "README.md")
-ACCOUNT = "01a7362d577a6c3019a474fd6f485823"
 # The question that every recipe answers.
 HOURS = """
 SELECT device_id, date_trunc('hour', timestamp) AS hour, avg(cpu_pct) AS cpu_pct
@@ -100,9 +103,45 @@ def rows(answer):
 def lake():
     """Beside the packages of this Python, a folder with DuckDB 1.5 and those of its extensions that PyPI has."""
     place = os.path.join(sys.prefix, "duckdb-1.5")
-    if not os.path.exists(place):
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", place + ".new", *EXTENSIONS]
-        if subprocess.run(install).returncode != 0:
-            pytest.skip("DuckDB's extensions could not be installed from PyPI")
-        os.rename(place + ".new", place)
+    with open(place + ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Tests run side by side.
+        if not os.path.exists(place):
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--target", place + ".new", *EXTENSIONS]
+            if subprocess.run(install).returncode != 0:
+                pytest.skip("DuckDB's extensions could not be installed from PyPI")
+            os.rename(place + ".new", place)
     return place
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    server = s3.Server(tmp_path_factory.mktemp("s3") / "objects")
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory):
+    if not azurite.install():
+        pytest.skip("there is no npm that could install Azurite")
+    server = azurite.Server(tmp_path_factory.mktemp("azure"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["S3", "Azure"])
+def cloud(request):
+    return request.getfixturevalue("server" if request.param == "S3" else "azure")
+
+
+@pytest.fixture(params=["folder", "S3", "Azure"])
+def place(request, tmp_path):
+    if request.param == "folder":
+        return Place(str(tmp_path / "archive"))
+    return in_bucket(request.getfixturevalue("server" if request.param == "S3" else "azure"), tmp_path)
+
+
+@pytest.fixture(scope="session")
+def states(tmp_path_factory):
+    """Three days of 20 devices."""
+    return dump(tmp_path_factory.mktemp("dump") / "states.ndjson", 20, 3 * 288)

@@ -1,0 +1,263 @@
+"""Whatever can go wrong between the program and a bucket: a busy server, credentials, other writers, kills."""
+
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import s3
+from places import ACCOUNT, DENIED, WINDOW, Place, api, dump, in_bucket, take
+
+SLOW_DOWN = (503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
+KILLS = 100
+
+
+def test_a_server_that_is_busy_is_asked_again(server, tmp_path, states):
+    # Each fourth, not more: which request that is, is chance where several are under way, and seven repetitions are all.
+    proxy = s3.Proxy(server, lambda number, method: SLOW_DOWN if number % 4 == 0 else None)
+    place = in_bucket(server, tmp_path, port=proxy.port)
+    take(place, states)
+    assert len(place.ask("trend", "--fleet", *WINDOW, "--every", "1d")) == 3
+    proxy.close()
+
+
+def test_a_server_that_stays_busy_costs_nothing_that_was_received(server, tmp_path, states):
+    proxy = s3.Proxy(server, lambda number, method: SLOW_DOWN if method == "PUT" and number > 3 else None)
+    place = in_bucket(server, tmp_path, port=proxy.port)
+    said = take(place, states, code=1).stderr
+    assert "SlowDown" in said and "stays in the journal" in said
+    proxy.close()
+    place.env |= s3.variables(server.port)
+    recovered = take(place, dump(tmp_path / "more.ndjson", 1, 1)).stderr
+    assert "had left in the journal" in recovered
+    assert len(place.keys()) > 10_000
+
+
+def test_credentials_that_are_no_good_are_told_and_not_shown(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    wrong = s3.GOOD | {"AWS_SECRET_ACCESS_KEY": "a-secret-of-nobody"}
+    for credentials, word in ((s3.GONE, "ExpiredToken"), (wrong, "SignatureDoesNotMatch")):
+        for command in (("query", "latest"), ("import", "--account", ACCOUNT, states), ("verify",), ("status",)):
+            said = place.run(*command, code=1, env=s3.variables(server.port, credentials)).stderr
+            assert "the credentials are wrong, have expired, or lack the right" in said and word in said
+            assert not any(value in said for value in credentials.values()), said
+            assert len(said.splitlines()) == 1
+    secret = "s3://AKIA:secret@bucket/prefix"
+    said = Place(secret).run("query", "latest", code=2).stderr
+    assert "secret" not in said and "environment" in said
+
+
+def test_credentials_that_expire_cost_nothing_that_was_received(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    place.run("init")
+    body = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
+    proxy = s3.Proxy(server, lambda number, method: (400, body) if method == "PUT" else None)
+    said = place.run("import", "--account", ACCOUNT, states, code=1, env=s3.variables(proxy.port)).stderr
+    assert "have expired" in said and "stays in the journal" in said
+    proxy.close()
+    take(place, dump(tmp_path / "more.ndjson", 1, 1))
+    assert len(place.keys()) > 10_000
+
+
+def test_logpush_is_read_from_a_bucket(server, tmp_path):
+    lines = [json.dumps({"DeviceID": f"cb49c27f-7f97-49c5-b6f3-f7c01ead0f{n:02}", "AccountID": ACCOUNT,
+                         "Timestamp": f"2026-10-01T0{n % 10}:00:00Z", "CPUPct": 0.25}) for n in range(20)]
+    for n, pack in enumerate((lambda text: text, gzip.compress)):
+        body = pack("\n".join(lines[10 * n:10 * n + 10]).encode())
+        key = f"{tmp_path.name}-logs/20261001/{n}.log{'.gz' if n else ''}"
+        server.client().put_object(Bucket=s3.BUCKET, Key=key, Body=body)
+    place = in_bucket(server, tmp_path)
+    logs = f"s3://{s3.BUCKET}/{tmp_path.name}-logs"
+    said = place.run("import", "--format", "logpush", logs).stderr
+    assert "20 new states" in said
+    assert "10 unchanged" in place.run("import", "--format", "logpush", f"{logs}/20261001/1.log.gz").stderr
+    assert "there is no" in place.run("import", "--format", "logpush", f"{logs}/none", code=1).stderr
+
+
+def test_duckdb_reads_the_bucket_while_it_is_written(server, tmp_path, states, lake):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    code = f"""
+import glob, sys, duckdb
+(extension,) = glob.glob(sys.argv[1] + "/duckdb_extension_httpfs/extensions/*/httpfs.duckdb_extension")
+connection = duckdb.connect(config={{"extension_directory": sys.argv[2]}})
+connection.execute(f"INSTALL '{{extension}}'; LOAD httpfs")
+connection.execute("CREATE SECRET (TYPE s3, KEY_ID '{s3.GOOD['AWS_ACCESS_KEY_ID']}', "
+    "SECRET '{s3.GOOD['AWS_SECRET_ACCESS_KEY']}', ENDPOINT '127.0.0.1:{server.port}', URL_STYLE 'path', USE_SSL false, "
+    "REGION 'us-east-1')")
+answers = 0
+for _ in range(1_000):
+    if answers == 60:
+        break
+    # An object that changed while it was read is told by its ETag; from Python as whatever of its bytes is no text.
+    try:
+        (row,) = connection.execute("SELECT count(*), count(DISTINCT (device_id, epoch_us(timestamp))), max(date) FROM "
+            "read_parquet('{place.root}/device_state/*/*.parquet', hive_partitioning = true)").fetchall()
+    except (duckdb.HTTPException, UnicodeDecodeError):
+        continue
+    answers += 1
+    print(*row)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, lake, str(tmp_path / "extensions")]
+    reader = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": lake})
+    for n in range(6):
+        take(place, dump(tmp_path / f"{n}.ndjson", 2, 3, seed=100 + n))
+    answers = [line.split() for line in reader.communicate(timeout=300)[0].splitlines()]
+    assert reader.returncode == 0 and len(answers) == 60
+    assert all(rows == keys and day == "2026-10-03" for rows, keys, day in answers)
+    assert int(answers[0][0]) < int(answers[-1][0]) <= len(place.keys())
+
+
+def test_a_state_folder_is_of_one_archive(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    other = Place(f"s3://{s3.BUCKET}/{tmp_path.name}-other", place.state, place.env, server)
+    assert f"is the state of {place.root}" in take(other, states, code=1).stderr
+    folder = Place(str(tmp_path / "folder"), place.state)
+    assert "--state-dir is for archives in a bucket" in take(folder, states, code=2).stderr
+
+
+def test_what_waits_for_another_archive_is_not_this_ones(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    other = Place(f"s3://{s3.BUCKET}/{tmp_path.name}-other", str(tmp_path / "state-other"), place.env, server)
+    take(other, states)
+    other.state = place.state
+    for command in ("status", "verify"):
+        assert f"is the state of {place.root}" in other.run(command, code=1).stderr
+    assert f"is the state of {place.root}" in other.run("doctor", code=3).stdout
+
+
+def test_a_place_that_cannot_be_collected_into_is_told(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    readable = s3.Proxy(server, lambda _, method: DENIED if method == "PUT" else None)
+    assert "the right to write" in place.run("doctor", code=3, env=s3.variables(readable.port)).stdout
+    readable.close()
+    written = (200, b"", {"ETag": '"whatever"'})
+    careless = s3.Proxy(server, lambda _, method: written if method == "PUT" else None)
+    assert "two writers lose each other's rows" in place.run("doctor", code=3, env=s3.variables(careless.port)).stdout
+    careless.close()
+    assert "nobody is writing to it" in place.run("doctor", code=3).stdout
+
+
+def test_an_emptied_object_is_damage_like_any_other(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    (name, _), *_ = place.parts().items()
+    place.put(name, b"")
+    assert "is damaged" in place.run("query", "latest", "--at", "2026-10-04", code=1).stderr
+    place.run("query", "latest", "--at", "2026-10-04", "--skip-damaged", code=3)
+    assert "was damaged" in take(place, states, code=3).stderr
+    assert "0 errors, 0 warnings" in place.run("verify", "--deep", code=0).stderr
+
+
+def test_a_day_that_cannot_be_listed_is_a_finding_and_no_room_is_none(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    (tmp_path / "file").write_text("")
+    nowhere = Place(place.root, str(tmp_path / "file" / "state"), place.env, server)
+    said = nowhere.run("verify", code=1)
+    assert "file/state" in said.stderr and "repair" not in said.stdout + said.stderr
+    counting = s3.Proxy(server)
+    whole = place.run("verify", env=s3.variables(counting.port)).stderr
+    assert "3 parts" in whole
+    counting.close()
+    for failing in range(1, counting.requests + 1):
+        proxy = s3.Proxy(server, lambda number, _: DENIED if number == failing else None)
+        done = subprocess.run(place.command("verify"), capture_output=True, text=True, env=place.env | s3.variables(proxy.port))
+        proxy.close()
+        # What is counted for the bar alone is listed again.
+        is_told = done.returncode in (1, 3) or whole in done.stderr
+        assert is_told, f"request {failing} of {counting.requests}: {done.stdout}{done.stderr}"
+
+
+def test_who_opened_it_before_it_was_resharded_is_told_so(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    command = place.command("import", "--account", ACCOUNT, "-")
+    late = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=place.env)
+    journal = os.path.join(place.state, "journal")
+    late.stdin.write('{"deviceId":"a","timestamp":"2026-10-01T00:00:00Z"}\n')
+    late.stdin.flush()
+    while not [name for _, _, names in os.walk(journal) for name in names]:
+        time.sleep(0.02)
+    Place(place.root, str(tmp_path / "elsewhere"), place.env, server).run("reshard", "--shards", "2")
+    _, said = late.communicate()
+    assert late.returncode == 1 and "was filed into 2 shards meanwhile: start this command again" in said, said
+
+
+def test_a_loop_ends_where_the_archive_was_resharded(server, tmp_path):
+    place = in_bucket(server, tmp_path)
+    elsewhere = Place(place.root, str(tmp_path / "elsewhere"), place.env, server)
+    with api(5) as env:
+        loop = subprocess.Popen(place.command("collect", "--every", "3s", "-q"), env=place.env | env, stderr=subprocess.PIPE, text=True)
+        while not place.parts():
+            time.sleep(0.1)
+        # A publish at that very moment has it asked again.
+        while subprocess.run(elsewhere.command("reshard", "--shards", "2"), env=place.env, capture_output=True).returncode:
+            pass
+        _, said = loop.communicate(timeout=60)
+    # Which it says, is chance: whether the filing has ended when it looks.
+    assert loop.returncode == 1 and ("start this command again" in said or "is being filed into other shards" in said), said
+    with api(5) as env:
+        place.run("collect", env=env)
+    assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
+
+
+def test_one_device_of_thirty_days_moves_little(server, tmp_path):
+    """Under 5 MB for 30 days of 1,000 devices; here days of 100 devices, of which a whole one would be 2.7 MB."""
+    place = in_bucket(server, tmp_path)
+    take(place, dump(tmp_path / "states.ndjson", 100, 4 * 288))
+    proxy = s3.Proxy(server)
+    place.env |= s3.variables(proxy.port)
+    device = "cpu_pct,rtt_rtt_us_downstream"
+    rows = place.ask("trend", "--device", min(place.keys())[0], "--metric", device, "--since", "2026-10-01", "--until", "2026-10-05")
+    assert len(rows) == 4 * 24
+    stored = sum(len(body) for body in place.parts().values())
+    assert proxy.bytes < 4 * 5_000_000 / 30 < stored / 4, (proxy.bytes, stored)
+    proxy.close()
+
+
+def test_killed_a_hundred_times_nothing_is_lost_or_doubled(tmp_path):
+    """Two writers at a time, on the same days; one of them or the server is killed at a random moment."""
+    server = s3.Server(tmp_path / "objects")
+    chance = random.Random(20261125)
+    files = [dump(tmp_path / f"{n}.ndjson", 15, 60, start=f"2026-10-0{1 + n % 2}T0{n % 5}:00:00Z", seed=n) for n in range(24)]
+    places = [in_bucket(server, tmp_path, f"writer-{n}") for n in range(2)]
+    took = 0.6
+    done, kills = set(), {"server": 0, "writer": 0}
+    while sum(kills.values()) < KILLS:
+        chosen = chance.sample(range(len(files)), 2)
+        start = time.monotonic()
+        running = [subprocess.Popen(place.command("import", "--account", ACCOUNT, files[n], "-q"), env=place.env,
+                                    stderr=subprocess.DEVNULL) for place, n in zip(places, chosen)]
+        time.sleep(chance.uniform(0, took))
+        # A writer that was done before it could be killed does not count.
+        if kills["server"] < kills["writer"]:
+            server.kill()
+            kills["server"] += 1
+            time.sleep(0.05)
+            server.start()
+        else:
+            running[0].kill()
+            kills["writer"] += running[0].wait() < 0
+        codes = [process.wait() for process in running]
+        done |= {n for n, code in zip(chosen, codes) if code == 0}
+        took = 0.9 * took + 0.1 * min(2.0, time.monotonic() - start)
+    reference = Place(str(tmp_path / "reference"))
+    take(reference, *(files[n] for n in sorted(done)))
+    found = places[0].keys()
+    assert len(set(found)) == len(found), "a state is there twice"
+    assert set(reference.keys()) <= set(found), "a state is lost that an import had taken in"
+    # What the killed ones had journalled, their next start publishes.
+    for place in places:
+        take(place, files[0])
+        assert not [name for _, _, names in os.walk(os.path.join(place.state, "journal")) for name in names]
+    assert "0 errors, 0 warnings" in places[0].run("verify", "--deep").stderr
+    print(f"killed the server {kills['server']} times and a writer {kills['writer']} times: {len(found)} states, none lost, none twice")
+    server.kill()
