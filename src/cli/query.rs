@@ -128,20 +128,9 @@ impl Asker<'_> {
     fn gaps(&self, question: &GapsArgs) -> anyhow::Result<Answer> {
         let window = self.window(&question.window)?;
         let every = config::parse_duration(&question.every)?;
-        let devices = self.devices_of(
-            &question.device,
-            whole_intervals(window, every, self.zone, self.now)?,
-            &|device, window| {
-                // Who has no state in the window is whom one asks about: by the name that was known before.
-                match self.device(device, window) {
-                    Err(QueryError::NoDevice { .. }) => {
-                        let since = window.since.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since);
-                        self.device(device, Window { since, ..window })
-                    }
-                    found => found,
-                }
-            },
-        )?;
+        // Whoever has a state in an interval that the window only touches is meant too.
+        let whole = whole_intervals(window, every, self.zone, self.now)?;
+        let devices = self.devices_of(&question.device, whole, &|device, window| self.known_device(device, window))?;
         let options = GapsOptions { devices, window, every, zone: self.zone, each: question.each, now: self.now };
         Ok(gaps(&self.days, &options)?)
     }
@@ -198,6 +187,17 @@ impl Asker<'_> {
             );
         }
         Ok(())
+    }
+
+    /// The ids of a device that is named; where it has no state in the window, by what it was called before.
+    fn known_device(&self, device: &str, window: Window) -> Result<Vec<String>, QueryError> {
+        match self.device(device, window) {
+            Err(QueryError::NoDevice { .. }) => {
+                let since = window.since.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since);
+                self.device(device, Window { since, ..window })
+            }
+            found => found,
+        }
     }
 
     /// What was typed may be a pseudonym in the archive: where there is a key, both are looked for.
