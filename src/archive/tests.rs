@@ -465,15 +465,16 @@ fn pieces_have_every_row_once_and_in_order() {
     // A device of which rows are in two pieces, one of which pieces have all, and none.
     let ids = ["d001", "d017", "d018", "none"].map(str::to_owned).to_vec();
     let narrow = Scan { any_of: Some((0, ids)), within: Some((1, 3 * hour..9 * hour)), ..all.clone() };
+    let scans = [&all, &narrow].map(|scan| (scan, scanned(&footer, scan).0));
     for part in [&footer, &outline] {
         for (most, pieces) in [(1, 4), (2, 8), (3, 12), (100, 20)] {
             let pieces_of = part.pieces_of(&all, most);
             assert_eq!(pieces_of.len(), pieces, "up to {most} of each of 4");
-            for scan in [&all, &narrow] {
+            for (scan, expected) in &scans {
                 let read = |piece| part.piece(piece, Some(scan)).expect("a piece").map(|batch| batch.expect("a batch"));
                 let batches: Vec<_> = pieces_of.iter().flat_map(read).collect();
                 let found: Vec<_> = batches.iter().flat_map(|batch| rows_of(batch, scan)).collect();
-                assert_same(&found, &scanned(&footer, scan).0);
+                assert_same(&found, expected);
             }
         }
         assert_eq!(part.pieces_of(&narrow, 100).len(), 2, "of a few devices there is nothing to cut");
