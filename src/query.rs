@@ -32,7 +32,7 @@ use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 
 use crate::archive::ArchiveError;
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::schema::Schema;
 
 pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
@@ -119,12 +119,14 @@ pub enum QueryError {
     #[error("no whole interval of {} is over yet in that window: nobody can say of it that a state is missing", clock::format_duration(*.0))]
     NoneEnded(std::time::Duration),
     /// Several devices have the name.
-    #[error("several devices are meant by {name:?}: name one by its id, {}", quoted(.ids))]
+    #[error("several devices are meant by {name:?}: name one by its id, {}", candidates(.devices, *.more))]
     Ambiguous {
         /// The name.
         name: String,
-        /// Their ids.
-        ids: Vec<String>,
+        /// Their ids, and when each was seen last.
+        devices: Vec<(String, Timestamp)>,
+        /// How many there are besides.
+        more: usize,
     },
     /// The window has no length.
     #[error("{}", empty_words(.0))]
@@ -246,9 +248,11 @@ fn who_words(who: &Who) -> String {
     }
 }
 
-/// Ids, which the archive takes as they come.
-fn quoted(ids: &[String]) -> String {
-    ids.iter().map(|id| format!("{id:?}")).collect::<Vec<_>>().join(", ")
+/// Devices to choose from. Their ids are as somebody sent them.
+fn candidates(devices: &[(String, Timestamp)], more: usize) -> String {
+    let device = |(id, at): &(String, Timestamp)| format!("{id:?} (last seen {})", clock::format_timestamp(*at));
+    let devices = devices.iter().map(device).collect::<Vec<_>>().join(", ");
+    if more == 0 { devices } else { format!("{devices} and {more} more") }
 }
 
 /// Why a window has no length.

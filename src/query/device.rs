@@ -1,5 +1,6 @@
 //! Which devices are meant.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::cast::AsArray;
@@ -12,7 +13,7 @@ use crate::snapshot::DeviceId;
 
 use super::metric::{is_pattern, matches};
 use super::scan::Days;
-use super::{QueryError, Window, column, texts, times};
+use super::{Asked, QueryError, Window, column, texts, times};
 
 /// So many letters of an id are enough to look for it.
 const SHORTEST_PREFIX: usize = 4;
@@ -48,7 +49,9 @@ pub fn resolve_devices(days: &Days, named: &Named, window: Window) -> Result<Vec
     // One with capitals may stand in states as it was typed: then it has to be looked for.
     let found = match (whole_id.as_ref().filter(|id| *id == typed), pseudonym) {
         (Some(id), None) => return Ok(vec![id.clone()]),
-        (Some(id), Some(pseudonym)) => present(days, &[id.clone(), pseudonym.to_owned()], window)?,
+        (Some(id), Some(pseudonym)) => {
+            last_seen(days, &[id.clone(), pseudonym.to_owned()], window)?.into_keys().collect()
+        }
         (None, _) => {
             let wanted = [Some(typed.to_lowercase()), pseudonym.map(str::to_owned)];
             let is_meant = |id: &str, word: Option<&str>| wanted.iter().flatten().any(|name| is_meant(name, id, word));
@@ -66,24 +69,43 @@ pub fn resolve_devices(days: &Days, named: &Named, window: Window) -> Result<Vec
         }
         1 => Ok(found),
         _ if is_of_several => Ok(found),
-        _ => Err(QueryError::Ambiguous { name: typed.to_owned(), ids: found.into_iter().take(CANDIDATES).collect() }),
+        _ => Err(ambiguous(days, typed, &found, window)?),
     }
 }
 
-/// Those of some ids that have a state in a window.
-fn present(days: &Days, ids: &[String], window: Window) -> Result<Vec<String>, QueryError> {
+/// Those of some ids that have a state in a window, and when the last one was.
+fn last_seen(days: &Days, ids: &[String], window: Window) -> Result<BTreeMap<String, Timestamp>, QueryError> {
     let schema = Schema::device_state();
     let [id, time] = ["device_id", "timestamp"].map(|name| column(&schema, name));
     let scan = Scan { columns: [id, time].into(), any_of: Some((id, ids.to_vec())), ..Scan::default() };
-    let add = |found: &mut BTreeSet<String>, batch: &RecordBatch| {
+    let wanted = Asked::of(Some(ids));
+    let see = |found: &mut BTreeMap<String, i64>, id: &str, at: i64| match found.get_mut(id) {
+        Some(last) => *last = at.max(*last),
+        None => drop(found.insert(id.to_owned(), at)),
+    };
+    let add = |found: &mut BTreeMap<String, i64>, batch: &RecordBatch| {
         let (stored, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
         let counts = |row: &usize| times.is_valid(*row) && window.holds(times.value(*row));
-        let rows = (0..batch.num_rows()).filter(counts).map(|row| stored.value(row));
-        found.extend(ids.iter().filter(|id| rows.clone().any(|stored| stored == *id)).cloned());
+        for row in (0..batch.num_rows()).filter(counts) {
+            if wanted.holds(stored.value(row)) {
+                see(found, stored.value(row), times.value(row));
+            }
+        }
     };
-    let mut all = BTreeSet::new();
-    days.fold(&schema, window, &scan, BTreeSet::new, add, |found| all.extend(found))?;
-    Ok(all.into_iter().collect())
+    let mut all = BTreeMap::new();
+    days.fold(&schema, window, &scan, BTreeMap::new, add, |found| {
+        found.into_iter().for_each(|(id, at)| see(&mut all, &id, at));
+    })?;
+    Ok(all.into_iter().map(|(id, at)| (id, clock::from_micros(at).unwrap_or_default())).collect())
+}
+
+/// That several devices have a name, those that were seen last before the others.
+fn ambiguous(days: &Days, name: &str, ids: &[String], window: Window) -> Result<QueryError, QueryError> {
+    let mut devices: Vec<(String, Timestamp)> = last_seen(days, ids, window)?.into_iter().collect();
+    devices.sort_by_key(|(_, at)| Reverse(*at));
+    let more = devices.len().saturating_sub(CANDIDATES);
+    devices.truncate(CANDIDATES);
+    Ok(QueryError::Ambiguous { name: name.to_owned(), devices, more })
 }
 
 /// What the states of some devices name besides them.

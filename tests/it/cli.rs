@@ -223,7 +223,8 @@ fn in_a_log_of_json_every_line_is_json() {
     };
     let said = lines(&mut api.collect(&archive));
     let [(_, plan), .., (level, summary)] = &said[..] else { panic!("a plan and a summary: {said:?}") };
-    assert!(plan.starts_with("plan: ") && level == "INFO" && summary.starts_with("3 devices: "), "{said:?}");
+    // How many of the three are on, the hour says.
+    assert!(plan.starts_with("plan: ") && level == "INFO" && summary.contains(" devices: "), "{said:?}");
     let said = lines(program().args(["status", "--archive"]).arg(dir.path().join("nowhere")));
     let [(level, error)] = &said[..] else { panic!("one error: {said:?}") };
     assert!(level == "ERROR" && !error.starts_with("error"), "{said:?}");

@@ -271,14 +271,17 @@ fn what_was_written_before_the_rules_and_after_them_is_found_by_one_name() {
         drop(std::fs::remove_file(&out));
         (code, rows, said)
     };
-    // Her devices are as many as there are, whatever stands for their ids.
+    // His devices are as many as there are, whatever stands for their ids.
     assert_eq!((asked(BOB).0, asked(BOB).1), (Some(0), 3), "{}", asked(BOB).2);
     assert_eq!((asked(KIOSK).0, asked(KIOSK).1), (Some(0), 2), "{}", asked(KIOSK).2);
     assert_eq!(asked(LAPTOP).1, 1);
     assert_eq!(asked(&KIOSK.to_uppercase()).1, 2);
     let (code, _, said) = asked("bobs");
     assert!(
-        code == Some(1) && said.contains("several devices are meant by \"bobs\": name one by its id, \""),
+        code == Some(1)
+            && said.contains("several devices are meant by \"bobs\": name one by its id, \"p-")
+            && said.contains("\" (last seen 2026-10-01T03:00:00.000000Z), \"p-")
+            && said.contains("(last seen 2026-10-01T01:00:00.000000Z)"),
         "{said}"
     );
     // Whoever is named by an id that nobody has is looked for as the rules would write it.
