@@ -30,6 +30,9 @@ const SHORTEST_HOLE: Duration = Duration::from_mins(15);
 /// Healing takes at least so long, or is left to the next time.
 const SHORTEST_HEALING: Duration = Duration::from_secs(5);
 
+/// A window that so many readings began in vain is left to `backfill`, and to whoever looks why.
+const MOST_BEGUN: usize = 4;
+
 /// So many windows of a plan are shown, unless all are wanted.
 const MOST_WINDOWS: usize = 20;
 
@@ -54,6 +57,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     until_stopped(async |stop| {
         let mut exit = Exit::Done;
         let several = accounts.len() > 1;
+        let mut unasked = accounts.len();
         let mut summaries = serde_json::Map::new();
         for ((name, client_options), wanted) in accounts.into_iter().zip(&wanted) {
             let budget = client_options.budget;
@@ -83,9 +87,14 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
                 }
                 ended => ended?,
             }
+            unasked -= 1;
             if stop.is_requested() {
                 break;
             }
+        }
+        if unasked > 0 {
+            print::note(&format!("stopped: {unasked} more accounts were not asked: the next backfill does"));
+            exit = collect::worse(exit, Exit::Partly);
         }
         Ok(exit)
     })
@@ -285,21 +294,35 @@ impl Healer {
             Some(device) => Some((*device).clone()),
             None => DeviceId::parse(stored).ok().filter(|id| self.policy.stored_device(id.as_str()) == *stored),
         };
+        // What a reading that broke off brought is no hole any more; the rest of it is missing all the same.
+        let (of_all, of_one): (Vec<_>, Vec<_>) = searched
+            .broken_off(self.account.as_str(), MOST_BEGUN)
+            .into_iter()
+            .partition(|(device, _)| device.is_none());
+        let of_all: Vec<Window> = of_all.into_iter().map(|(_, window)| window).filter(|_| named.is_empty()).collect();
+        let of_one = of_one.iter().filter_map(|(stored, window)| Some((stored.as_ref()?, window))).flat_map(
+            |(stored, window)| {
+                let left = id(stored).map(|id| (id, left(Some(stored), &[*window])));
+                left.into_iter()
+                    .flat_map(|(id, left)| left.into_iter().map(move |window| stretch(window, Some(id.clone()))))
+            },
+        );
         let singly = !named.is_empty() || by_device.len() <= MOST_SINGLE;
         let ids: Option<Vec<DeviceId>> = singly.then(|| by_device.keys().map(id).collect()).flatten();
-        let stretches = match ids {
+        let mut stretches: Vec<Stretch> = match ids {
             Some(ids) => {
                 let each = ids.into_iter().zip(&by_device).flat_map(|(id, (stored, holes))| {
                     let left = left(Some(stored.as_str()), holes);
                     left.into_iter().map(move |window| stretch(window, Some(id.clone())))
                 });
-                each.collect()
+                each.chain(left(None, &of_all).into_iter().map(|window| stretch(window, None))).collect()
             }
             None => {
-                let all: Vec<Window> = by_device.values().flatten().copied().collect();
+                let all: Vec<Window> = by_device.values().flatten().copied().chain(of_all).collect();
                 left(None, &all).into_iter().map(|window| stretch(window, None)).collect()
             }
         };
+        stretches.extend(of_one);
         let devices = Some(known.len() as u64);
         Ok(Some(BackfillPlan::new(Source::Raw, stretches, devices, self.budget, now, Some(time))))
     }

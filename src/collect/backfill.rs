@@ -42,6 +42,9 @@ const AT_ONCE_IN_TIME: usize = 2;
 /// The windows that are read in the time that there is, at least.
 const LEAST_IN_TIME: f64 = 4.0;
 
+/// A window that Cloudflare forgets while it is read is begun so often.
+const MOST_READINGS: usize = 4;
+
 /// What Cloudflare is about to forget is not asked for.
 const MARGIN: TimeDelta = TimeDelta::minutes(5);
 
@@ -221,6 +224,8 @@ enum Read {
     InPart,
     /// Not at all: while others were read, Cloudflare forgot it.
     Forgotten,
+    /// While it was read, Cloudflare began to forget it: of what was left, rows may have been passed over.
+    Overtaken,
 }
 
 /// A backfill under way.
@@ -283,7 +288,7 @@ impl Collector<'_> {
             match read {
                 Ok(Read::ToItsEnd) => stats.windows_done += 1,
                 Ok(Read::Forgotten) => stats.windows_forgotten += 1,
-                Ok(Read::InPart) => (),
+                Ok(Read::InPart | Read::Overtaken) => (),
                 Err(halt) => {
                     // Those under way are still waited for.
                     end.halt();
@@ -294,7 +299,8 @@ impl Collector<'_> {
         halted
     }
 
-    /// Reads a window page by page; says how far.
+    /// Reads a window; says how far. Where Cloudflare begins to forget it meanwhile, the rest is read once more, with
+    /// twice the time until it begins to forget that.
     async fn read_window(
         &self,
         source: Source,
@@ -302,14 +308,37 @@ impl Collector<'_> {
         number: u16,
         backfill: &Backfill,
     ) -> Result<Read, Halt> {
-        let end = Arc::clone(&backfill.sweep.borrow().end);
-        let now = self.clock.now();
-        let from = window.from.max(now - HISTORY);
-        if from >= window.to {
-            return Ok(Read::Forgotten);
+        let (mut from, mut read) = (window.from, Read::Forgotten);
+        for _ in 0..MOST_READINGS {
+            let now = self.clock.now();
+            from = from.max(now - HISTORY);
+            if from >= window.to {
+                break;
+            }
+            let listing = Listing { source, from, to: window.to };
+            read = self.read_listing(&listing, window.device.as_ref(), (now, number), backfill).await?;
+            if !matches!(read, Read::Overtaken) {
+                break;
+            }
+            let ended = self.clock.now();
+            from = ended - HISTORY + MARGIN.max((ended - now) * 2);
+            if source == Source::Hourly {
+                from = hour_of(from) + TimeDelta::hours(1);
+            }
         }
-        let is_settled = window.to + SETTLE <= now;
-        let listing = Listing { source, from, to: window.to };
+        Ok(read)
+    }
+
+    /// Reads a list page by page; says how far. It has a name of its own, by when it is begun and by a number.
+    async fn read_listing(
+        &self,
+        listing: &Listing,
+        device: Option<&DeviceId>,
+        (now, number): (Timestamp, u16),
+        backfill: &Backfill,
+    ) -> Result<Read, Halt> {
+        let end = Arc::clone(&backfill.sweep.borrow().end);
+        let is_settled = listing.to + SETTLE <= now;
         let id = sweep_id(now, number);
         let (mut paging, mut is_whole, mut page) = (Paging::settled(is_settled), true, 1);
         while page < MOST_PAGES {
@@ -317,8 +346,7 @@ impl Collector<'_> {
                 permit = self.client.permit() => permit,
                 () = end.reached() => return Ok(Read::InPart),
             };
-            let mut exchange =
-                self.client.list(permit, &id, &listing, window.device.as_ref(), page, end.drained()).await;
+            let mut exchange = self.client.list(permit, &id, listing, device, page, end.drained()).await;
             let is_cut_off = exchange.failure == Some(Failure::CutOff);
             let (next, noted) = {
                 let mut sweep = backfill.sweep.borrow_mut();
@@ -326,7 +354,6 @@ impl Collector<'_> {
                 let next = paging.take(&mut exchange, shown);
                 (next, if is_cut_off { Ok(()) } else { sweep.note(&exchange, &self.policy) })
             };
-            let rows = exchange.answer.bodies.len();
             let bytes: usize = exchange.answer.bodies.iter().map(|body| body.bytes.len()).sum();
             // What stands on the pages behind one that failed may be gone when it can be read at last.
             is_whole &= exchange.failure.is_none();
@@ -334,13 +361,14 @@ impl Collector<'_> {
             noted.map_err(Halt::Failed)?;
             self.publish_some(backfill, bytes).await?;
             match next {
+                // What is forgotten moves the rest of the list to pages that were read already.
+                _ if page > 1 && listing.from < self.clock.now() - HISTORY => return Ok(Read::Overtaken),
                 Next::Again => (),
                 Next::Back => page -= 1,
                 _ if is_cut_off => return Ok(Read::InPart),
                 Next::GiveUp(_) => return Ok(Read::InPart),
-                // What may still change is read, but not to an end that anybody should rely on.
-                Next::Read if is_settled || rows >= PAGE_ROWS || !is_whole => page += 1,
-                Next::Read | Next::End => return Ok(if is_whole { Read::ToItsEnd } else { Read::InPart }),
+                Next::Read => page += 1,
+                Next::End => return Ok(if is_whole { Read::ToItsEnd } else { Read::InPart }),
             }
         }
         Ok(Read::InPart)

@@ -3,9 +3,12 @@
 //! An interval in which a device has a state is present. What the archive knows of the requests says of the others
 //! whether nobody asked, whether the asking failed, or whether the device had nothing to say.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use chrono::TimeDelta;
 
@@ -250,12 +253,36 @@ struct Question<'a> {
     asked: Asked<'a>,
 }
 
-/// The pages of the list that a sweep asked for: the first and the last interval in which it did, and whether one failed.
-#[derive(Clone, Copy)]
+/// The pages of the list that a sweep asked for: the first and the last interval in which it did, whether one failed, and
+/// what those that did not show.
 struct Pages {
     first: usize,
     last: usize,
     has_failed: bool,
+    /// Their numbers.
+    filled: Vec<i64>,
+    /// The last one without a device, which ends the list.
+    empty: Option<i64>,
+}
+
+impl Pages {
+    fn merge(&mut self, other: Self) {
+        (self.first, self.last) = (self.first.min(other.first), self.last.max(other.last));
+        self.has_failed |= other.has_failed;
+        self.filled.extend(other.filled);
+        self.empty = self.empty.max(other.empty);
+    }
+
+    /// Whether they are a list from its first page to the empty one behind its last. What lies before the first interval
+    /// and behind the last of so many is not looked at: a sweep may have begun there, and may have gone on.
+    fn are_all(mut self, intervals: usize) -> bool {
+        self.filled.sort_unstable();
+        self.filled.dedup();
+        let first = if self.first == 0 { self.filled.first().or(self.empty.as_ref()).copied() } else { Some(1) };
+        let goes_on = || self.filled.last().map(|last| last + 1).filter(|_| self.last + 1 == intervals);
+        let end = self.empty.or_else(goes_on);
+        first.zip(end).is_some_and(|(first, end)| self.filled.iter().copied().eq(first..end))
+    }
 }
 
 impl Seeing {
@@ -321,7 +348,7 @@ impl Seen {
         let scan = scan(&states, options, &["account_id", "device_id", "timestamp", "device_name"]);
         let add = |found: &mut Found, batch: &RecordBatch| found.states(batch, question);
         days.fold(&states, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
-        let names = ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id"];
+        let names = ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id", "page", "rows"];
         let scan = self::scan(&polls, options, &names);
         let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, question);
         days.fold(&polls, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
@@ -332,7 +359,7 @@ impl Seen {
         if seen.devices.is_empty() {
             return Err(QueryError::NothingExpected(window));
         }
-        seen.note_whole_lists();
+        seen.note_whole_lists(buckets.count());
         let Found { devices, lists, names, .. } = seen;
         let names = names.into_iter().map(|(device, (_, name))| (device, name)).collect();
         let searched = Searched::read(days, options.window, sources)?;
@@ -384,6 +411,8 @@ impl Found {
     fn polls(&mut self, batch: &RecordBatch, question: &Question) {
         let rows = Rows::of(batch, "requested_at");
         let (outcomes, sources, sweeps) = (texts(batch, "outcome"), texts(batch, "source"), texts(batch, "sweep_id"));
+        let count = |name| batch.column_by_name(name).expect("the scan has it").as_primitive::<Int64Type>();
+        let (pages, shown) = (count("page"), count("rows"));
         // A page of the history says nothing of the time at which it was asked for.
         let is_of_now = |row: usize| sources.is_null(row) || sources.value(row) == Source::List.as_str();
         rows.each_run(question, |account, device, bucket, rows| {
@@ -398,29 +427,40 @@ impl Found {
                     let seeing = seen.fold(Seeing::default(), |all, (_, seeing)| all.and(seeing));
                     self.see(account, device, bucket, seeing);
                 }
-                None => seen.for_each(|(row, seeing)| self.page(account, sweeps.value(row), bucket, seeing)),
+                None => seen.for_each(|(row, seeing)| {
+                    let page = (pages.value(row), shown.is_valid(row) && shown.value(row) > 0);
+                    self.page(account, sweeps.value(row), bucket, seeing, page);
+                }),
             }
         });
     }
 
-    /// Takes in a page of the list that a sweep asked for.
-    fn page(&mut self, account: &str, sweep: &str, bucket: usize, seeing: Seeing) {
+    /// Takes in a page of the list that a sweep asked for: its number, and whether it shows anybody.
+    fn page(&mut self, account: &str, sweep: &str, bucket: usize, seeing: Seeing, (page, is_filled): (i64, bool)) {
         self.lists.entry(account.to_owned()).or_default().see(bucket, seeing);
-        let pages = Pages { first: bucket, last: bucket, has_failed: seeing.has(Seeing::FAILED) };
+        let has_failed = seeing.has(Seeing::FAILED);
+        let filled = Vec::from_iter((!has_failed && is_filled).then_some(page));
+        let empty = (!has_failed && !is_filled).then_some(page);
+        let pages = Pages { first: bucket, last: bucket, has_failed, filled, empty };
         self.pages((account.to_owned(), sweep.to_owned()), pages);
     }
 
     fn pages(&mut self, sweep: (String, String), pages: Pages) {
-        let all = self.sweeps.entry(sweep).or_insert(pages);
-        (all.first, all.last) = (all.first.min(pages.first), all.last.max(pages.last));
-        all.has_failed |= pages.has_failed;
+        match self.sweeps.entry(sweep) {
+            Entry::Vacant(place) => drop(place.insert(pages)),
+            Entry::Occupied(all) => all.into_mut().merge(pages),
+        }
     }
 
-    /// Notes the intervals in which a sweep read a whole list.
-    fn note_whole_lists(&mut self) {
-        for ((account, _), pages) in self.sweeps.iter().filter(|(_, pages)| !pages.has_failed) {
-            let list = self.lists.entry(account.clone()).or_default();
-            (pages.first..=pages.last).for_each(|bucket| list.see(bucket, Seeing::WHOLE));
+    /// Notes the intervals in which a sweep read a whole list of so many. Whom a list that broke off would have shown, nobody
+    /// knows: that is as good as a page that failed.
+    fn note_whole_lists(&mut self, intervals: usize) {
+        let read = std::mem::take(&mut self.sweeps).into_iter().filter(|(_, pages)| !pages.has_failed);
+        for ((account, _), pages) in read {
+            let list = self.lists.entry(account).or_default();
+            let intervals_read = pages.first..=pages.last;
+            let seeing = if pages.are_all(intervals) { Seeing::WHOLE } else { Seeing::FAILED };
+            intervals_read.for_each(|bucket| list.see(bucket, seeing));
         }
     }
 
@@ -677,28 +717,42 @@ mod tests {
     use crate::clock;
 
     #[test]
-    fn a_page_that_failed_is_made_up_for_by_a_whole_list() {
+    fn a_page_that_failed_or_is_not_there_is_made_up_for_by_a_whole_list() {
         let time = |text| clock::parse_timestamp(text).expect("a time");
-        let window = Window { since: time("2026-10-01T00:00:00Z"), until: time("2026-10-01T03:00:00Z") };
+        let window = Window { since: time("2026-10-01T00:00:00Z"), until: time("2026-10-01T07:00:00Z") };
         let mut found = Found::default();
+        let (answered, failed, absent) = (Seeing::ANSWERED, Seeing::FAILED, Seeing::ABSENT);
         let pages = [
-            // In the first hour one sweep breaks off, and another reads all; in the second both break off.
-            (0, "a", Seeing::ANSWERED),
-            (0, "a", Seeing::FAILED),
-            (0, "b", Seeing::ANSWERED),
-            (1, "c", Seeing::ANSWERED),
-            (1, "c", Seeing::FAILED),
-            (1, "d", Seeing::FAILED),
+            // This one began before the window.
+            (0, "z", 7, answered),
+            (0, "z", 8, absent),
+            // In the second hour one sweep breaks off, and another reads all; in the third both break off.
+            (1, "a", 1, answered),
+            (1, "a", 2, failed),
+            (1, "b", 1, answered),
+            (1, "b", 2, absent),
+            (2, "c", 1, answered),
+            (2, "c", 2, failed),
+            (2, "d", 1, failed),
+            // In the fourth and fifth one ends amid the list, without a word; in the fifth a page was lost.
+            (3, "e", 1, answered),
+            (4, "e", 2, answered),
+            (4, "f", 1, answered),
+            (4, "f", 3, absent),
+            // This one goes on behind the window.
+            (6, "g", 1, answered),
         ];
-        for (bucket, sweep, seeing) in pages {
-            found.page("account", sweep, bucket, seeing);
+        for (bucket, sweep, page, seeing) in pages {
+            found.page("account", sweep, bucket, seeing, (page, seeing.has(answered)));
         }
-        found.note_whole_lists();
+        found.note_whole_lists(7);
         let buckets = Buckets::new(window, AN_HOUR, Zone::UTC).expect("buckets");
         let (lists, searched) = (found.lists, Searched::default());
         let seen = Seen { buckets, devices: BTreeMap::new(), lists, names: BTreeMap::new(), searched };
         let device = ("account".to_owned(), "device".to_owned());
         let cause = |bucket| seen.cause(&device, &Seeings::default(), bucket);
-        assert_eq!([cause(0), cause(1), cause(2)], [Some(Cause::Silent), Some(Cause::Failed), Some(Cause::NotAsked)]);
+        let expected =
+            [Cause::Silent, Cause::Silent, Cause::Failed, Cause::Failed, Cause::Failed, Cause::NotAsked, Cause::Silent];
+        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(cause), expected.map(Some));
     }
 }

@@ -22,7 +22,14 @@ use super::{QueryError, column, texts, times};
 
 /// What was read to its end, by account and device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Searched(BTreeMap<String, BTreeMap<Option<String>, Vec<Range<i64>>>>);
+pub struct Searched {
+    whole: Stretches,
+    /// What readings began that came to no end.
+    begun: Stretches,
+}
+
+/// Stretches of the history, in microseconds.
+type Stretches = BTreeMap<String, BTreeMap<Option<String>, Vec<Range<i64>>>>;
 
 /// Which reading of a window: its name, the account, the device, and from when to when.
 type Name = (String, String, Option<String>, i64, i64);
@@ -70,11 +77,11 @@ impl Searched {
         let mut searched = Self::default();
         for ((_, account, device, from, to), reading) in readings {
             let read = reading.reach(from..to);
-            if !read.is_empty() {
-                searched.0.entry(account).or_default().entry(device).or_default().push(read);
-            }
+            let (known, range) =
+                if read.is_empty() { (&mut searched.begun, from..to) } else { (&mut searched.whole, read) };
+            known.entry(account).or_default().entry(device).or_default().push(range);
         }
-        let all = searched.0.values_mut().flat_map(BTreeMap::values_mut);
+        let all = searched.whole.values_mut().flat_map(BTreeMap::values_mut);
         all.for_each(|ranges| *ranges = join(std::mem::take(ranges)));
         Ok(searched)
     }
@@ -85,16 +92,32 @@ impl Searched {
             let past = ranges.partition_point(|range| range.start <= stretch.start);
             past > 0 && ranges[past - 1].end >= stretch.end
         };
-        let Some(devices) = self.0.get(account) else { return false };
+        let Some(devices) = self.whole.get(account) else { return false };
         // Mostly whole lists were read, and no device by itself: those come last.
         let has_single = devices.last_key_value().is_some_and(|(device, _)| device.is_some());
         devices.get(&None).is_some_and(holds) || has_single && devices.get(&Some(device.to_owned())).is_some_and(holds)
     }
 
+    /// What of an account was begun to be read, for a device or for all, but for what was begun so often in vain that it
+    /// is no accident. Some of it may have been read to its end since.
+    #[must_use]
+    pub fn broken_off(&self, account: &str, often: usize) -> Vec<(Option<String>, Window)> {
+        let time = |micros| clock::from_micros(micros).unwrap_or_default();
+        let mut broken_off = Vec::new();
+        for (device, begun) in self.begun.get(account).into_iter().flatten() {
+            let touches = |a: &Range<i64>, b: &Range<i64>| a.start < b.end && b.start < a.end;
+            let is_accident = |range: &&Range<i64>| begun.iter().filter(|other| touches(range, other)).count() < often;
+            let windows = begun.iter().filter(is_accident);
+            let windows = windows.map(|range| Window { since: time(range.start), until: time(range.end) });
+            broken_off.extend(windows.map(|window| (device.clone(), window)));
+        }
+        broken_off
+    }
+
     /// What is left of some stretches, for a device or for all: joined where they touch, without what was read.
     #[must_use]
     pub fn left(&self, account: &str, device: Option<&str>, wanted: &[Window]) -> Vec<Window> {
-        let devices = self.0.get(account);
+        let devices = self.whole.get(account);
         let of = |device: Option<String>| devices.and_then(|devices| devices.get(&device)).into_iter().flatten();
         let own = device.map(|device| of(Some(device.to_owned())));
         let read: Vec<Range<i64>> = join(of(None).chain(own.into_iter().flatten()).cloned().collect());
@@ -142,6 +165,10 @@ impl Reading {
         let is_behind = |(page, _): &(i64, i64)| self.filled.iter().copied().eq(1..*page);
         let Some((_, asked)) = self.empty.filter(is_behind).filter(|_| !self.is_broken) else { return 0..0 };
         let before = |time: TimeDelta| asked - time.num_microseconds().unwrap_or_default();
+        // What is forgotten while a list is read moves the rest of it to pages that were read already.
+        if before(HISTORY) > window.start && !self.filled.is_empty() {
+            return 0..0;
+        }
         window.start.max(before(HISTORY))..window.end.min(before(SETTLE))
     }
 }
@@ -212,10 +239,38 @@ mod tests {
     }
 
     #[test]
+    fn what_was_begun_is_told_until_it_was_begun_too_often() {
+        let devices = BTreeMap::from([(None, vec![0..10, 20..30, 22..28, 25..26])]);
+        let searched = Searched { whole: BTreeMap::new(), begun: BTreeMap::from([("a".to_owned(), devices)]) };
+        let told = |often| {
+            let windows = searched.broken_off("a", often).into_iter();
+            windows.map(|(_, window)| window.micros()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(3), [0..10]);
+        assert_eq!(told(4), [0..10, 20..30, 22..28, 25..26]);
+        assert!(searched.broken_off("b", 4).is_empty());
+    }
+
+    #[test]
+    fn what_was_forgotten_while_a_window_was_read_makes_it_unread() {
+        let history = HISTORY.num_microseconds().expect("some days");
+        let filled = || Reading { filled: [1].into(), ..Reading::default() };
+        let read = |mut reading: Reading, page, asked| {
+            reading.merge(Reading { empty: Some((page, asked)), ..Reading::default() });
+            reading.reach(5..9)
+        };
+        assert_eq!(read(filled(), 2, history + 5), 5..9);
+        assert_eq!(read(filled(), 2, history + 6), 0..0);
+        // Of nothing, nothing moves.
+        assert_eq!(read(Reading::default(), 1, history + 6), 6..9);
+    }
+
+    #[test]
     fn a_stretch_is_covered_by_one_that_was_read_for_all_or_for_the_device() {
         let ranges = |ranges: &[Range<i64>]| ranges.to_vec();
         let devices = BTreeMap::from([(None, ranges(&[0..10, 20..30])), (Some("d".to_owned()), ranges(&[40..50]))]);
-        let searched = Searched(BTreeMap::from([("a".to_owned(), devices)]));
+        let whole = BTreeMap::from([("a".to_owned(), devices)]);
+        let searched = Searched { whole, begun: BTreeMap::new() };
         for (device, stretch, covered) in [
             ("d", 0..10, true),
             ("e", 2..9, true),

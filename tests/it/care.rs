@@ -441,7 +441,7 @@ fn a_person_is_found_in_odd_places() {
 
 #[test]
 fn that_somebodys_device_was_asked_for_is_forgotten_too() {
-    let api = Api::start(8, std::time::Duration::from_secs(2), |options| options);
+    let api = Api::start(12, std::time::Duration::from_secs(2), |options| options);
     let (_dir, root) = place();
     assert_eq!(run(api.collect(&root).args(["--source", "live"])).0, Some(0));
     let states = rows(&root, &Schema::device_state());

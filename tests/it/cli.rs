@@ -52,7 +52,7 @@ fn bad_input_gets_one_sentence_and_leaves_nothing() {
 #[test]
 fn an_empty_variable_says_nothing_and_a_question_that_makes_no_sense_is_one() {
     let (_dir, archive) = place();
-    let api = Api::start(2, Duration::from_mins(2), |options| options);
+    let api = Api::start(5, Duration::from_mins(2), |options| options);
     let mut collect = api.collect(&archive);
     for name in ["DEX_ARCHIVE_DIR", "DEX_ARCHIVE_CONFIG", "DEX_ARCHIVE_STATE_DIR", "JOB_COMPLETION_INDEX"] {
         collect.env(name, "");
@@ -82,7 +82,7 @@ fn an_empty_variable_says_nothing_and_a_question_that_makes_no_sense_is_one() {
     check(&mut query(&["apps", "--resource", ""]), 2, "what applications use is known of");
     let nothing = ["gaps", "--since", "2026-01-01", "--until", "2026-01-02"];
     check(&mut query(&nothing), 1, "an interval counts once it is over");
-    check(&mut query(&["gaps", "--since", "1m", "--every", "7d"]), 1, "no whole interval of 7d is over yet");
+    check(&mut query(&["gaps", "--since", "1s", "--every", "7d"]), 1, "no whole interval of 7d is over yet");
     let before = ["latest", "--at", "2026-10-25T02:30+01:00", "--tz", "Europe/Berlin"];
     check(&mut query(&before), 1, "no states between 2026-10-18T01:30:00.000001Z");
     let mut doctor = program();

@@ -48,7 +48,9 @@ fn status_tells_how_the_collecting_goes_and_when_it_does_not() {
     assert_eq!(code, Some(0), "{told:#}");
     let sweep = &told["last_sweeps"][0];
     assert_eq!((sweep["account_id"].as_str(), sweep["failed"].as_u64()), (Some(ACCOUNT), Some(0)));
-    assert!(sweep["states"].as_u64() > Some(0) && told["bytes"].as_u64() > Some(1_000) && told["days"] == 1);
+    assert!(
+        sweep["states"].as_u64() > Some(0) && told["bytes"].as_u64() > Some(1_000) && told["days"].as_u64() <= Some(2)
+    );
     assert_eq!(told["pending_bytes"], 0);
     // A sweep that is too old.
     let (code, told) = status(&["--max-age", "1ms"]);

@@ -112,8 +112,10 @@ def test_four_collectors_of_a_shard_each_find_what_a_single_one_finds(place, tmp
             other.run(*command, env=dict(env) | {"JOB_COMPLETION_INDEX": str(shard)})
     found, alone = place.keys() if not is_bucket else one.keys(), single.keys()
     assert len(set(found)) == len(found)
-    assert {device for device, _ in found} == {device for device, _ in alone}
-    assert set(alone) <= set(found)
+    # One may have come or gone meanwhile.
+    differing = {device for device, _ in found} ^ {device for device, _ in alone}
+    assert len(differing) <= 1
+    assert {device for device, _ in set(alone) - set(found)} <= differing
     by_shard = {}
     for name, body in one.parts().items():
         ids = pyarrow.parquet.read_table(io.BytesIO(body), columns=["device_id"])["device_id"].unique().to_pylist()

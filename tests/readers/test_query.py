@@ -420,7 +420,8 @@ def test_gaps(swept):
     named = query(swept, "gaps", "--every", "1s", "--since", "3s", "--device", devices_of(swept)[0][:6])
     assert [row["present"] for row in named] == [0], "who has no state at all is found by what was known before"
     old = query(swept, "gaps", "--every", "1d", "--since", "20d", "--device", answer[0]["device_id"])[0]
-    assert old["recoverable"] == 7 and old["expected"] == 20, "older days are gone from the history"
+    # At midnight one more is over, for which there are no polls yet.
+    assert old["recoverable"] in (6, 7) and old["expected"] == 20, "older days are gone from the history"
 
 
 def test_gaps_of_an_import_were_not_asked_for(root):
