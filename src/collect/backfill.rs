@@ -300,7 +300,7 @@ impl Collector<'_> {
     }
 
     /// Reads a window; says how far. Where Cloudflare begins to forget it meanwhile, the rest is read once more, with
-    /// twice the time until it begins to forget that.
+    /// more and more time until it begins to forget that.
     async fn read_window(
         &self,
         source: Source,
@@ -309,6 +309,7 @@ impl Collector<'_> {
         backfill: &Backfill,
     ) -> Result<Read, Halt> {
         let (mut from, mut read) = (window.from, Read::Forgotten);
+        let mut margin = MARGIN;
         for _ in 0..MOST_READINGS {
             let now = self.clock.now();
             from = from.max(now - HISTORY);
@@ -321,7 +322,9 @@ impl Collector<'_> {
                 break;
             }
             let ended = self.clock.now();
-            from = ended - HISTORY + MARGIN.max((ended - now) * 2);
+            from = ended - HISTORY + margin;
+            // What did not suffice is made up for; a reading that takes longer than all that needs its own time.
+            margin = (margin * 2).max(ended - now);
             if source == Source::Hourly {
                 from = hour_of(from) + TimeDelta::hours(1);
             }

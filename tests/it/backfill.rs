@@ -20,7 +20,7 @@ use dex_archive::privacy::Policy;
 use dex_archive::query::{Answer, Cell, Days, GapsOptions, Searched, Window, gaps, holes};
 use dex_archive::schema::Schema;
 use dex_archive::sim::{FaultKind, Faults, Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions};
-use dex_archive::snapshot::{AccountId, Source};
+use dex_archive::snapshot::{AccountId, HISTORY, Source};
 
 use crate::collect::{archived, delivered, rows};
 use crate::program::{ACCOUNT, Api, Silent, place, run};
@@ -224,6 +224,65 @@ fn what_is_forgotten_before_it_is_asked_for_is_not_done() {
 }
 
 #[test]
+fn what_begins_to_be_forgotten_while_it_is_read_is_read_again() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let clock = Clock::simulated(clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time"));
+    let (_dir, root) = place();
+    let (_other_dir, other) = place();
+    runtime.block_on(async {
+        let (client, handle) = simulated(&clock).await;
+        let (_switch, stop) = stop_pair();
+        let mut late = collector(client, &root, &clock, stop.clone());
+        let budget = Budget { limit: None, share: 1.0 };
+        let end = clock.now() - HISTORY + TimeDelta::hours(2);
+        let plan = || {
+            let stretch = Stretch { from: clock.now() - HISTORY, to: end, device: None };
+            BackfillPlan::new(Source::Raw, vec![stretch], Some(30), budget, clock.now(), None)
+        };
+        let first = plan();
+        // Half an hour passes behind some pages, of which Cloudflare keeps nothing.
+        let passes = async {
+            while handle.requests() < 12 {
+                tokio::task::yield_now().await;
+            }
+            clock.advance(TimeDelta::minutes(30));
+        };
+        let ((stats, failed), ()) = tokio::join!(late.backfill(&first, None, 1), passes);
+        assert!(failed.is_none() && stats.windows_done > 0 && stats.windows_left == 0, "{stats:?}");
+        late.finish().expect("a disk");
+        // What is read of the same without haste was there all the time.
+        let (client, _handle) = simulated(&clock).await;
+        let mut calm = collector(client, &other, &clock, stop);
+        let (stats, failed) = calm.backfill(&plan(), None, 1).await;
+        assert!(failed.is_none() && stats.windows_left == 0, "{stats:?}");
+        calm.finish().expect("a disk");
+    });
+    let (late, calm) = (archived(&root), archived(&other));
+    assert!(calm.len() > 150 && late.len() > calm.len(), "{} and {}", late.len(), calm.len());
+    let missing = calm.keys().filter(|key| !late.contains_key(*key)).count();
+    assert_eq!(missing, 0, "of {} states", calm.len());
+}
+
+#[test]
+fn what_healing_began_and_did_not_read_to_its_end_is_read_later() {
+    let (_dir, archive) = place();
+    let api = Api::start(12, Duration::from_mins(10), |options| options);
+    let sweep = || run(api.collect(&archive).args(["--self-heal", "--since-minutes", "60", "--source", "list"]));
+    api.handle.set_faults(Faults::none().with(FaultKind::Server, 0.5));
+    let said = sweep().1;
+    assert!(said.contains("left to the next backfill"), "{said}");
+    api.handle.set_faults(Faults::none());
+    assert_eq!(sweep().0, Some(0));
+    // What is younger may still have come in.
+    let hour_ago = (Clock::system().now() - TimeDelta::hours(1)).timestamp_micros();
+    let at = |key: &String| key.rsplit(' ').next().and_then(|micros| micros.parse::<i64>().ok()).expect("a time");
+    let settled = || archived(&archive).keys().filter(|key| at(key) < hour_ago).count();
+    let before = settled();
+    let (code, said) = run(&mut backfill_since("6d", &api, &archive));
+    assert_eq!((code, settled()), (Some(0), before), "{said}");
+}
+
+#[test]
 fn a_plan_that_takes_longer_than_the_history_lasts_says_so() {
     let now = clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time");
     let budget = Budget::parse("1200/5m", "80%").expect("a budget");
@@ -344,13 +403,17 @@ fn a_backfill_that_is_killed_goes_on_where_it_was() {
 }
 
 fn backfill(api: &Api, archive: &Path) -> Command {
+    backfill_since("10h", api, archive)
+}
+
+fn backfill_since(since: &str, api: &Api, archive: &Path) -> Command {
     let mut command = api.collect(archive);
     let typed: Vec<_> =
         command.get_args().map(|arg| if arg == "collect" { "backfill".into() } else { arg.to_owned() }).collect();
     let mut backfill = crate::program::program();
     backfill
         .args(typed)
-        .args(["--since", "10h"])
+        .args(["--since", since])
         .env("CLOUDFLARE_API_TOKEN", "Sn3lZJTBX6kkg7OdcBUAxOO963GEIyGQqnFTOFYY");
     command = backfill;
     command
