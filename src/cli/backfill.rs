@@ -93,7 +93,9 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
             }
         }
         if unasked > 0 {
-            print::note(&format!("stopped: {unasked} more accounts were not asked: the next backfill does"));
+            print::note(&format!(
+                "stopped before the last {unasked} of the accounts were asked: the next backfill does"
+            ));
             exit = collect::worse(exit, Exit::Partly);
         }
         Ok(exit)
@@ -294,35 +296,32 @@ impl Healer {
             Some(device) => Some((*device).clone()),
             None => DeviceId::parse(stored).ok().filter(|id| self.policy.stored_device(id.as_str()) == *stored),
         };
+        let of_device = |id: &DeviceId, stored: &str, windows: &[Window]| {
+            let left = left(Some(stored), windows).into_iter();
+            left.map(|window| stretch(window, Some(id.clone()))).collect::<Vec<_>>()
+        };
         // What a reading that broke off brought is no hole any more; the rest of it is missing all the same.
-        let (of_all, of_one): (Vec<_>, Vec<_>) = searched
-            .broken_off(self.account.as_str(), MOST_BEGUN)
-            .into_iter()
-            .partition(|(device, _)| device.is_none());
-        let of_all: Vec<Window> = of_all.into_iter().map(|(_, window)| window).filter(|_| named.is_empty()).collect();
-        let of_one = of_one.iter().filter_map(|(stored, window)| Some((stored.as_ref()?, window))).flat_map(
-            |(stored, window)| {
-                let left = id(stored).map(|id| (id, left(Some(stored), &[*window])));
-                left.into_iter()
-                    .flat_map(|(id, left)| left.into_iter().map(move |window| stretch(window, Some(id.clone()))))
-            },
-        );
+        let (mut of_all, mut stretches) = (Vec::new(), Vec::new());
+        for (device, window) in searched.broken_off(self.account.as_str(), MOST_BEGUN) {
+            match device {
+                None if named.is_empty() => of_all.push(window),
+                None => (),
+                Some(stored) => {
+                    let own = id(&stored).map(|id| of_device(&id, &stored, &[window]));
+                    stretches.extend(own.into_iter().flatten());
+                }
+            }
+        }
         let singly = !named.is_empty() || by_device.len() <= MOST_SINGLE;
         let ids: Option<Vec<DeviceId>> = singly.then(|| by_device.keys().map(id).collect()).flatten();
-        let mut stretches: Vec<Stretch> = match ids {
+        match ids {
             Some(ids) => {
-                let each = ids.into_iter().zip(&by_device).flat_map(|(id, (stored, holes))| {
-                    let left = left(Some(stored.as_str()), holes);
-                    left.into_iter().map(move |window| stretch(window, Some(id.clone())))
-                });
-                each.chain(left(None, &of_all).into_iter().map(|window| stretch(window, None))).collect()
+                let each = ids.iter().zip(&by_device);
+                stretches.extend(each.flat_map(|(id, (stored, holes))| of_device(id, stored, holes)));
             }
-            None => {
-                let all: Vec<Window> = by_device.values().flatten().copied().chain(of_all).collect();
-                left(None, &all).into_iter().map(|window| stretch(window, None)).collect()
-            }
-        };
-        stretches.extend(of_one);
+            None => of_all.extend(by_device.values().flatten()),
+        }
+        stretches.extend(left(None, &of_all).into_iter().map(|window| stretch(window, None)));
         let devices = Some(known.len() as u64);
         Ok(Some(BackfillPlan::new(Source::Raw, stretches, devices, self.budget, now, Some(time))))
     }
