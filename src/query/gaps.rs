@@ -261,8 +261,8 @@ struct Pages {
     has_failed: bool,
     /// Their numbers.
     filled: Vec<i64>,
-    /// The last one without a device, which ends the list.
-    empty: Option<i64>,
+    /// Those without a device: one of them ends the list.
+    empty: Vec<i64>,
 }
 
 impl Pages {
@@ -270,7 +270,7 @@ impl Pages {
         (self.first, self.last) = (self.first.min(other.first), self.last.max(other.last));
         self.has_failed |= other.has_failed;
         self.filled.extend(other.filled);
-        self.empty = self.empty.max(other.empty);
+        self.empty.extend(other.empty);
     }
 
     /// Whether they are a list from its first page to the empty one behind its last. What lies before the first interval
@@ -278,10 +278,11 @@ impl Pages {
     fn are_all(mut self, intervals: usize) -> bool {
         self.filled.sort_unstable();
         self.filled.dedup();
-        let first = if self.first == 0 { self.filled.first().or(self.empty.as_ref()).copied() } else { Some(1) };
-        let goes_on = || self.filled.last().map(|last| last + 1).filter(|_| self.last + 1 == intervals);
-        let end = self.empty.or_else(goes_on);
-        first.zip(end).is_some_and(|(first, end)| self.filled.iter().copied().eq(first..end))
+        let first = if self.first == 0 { self.filled.first().or(self.empty.iter().min()).copied() } else { Some(1) };
+        let Some(first) = first else { return false };
+        let end = self.filled.last().map_or(first, |last| last + 1);
+        let has_end = self.empty.contains(&end) || self.last + 1 == intervals;
+        has_end && self.filled.iter().copied().eq(first..end)
     }
 }
 
@@ -440,7 +441,7 @@ impl Found {
         self.lists.entry(account.to_owned()).or_default().see(bucket, seeing);
         let has_failed = seeing.has(Seeing::FAILED);
         let filled = Vec::from_iter((!has_failed && is_filled).then_some(page));
-        let empty = (!has_failed && !is_filled).then_some(page);
+        let empty = Vec::from_iter((!has_failed && !is_filled).then_some(page));
         let pages = Pages { first: bucket, last: bucket, has_failed, filled, empty };
         self.pages((account.to_owned(), sweep.to_owned()), pages);
     }
@@ -719,7 +720,7 @@ mod tests {
     #[test]
     fn a_page_that_failed_or_is_not_there_is_made_up_for_by_a_whole_list() {
         let time = |text| clock::parse_timestamp(text).expect("a time");
-        let window = Window { since: time("2026-10-01T00:00:00Z"), until: time("2026-10-01T07:00:00Z") };
+        let window = Window { since: time("2026-10-01T00:00:00Z"), until: time("2026-10-01T08:00:00Z") };
         let mut found = Found::default();
         let (answered, failed, absent) = (Seeing::ANSWERED, Seeing::FAILED, Seeing::ABSENT);
         let pages = [
@@ -739,20 +740,32 @@ mod tests {
             (4, "e", 2, answered),
             (4, "f", 1, answered),
             (4, "f", 3, absent),
+            // This one went on where the one before had no time, and nobody was there any more.
+            (5, "h", 9, absent),
+            (5, "h", 1, answered),
+            (5, "h", 2, absent),
             // This one goes on behind the window.
-            (6, "g", 1, answered),
+            (7, "g", 1, answered),
         ];
         for (bucket, sweep, page, seeing) in pages {
             found.page("account", sweep, bucket, seeing, (page, seeing.has(answered)));
         }
-        found.note_whole_lists(7);
+        found.note_whole_lists(8);
         let buckets = Buckets::new(window, AN_HOUR, Zone::UTC).expect("buckets");
         let (lists, searched) = (found.lists, Searched::default());
         let seen = Seen { buckets, devices: BTreeMap::new(), lists, names: BTreeMap::new(), searched };
         let device = ("account".to_owned(), "device".to_owned());
         let cause = |bucket| seen.cause(&device, &Seeings::default(), bucket);
-        let expected =
-            [Cause::Silent, Cause::Silent, Cause::Failed, Cause::Failed, Cause::Failed, Cause::NotAsked, Cause::Silent];
-        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(cause), expected.map(Some));
+        let expected = [
+            Cause::Silent,
+            Cause::Silent,
+            Cause::Failed,
+            Cause::Failed,
+            Cause::Failed,
+            Cause::Silent,
+            Cause::NotAsked,
+            Cause::Silent,
+        ];
+        assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(cause), expected.map(Some));
     }
 }
