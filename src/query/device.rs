@@ -75,28 +75,12 @@ pub fn resolve_devices(days: &Days, named: &Named, window: Window) -> Result<Vec
 
 /// Those of some ids that have a state in a window, and when the last one was.
 fn last_seen(days: &Days, ids: &[String], window: Window) -> Result<BTreeMap<String, Timestamp>, QueryError> {
-    let schema = Schema::device_state();
-    let [id, time] = ["device_id", "timestamp"].map(|name| column(&schema, name));
-    let scan = Scan { columns: [id, time].into(), any_of: Some((id, ids.to_vec())), ..Scan::default() };
-    let wanted = Asked::of(Some(ids));
-    let see = |found: &mut BTreeMap<String, i64>, id: &str, at: i64| match found.get_mut(id) {
-        Some(last) => *last = at.max(*last),
-        None => drop(found.insert(id.to_owned(), at)),
-    };
-    let add = |found: &mut BTreeMap<String, i64>, batch: &RecordBatch| {
-        let (stored, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
-        let counts = |row: &usize| times.is_valid(*row) && window.holds(times.value(*row));
-        for row in (0..batch.num_rows()).filter(counts) {
-            if wanted.holds(stored.value(row)) {
-                see(found, stored.value(row), times.value(row));
-            }
-        }
-    };
-    let mut all = BTreeMap::new();
-    days.fold(&schema, window, &scan, BTreeMap::new, add, |found| {
-        found.into_iter().for_each(|(id, at)| see(&mut all, &id, at));
-    })?;
-    Ok(all.into_iter().map(|(id, at)| (id, clock::from_micros(at).unwrap_or_default())).collect())
+    let mut all: BTreeMap<String, Timestamp> = BTreeMap::new();
+    for ((_, device), (_, last)) in seen(days, window, Some(ids))? {
+        let known = all.entry(device).or_insert(last);
+        *known = last.max(*known);
+    }
+    Ok(all)
 }
 
 /// That several devices have a name, those that were seen last before the others.
@@ -167,10 +151,17 @@ pub type TimesSeen = BTreeMap<(String, String), (Timestamp, Timestamp)>;
 /// # Errors
 /// Where the archive cannot be read.
 pub fn times_seen(days: &Days, window: Window) -> Result<TimesSeen, QueryError> {
+    seen(days, window, None)
+}
+
+/// The same of some devices, or of all.
+fn seen(days: &Days, window: Window, devices: Option<&[String]>) -> Result<TimesSeen, QueryError> {
     type Seen = BTreeMap<(String, String), (i64, i64)>;
     let schema = Schema::device_state();
-    let columns = ["account_id", "device_id", "timestamp"].map(|name| column(&schema, name)).into();
-    let scan = Scan { columns, ..Scan::default() };
+    let [account, id, time] = ["account_id", "device_id", "timestamp"].map(|name| column(&schema, name));
+    let any_of = devices.map(|ids| (id, ids.to_vec()));
+    let scan = Scan { columns: [account, id, time].into(), any_of, ..Scan::default() };
+    let asked = Asked::of(devices);
     let see = |all: &mut Seen, device: (String, String), (first, last): (i64, i64)| {
         let times = all.entry(device).or_insert((first, last));
         *times = (times.0.min(first), times.1.max(last));
@@ -178,7 +169,7 @@ pub fn times_seen(days: &Days, window: Window) -> Result<TimesSeen, QueryError> 
     let add = |found: &mut Seen, batch: &RecordBatch| {
         let (accounts, ids) = (texts(batch, "account_id"), texts(batch, "device_id"));
         let at = times(batch, "timestamp");
-        let counts = |row: usize| at.is_valid(row) && window.holds(at.value(row));
+        let counts = |row: usize| at.is_valid(row) && window.holds(at.value(row)) && asked.holds(ids.value(row));
         let mut rows = (0..batch.num_rows()).filter(|&row| counts(row)).peekable();
         while let Some(first) = rows.next() {
             // Rows of a device follow each other, by time.

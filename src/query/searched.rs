@@ -102,14 +102,12 @@ impl Searched {
     /// is no accident. Some of it may have been read to its end since.
     #[must_use]
     pub fn broken_off(&self, account: &str, often: usize) -> Vec<(Option<String>, Window)> {
-        let time = |micros| clock::from_micros(micros).unwrap_or_default();
         let mut broken_off = Vec::new();
         for (device, begun) in self.begun.get(account).into_iter().flatten() {
             let touches = |a: &Range<i64>, b: &Range<i64>| a.start < b.end && b.start < a.end;
             let is_accident = |range: &&Range<i64>| begun.iter().filter(|other| touches(range, other)).count() < often;
             let windows = begun.iter().filter(is_accident);
-            let windows = windows.map(|range| Window { since: time(range.start), until: time(range.end) });
-            broken_off.extend(windows.map(|window| (device.clone(), window)));
+            broken_off.extend(windows.map(|range| (device.clone(), window_of(range))));
         }
         broken_off
     }
@@ -123,8 +121,7 @@ impl Searched {
         let read: Vec<Range<i64>> = join(of(None).chain(own.into_iter().flatten()).cloned().collect());
         let left =
             join(wanted.iter().map(Window::micros).collect()).into_iter().flat_map(|range| without(range, &read));
-        let time = |micros| clock::from_micros(micros).unwrap_or_default();
-        left.map(|range| Window { since: time(range.start), until: time(range.end) }).collect()
+        left.map(|range| window_of(&range)).collect()
     }
 }
 
@@ -171,6 +168,11 @@ impl Reading {
         }
         window.start.max(before(HISTORY))..window.end.min(before(SETTLE))
     }
+}
+
+fn window_of(range: &Range<i64>) -> Window {
+    let time = |micros| clock::from_micros(micros).unwrap_or_default();
+    Window { since: time(range.start), until: time(range.end) }
 }
 
 /// Ranges in order, those that touch made one.
