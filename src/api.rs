@@ -155,6 +155,19 @@ impl Client {
         })
     }
 
+    /// The same, for an account that is asked for beside another one's with the same credential: the API counts their
+    /// requests together.
+    #[must_use]
+    pub fn beside(self, other: &Self) -> Self {
+        Self { pacer: self.pacer.beside(&other.pacer), ..self }
+    }
+
+    /// Whether the API counts its requests together with another one's.
+    #[must_use]
+    pub fn shares_limit(&self, other: &Self) -> bool {
+        self.options.credential == other.options.credential
+    }
+
     /// Whose fleet is asked for.
     #[must_use]
     pub fn account(&self) -> &AccountId {

@@ -3,8 +3,11 @@
 //! Requests are spread evenly: each takes the next place in a row of places, one interval apart. So no
 //! window of the API's, wherever it begins, sees more than its share. What the API's headers say
 //! corrects the interval; an overrun limit pauses everything.
+//!
+//! The limit is that of who asks, not of the account that is asked for: what one account's answers say of it holds
+//! for all that are asked for with the same credential.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -41,21 +44,32 @@ pub struct Permit(());
 #[derive(Debug)]
 pub struct Pacer {
     budget: Budget,
-    state: Mutex<State>,
+    /// Accounts of the same credential that were there before: its requests lie between theirs.
+    before: u32,
+    row: Mutex<Row>,
+    limit: Arc<Mutex<Limit>>,
 }
 
+/// The places of one account's requests.
 #[derive(Debug)]
-struct State {
+struct Row {
     /// The next free place.
     next: Instant,
+    sent: u64,
+}
+
+/// What is known of the limit of one credential.
+#[derive(Debug)]
+struct Limit {
+    /// Accounts that are asked for with it.
+    accounts: u32,
     /// Nothing is sent before.
     paused_until: Instant,
-    /// The lowest rate that the API's policies allow us, in requests a second.
+    /// The lowest rate that the API's policies allow, in requests a second.
     policy: Option<f64>,
-    /// A lower rate for a while: others use the account too.
+    /// A lower rate for a while, in requests a second: others use the limit too.
     crowded: Option<(f64, Instant)>,
     paused: Duration,
-    sent: u64,
 }
 
 impl Budget {
@@ -98,9 +112,16 @@ impl Budget {
 impl Pacer {
     pub(super) fn new(budget: Budget) -> Self {
         let now = Instant::now();
-        let (paused, sent) = (Duration::ZERO, 0);
-        let state = State { next: now, paused_until: now, policy: None, crowded: None, paused, sent };
-        Self { budget, state: Mutex::new(state) }
+        let limit = Limit { accounts: 1, paused_until: now, policy: None, crowded: None, paused: Duration::ZERO };
+        Self { budget, before: 0, row: Mutex::new(Row { next: now, sent: 0 }), limit: Arc::new(Mutex::new(limit)) }
+    }
+
+    /// The same, for an account that is asked for with the credential of another one's.
+    pub(super) fn beside(self, other: &Self) -> Self {
+        let mut limit = other.limit();
+        let before = limit.accounts;
+        limit.accounts += 1;
+        Self { before, limit: Arc::clone(&other.limit), ..self }
     }
 
     /// The budget that it was made with.
@@ -112,25 +133,26 @@ impl Pacer {
     /// For how long the API has kept everything waiting so far.
     #[must_use]
     pub fn paused(&self) -> Duration {
-        self.with_state(|state| state.paused)
+        self.limit().paused
     }
 
     /// Requests sent so far, retries included.
     #[must_use]
     pub fn sent(&self) -> u64 {
-        self.with_state(|state| state.sent)
+        self.row().sent
     }
 
     /// Waits until a request may be sent.
     pub(super) async fn acquire(&self) -> Permit {
         loop {
-            let place = self.with_state(|state| state.take_place(&self.budget, Instant::now()));
+            let place = self.take_place(Instant::now());
             // A timer would round what is due up to its next tick, a millisecond.
             if place > Instant::now() {
                 sleep_until(place).await;
             }
             // A pause that began while this one waited counts for it too.
-            if self.with_state(|state| state.start(Instant::now())) {
+            if self.limit().paused_until <= Instant::now() {
+                self.row().sent += 1;
                 return Permit(());
             }
         }
@@ -143,38 +165,42 @@ impl Pacer {
 
     /// Sends nothing for so long.
     pub(super) fn pause(&self, wait: Duration) {
-        self.with_state(|state| state.pause(Instant::now(), wait));
+        self.limit().pause(Instant::now(), wait);
     }
 
     /// Takes in what an answer said of the limit.
     pub(super) fn observe(&self, limits: &Limits) {
-        self.with_state(|state| state.observe(&self.budget, limits, Instant::now()));
+        self.limit().observe(&self.budget, limits, Instant::now());
     }
 
-    fn with_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.state.lock().expect("no holder of the pacer's state panics"))
-    }
-}
-
-impl State {
     /// The next place in the row.
-    fn take_place(&mut self, budget: &Budget, now: Instant) -> Instant {
-        let earliest = now.checked_sub(budget.slack()).unwrap_or(now);
-        let place = self.next.max(earliest).max(self.paused_until);
-        self.next = place + self.interval(budget, now);
+    fn take_place(&self, now: Instant) -> Instant {
+        let earliest = now.checked_sub(self.budget.slack()).unwrap_or(now);
+        let (resumes, interval) = {
+            let limit = self.limit();
+            let interval = limit.interval(&self.budget, now);
+            (limit.paused_until + interval * self.before / limit.accounts, interval)
+        };
+        let mut row = self.row();
+        let place = row.next.max(earliest).max(resumes);
+        row.next = place + interval;
         place
     }
 
-    /// Counts a request as sent, unless a pause is on.
-    fn start(&mut self, now: Instant) -> bool {
-        let free = self.paused_until <= now;
-        self.sent += u64::from(free);
-        free
+    fn row(&self) -> MutexGuard<'_, Row> {
+        self.row.lock().expect("no holder of the row panics")
     }
 
+    fn limit(&self) -> MutexGuard<'_, Limit> {
+        self.limit.lock().expect("no holder of the limit panics")
+    }
+}
+
+impl Limit {
+    /// From one of an account's requests to the next.
     fn interval(&self, budget: &Budget, now: Instant) -> Duration {
-        let crowded = self.crowded.filter(|(_, until)| *until > now).map(|(rate, _)| rate);
-        let rates = [budget.rate(), self.policy, crowded];
+        let crowded = self.crowded.filter(|(_, until)| *until > now).map(|(rate, _)| rate / f64::from(self.accounts));
+        let rates = [budget.rate(), self.policy.map(|rate| rate * budget.share), crowded];
         let rate = rates.into_iter().flatten().fold(f64::INFINITY, f64::min);
         Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::MAX).min(LONGEST_INTERVAL)
     }
@@ -184,20 +210,19 @@ impl State {
         if until > self.paused_until {
             self.paused += until - self.paused_until.max(now);
             self.paused_until = until;
-            self.next = self.next.max(until);
         }
     }
 
     fn observe(&mut self, budget: &Budget, limits: &Limits, now: Instant) {
         let rates = limits.policies.iter().map(|policy| f64::from(policy.quota) / policy.window.as_secs_f64());
         if let Some(rate) = rates.reduce(f64::min) {
-            self.policy = Some(rate * budget.share);
+            self.policy = Some(rate);
         }
         for state in &limits.states {
             if state.remaining == 0 {
                 // An answer that was refused says itself how long to wait.
                 self.pause(now, limits.retry_after.unwrap_or(state.reset).min(LONGEST_PAUSE));
-            } else if f64::from(state.remaining) < reserve(budget, limits) {
+            } else if f64::from(state.remaining) < reserve(budget, self.accounts, limits) {
                 let rate = f64::from(state.remaining) / state.reset.as_secs_f64().max(1.0);
                 self.crowded = Some((rate, now + state.reset));
             }
@@ -213,10 +238,11 @@ const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 
 /// What is left of the limit when we keep to our share and nobody else asks is more than this: half of
 /// what we leave to others, and never less than a fiftieth of the limit.
-fn reserve(budget: &Budget, limits: &Limits) -> f64 {
+fn reserve(budget: &Budget, accounts: u32, limits: &Limits) -> f64 {
+    let ours = (budget.share * f64::from(accounts)).min(1.0);
     let quotas = limits.policies.iter().map(|policy| policy.quota).min();
     let quota = quotas.or(budget.limit.map(|(requests, _)| requests)).map_or(0.0, f64::from);
-    quota * ((1.0 - budget.share) / 2.0).max(0.02)
+    quota * ((1.0 - ours) / 2.0).max(0.02)
 }
 
 fn parse_limit(text: &str) -> Result<Option<(u32, Duration)>, BudgetError> {
@@ -304,6 +330,31 @@ mod tests {
         assert!(most_in(&times, 1.0) <= 10, "no burst after the pause: {times:?}");
         assert_eq!(pacer.paused(), Duration::from_secs(30));
         assert_eq!(pacer.sent(), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_account_learns_of_the_limit_holds_for_all_of_one_credential() {
+        let half = || Pacer::new(Budget::parse("60/5s", "40%").expect("a budget"));
+        let (one, start) = (half(), Instant::now());
+        let (other, stranger) = (half().beside(&one), half());
+        one.pause(Duration::from_secs(30));
+        let first = [times(&stranger, 1, start).await[0], times(&other, 1, start).await[0]];
+        // Its requests lie between the one's: half an interval after them.
+        assert_eq!((first, other.paused()), ([0.0, 30.105], Duration::from_secs(30)));
+        // Together they use what they are said to: nobody else is there yet.
+        let left = |remaining| {
+            let states = vec![Left { remaining, reset: Duration::from_secs(4) }];
+            Limits { states, ..Limits::default() }
+        };
+        other.observe(&left(7));
+        let usual = times(&one, 3, start).await;
+        assert!((0.2..0.22).contains(&(usual[2] - usual[1])), "{usual:?}");
+        // Of four requests in four seconds each has two.
+        other.observe(&left(4));
+        times(&one, 1, start).await;
+        let crowded = times(&one, 2, start).await;
+        assert!((1.9..2.1).contains(&(crowded[1] - crowded[0])), "{crowded:?}");
+        assert_eq!((one.sent(), other.sent()), (6, 1));
     }
 
     #[tokio::test(start_paused = true)]

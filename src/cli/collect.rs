@@ -62,9 +62,15 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         return print_plans(&accounts, &options, &known);
     }
     until_stopped(async |stop| {
-        let mut clients = Vec::new();
+        let mut clients: Vec<(String, Client)> = Vec::new();
         for (name, client_options) in accounts {
-            clients.push((name, client(client_options, &place, &clock).await?));
+            let client = client(client_options, &place, &clock).await?;
+            let sharing = clients.iter().map(|(_, other)| other).find(|other| client.shares_limit(other));
+            let client = match sharing {
+                Some(other) => client.beside(other),
+                None => client,
+            };
+            clients.push((name, client));
         }
         let archive = match count {
             None if shards != Shards::All => Archive::open(&place)?.on(Disk::new(access)),

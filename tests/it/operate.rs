@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use dex_archive::clock::{self, Clock};
-use dex_archive::sim::{FaultKind, Faults, ServerOptions};
+use dex_archive::sim::{FaultKind, Faults, RateLimit, ServerOptions};
 
 use crate::cli::put;
 use crate::collect::{archived, rows};
@@ -393,6 +393,47 @@ fn several_accounts_are_swept_side_by_side_into_one_archive() {
         assert!(said.contains("error: apac: the list of devices cannot be read: HTTP 404"), "{said}");
         archived(&archive).len() > before
     });
+}
+
+#[test]
+fn accounts_of_one_token_are_held_back_together() {
+    let (dir, archive) = place();
+    let limit = |requests| RateLimit { requests, window: Duration::from_secs(1), block: Duration::from_secs(1) };
+    let api = Api::start(40, Duration::from_mins(1), |options| ServerOptions {
+        accounts: vec![OTHER.to_owned()],
+        limit: limit(1_000),
+        ..options
+    });
+    let (config, token) = (dir.path().join("config.toml"), dir.path().join("token"));
+    put(&token, "Sn3lZJTBX6kkg7OdcBUAxOO963GEIyGQqnFTOFYY\n");
+    let accounts = [ACCOUNT, OTHER].map(|id| format!("[[account]]\nid = \"{id}\"\n")).concat();
+    let api_section = format!("[api]\nurl = \"{}\"\nrate_limit = \"30/1s\"\ntoken_file = {token:?}\n", api.url);
+    put(&config, &(api_section + &accounts));
+    let handle = api.handle.clone();
+    // A limit that others overrun, again and again: the account that is refused first tells the other one.
+    let blocks = 3;
+    let others = std::thread::spawn(move || {
+        for block in 1..=blocks {
+            let asked = handle.requests() + 6;
+            wait_for(|| handle.requests() >= asked);
+            handle.set_limit(limit(2));
+            wait_for(|| handle.throttled() >= block);
+            let refused = Instant::now();
+            wait_for(|| refused.elapsed() > Duration::from_millis(700));
+            handle.set_limit(limit(1_000));
+        }
+    });
+    let (code, said) = run(program()
+        .arg("--archive")
+        .arg(&archive)
+        .arg("--config")
+        .arg(&config)
+        .args(["collect", "--source", "live"]));
+    others.join().expect("a thread");
+    assert_eq!(code, Some(0), "{said}");
+    // Once in a while both have asked before either is answered.
+    let refused = api.handle.throttled();
+    assert!(refused <= blocks + 1, "{refused} refusals of {blocks} blocks: {said}");
 }
 
 fn text(batch: &arrow_array::RecordBatch, name: &str, row: usize) -> String {
