@@ -46,7 +46,7 @@ pub use metric::{Metric, MetricKind, is_pattern, metrics};
 pub use newest::newest_names;
 pub use scan::Days;
 pub use searched::Searched;
-pub use sweeps::{LastSweep, first_sweeps, last_sweeps};
+pub use sweeps::{LastSweep, first_sweeps, last_sweeps, outages};
 pub use tally::Agg;
 pub use trend::{TrendOptions, Who, trend};
 pub use window::Window;

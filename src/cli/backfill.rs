@@ -13,7 +13,7 @@ use crate::collect::{BackfillPlan, BackfillStats, CollectError, CollectOptions, 
 use crate::config;
 use crate::ingest::PublishRule;
 use crate::privacy::Policy;
-use crate::query::{Days, GapsOptions, QueryError, Searched, Window, devices_seen, holes};
+use crate::query::{Days, GapsOptions, QueryError, Searched, Window, devices_seen, holes, outages};
 use crate::snapshot::{AccountId, DeviceId, HISTORY, SETTLE, Source};
 
 use super::args::{Args, BackfillArgs, ResolutionArg};
@@ -289,7 +289,16 @@ impl Healer {
         for hole in holes(&days, &options, self.account.as_str(), &known)? {
             by_device.entry(hole.device_id).or_default().push(hole.window);
         }
-        let searched = Searched::read(&days, window, &[Source::Raw])?;
+        let mut searched = Searched::read(&days, window, &[Source::Raw])?;
+        // Where all sweeps were missed, a device that has a state of the same interval lacks others all the same.
+        let most = TimeDelta::from_std(every + every / 3)?;
+        let outages = outages(&days, window, self.account.as_str(), most)?;
+        let (mut stretches, mut of_all) = (Vec::new(), Vec::new());
+        if named.is_empty() {
+            let missed = searched.left(self.account.as_str(), None, &outages);
+            searched.note(self.account.as_str(), &missed);
+            stretches.extend(missed.into_iter().map(|window| stretch(window, None)));
+        }
         let left = |device: Option<&str>, holes: &[Window]| searched.left(self.account.as_str(), device, holes);
         // Who is known by a pseudonym cannot be asked for; all together can.
         let id = |stored: &String| match named.get(stored) {
@@ -301,7 +310,6 @@ impl Healer {
             left.map(|window| stretch(window, Some(id.clone()))).collect::<Vec<_>>()
         };
         // What a reading that broke off brought is no hole any more; the rest of it is missing all the same.
-        let (mut of_all, mut stretches) = (Vec::new(), Vec::new());
         for (device, window) in searched.broken_off(self.account.as_str(), MOST_BEGUN) {
             match device {
                 None if named.is_empty() => of_all.push(window),
@@ -311,6 +319,9 @@ impl Healer {
                     stretches.extend(own.into_iter().flatten());
                 }
             }
+        }
+        for (stored, &device) in &named {
+            stretches.extend(of_device(device, stored, &outages));
         }
         let singly = !named.is_empty() || by_device.len() <= MOST_SINGLE;
         let ids: Option<Vec<DeviceId>> = singly.then(|| by_device.keys().map(id).collect()).flatten();

@@ -1,7 +1,8 @@
 //! Where there are no states, and why: each interval of a window, for each device.
 //!
 //! An interval in which a device has a state is present. What the archive knows of the requests says of the others
-//! whether nobody asked, whether the asking failed, or whether the device had nothing to say.
+//! whether nobody asked, whether the asking failed, or whether the device had nothing to say. An answer shows what came
+//! before it: that nothing came in an interval, only one of the next interval can say.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,6 +79,11 @@ impl Cause {
             Self::Absent => "absent",
             Self::Silent => "silent",
         }
+    }
+
+    /// Whether nobody had an answer.
+    fn is_missed(self) -> bool {
+        matches!(self, Self::NotAsked | Self::Failed)
     }
 }
 
@@ -228,6 +234,8 @@ type Device = (String, String);
 /// What was seen in a window, by interval.
 struct Seen {
     buckets: Buckets,
+    /// Of so many intervals it is known what was asked: the one after those of the window is among them, once it is over.
+    asked: usize,
     devices: BTreeMap<Device, Seeings>,
     /// What came of asking for all devices of an account.
     lists: BTreeMap<String, Seeings>,
@@ -339,6 +347,12 @@ fn intervals(window: Window, every: Duration, zone: Zone, now: Timestamp) -> Res
     Ok((buckets, Window { since, until }))
 }
 
+/// The intervals of a window that are over and one more, if that is over too; none where there cannot be so many.
+fn one_more(GapsOptions { window, every, zone, now, .. }: &GapsOptions) -> Option<(Buckets, Window)> {
+    let until = window.until.checked_add_signed(TimeDelta::from_std(*every).ok()?)?;
+    intervals(Window { until, ..*window }, *every, *zone, *now).ok()
+}
+
 impl Seen {
     fn read(days: &Days, options: &GapsOptions, known: Vec<Device>, sources: &[Source]) -> Result<Self, QueryError> {
         let (buckets, window) = intervals(options.window, options.every, options.zone, options.now)?;
@@ -351,8 +365,12 @@ impl Seen {
         days.fold(&states, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
         let names = ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id", "page", "rows"];
         let scan = self::scan(&polls, options, &names);
+        let (asked, window) = one_more(options).unwrap_or_else(|| (buckets.clone(), window));
+        let question = &Question { window, buckets: &asked, asked: Asked::of(options.devices.as_deref()) };
         let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, question);
-        days.fold(&polls, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
+        days.fold(&polls, window, &scan, Found::default, add, |found| seen.merge(found))?;
+        seen.note_whole_lists(asked.count());
+        seen.expect_none_after(buckets.count());
         for device in known {
             seen.devices.entry(device).or_default();
         }
@@ -360,11 +378,10 @@ impl Seen {
         if seen.devices.is_empty() {
             return Err(QueryError::NothingExpected(window));
         }
-        seen.note_whole_lists(buckets.count());
         let Found { devices, lists, names, .. } = seen;
         let names = names.into_iter().map(|(device, (_, name))| (device, name)).collect();
         let searched = Searched::read(days, options.window, sources)?;
-        Ok(Self { buckets, devices, lists, names, searched })
+        Ok(Self { buckets, asked: asked.count(), devices, lists, names, searched })
     }
 
     fn reading<'a>(&'a self, options: &'a GapsOptions) -> Reading<'a> {
@@ -374,13 +391,23 @@ impl Seen {
 
     /// Why a device has no state in an interval; none where it has one.
     fn cause(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Option<Cause> {
+        let cause = self.cause_within(device, seeings, bucket)?;
+        if cause.is_missed() {
+            // Where the history has nothing, nothing was missed, whatever failed at the time.
+            return Some(if self.is_searched(device, bucket) { Cause::Silent } else { cause });
+        }
+        let is_known = bucket + 1 < self.asked && !self.is_searched(device, bucket);
+        let after = is_known.then(|| self.cause_within(device, seeings, bucket + 1)).flatten();
+        Some(after.filter(|after| after.is_missed()).unwrap_or(cause))
+    }
+
+    /// The same, by what was asked in that interval alone.
+    fn cause_within(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Option<Cause> {
         let own = seeings.at(bucket);
         let list = self.lists.get(&device.0).map_or_else(Seeing::default, |seeings| seeings.at(bucket));
         let causes = [
             (own.has(Seeing::ANSWERED), Cause::Silent),
             (own.has(Seeing::ABSENT), Cause::Absent),
-            // Where the history has nothing, nothing was missed, whatever failed at the time.
-            (self.is_searched(device, bucket), Cause::Silent),
             // Which devices would have stood on a page that failed, nobody knows, unless another sweep read all pages.
             (own.has(Seeing::FAILED) || list.has(Seeing::FAILED) && !list.has(Seeing::WHOLE), Cause::Failed),
             (list.has(Seeing::ANSWERED.and(Seeing::ABSENT)), Cause::Silent),
@@ -463,6 +490,13 @@ impl Found {
             let seeing = if pages.are_all(intervals) { Seeing::WHOLE } else { Seeing::FAILED };
             intervals_read.for_each(|bucket| list.see(bucket, seeing));
         }
+    }
+
+    /// Forgets whoever was asked for after so many intervals alone.
+    fn expect_none_after(&mut self, intervals: usize) {
+        let is_within = |seeings: &Seeings| (0..intervals).any(|bucket| seeings.at(bucket) != Seeing::default());
+        self.devices.retain(|_, seeings| is_within(seeings));
+        self.lists.retain(|_, seeings| is_within(seeings));
     }
 
     /// Devices that were asked about by name are expected, even where nothing was seen of them: in the account in which
@@ -699,7 +733,7 @@ struct Gap {
 impl Gap {
     /// Whether nobody had an answer.
     fn is_missed(&self) -> bool {
-        matches!(self.cause, Cause::NotAsked | Cause::Failed)
+        self.cause.is_missed()
     }
 
     fn intervals(&self) -> usize {
@@ -744,28 +778,55 @@ mod tests {
             (5, "h", 9, absent),
             (5, "h", 1, answered),
             (5, "h", 2, absent),
-            // This one goes on behind the window.
-            (7, "g", 1, answered),
+            (7, "i", 1, answered),
+            (7, "i", 2, absent),
+            // This one goes on behind what is read.
+            (8, "g", 1, answered),
         ];
         for (bucket, sweep, page, seeing) in pages {
             found.page("account", sweep, bucket, seeing, (page, seeing.has(answered)));
         }
-        found.note_whole_lists(8);
+        // It is known of a ninth hour that nobody asked in it.
+        found.note_whole_lists(9);
         let buckets = Buckets::new(window, AN_HOUR, Zone::UTC).expect("buckets");
         let (lists, searched) = (found.lists, Searched::default());
-        let seen = Seen { buckets, devices: BTreeMap::new(), lists, names: BTreeMap::new(), searched };
+        let seen = Seen { buckets, asked: 9, devices: BTreeMap::new(), lists, names: BTreeMap::new(), searched };
         let device = ("account".to_owned(), "device".to_owned());
+        let within = |bucket| seen.cause_within(&device, &Seeings::default(), bucket);
+        let (silent, failed, not_asked) = (Cause::Silent, Cause::Failed, Cause::NotAsked);
+        let expected = [silent, silent, failed, failed, failed, silent, not_asked, silent, silent];
+        assert_eq!([0, 1, 2, 3, 4, 5, 6, 7, 8].map(within), expected.map(Some));
+        // What came after the last answer before an outage, nobody saw.
         let cause = |bucket| seen.cause(&device, &Seeings::default(), bucket);
-        let expected = [
-            Cause::Silent,
-            Cause::Silent,
-            Cause::Failed,
-            Cause::Failed,
-            Cause::Failed,
-            Cause::Silent,
-            Cause::NotAsked,
-            Cause::Silent,
-        ];
+        let expected = [silent, failed, failed, failed, failed, not_asked, not_asked, silent];
         assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(cause), expected.map(Some));
+    }
+
+    #[test]
+    fn that_nothing_came_in_an_interval_only_the_next_one_can_say() {
+        let time = |text| clock::parse_timestamp(text).expect("a time");
+        let window = Window { since: time("2026-10-01T00:00:00Z"), until: time("2026-10-01T01:00:00Z") };
+        let buckets = Buckets::new(window, AN_HOUR, Zone::UTC).expect("buckets");
+        let (silent, absent, failed, not_asked) = (Cause::Silent, Cause::Absent, Cause::Failed, Cause::NotAsked);
+        let cause = |asked: usize, seen_in: [Seeing; 2]| {
+            let (devices, lists, names) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+            let seen = Seen { buckets: buckets.clone(), asked, devices, lists, names, searched: Searched::default() };
+            seen.cause(&("account".to_owned(), "device".to_owned()), &Seeings(seen_in.to_vec()), 0)
+        };
+        let nothing = Seeing::default();
+        for (after, expected) in [
+            (nothing, [not_asked, not_asked]),
+            (Seeing::FAILED, [failed, failed]),
+            (Seeing::ANSWERED, [silent, absent]),
+            (Seeing::ABSENT, [silent, absent]),
+            (Seeing::PRESENT, [silent, absent]),
+        ] {
+            assert_eq!(cause(2, [Seeing::ANSWERED, after]), Some(expected[0]), "{after:?}");
+            assert_eq!(cause(2, [Seeing::ABSENT, after]), Some(expected[1]), "{after:?}");
+            assert_eq!(cause(2, [Seeing::FAILED, after]), Some(failed), "{after:?}");
+            assert_eq!(cause(2, [Seeing::PRESENT, after]), None, "{after:?}");
+        }
+        // As long as the next interval is not over, it says nothing.
+        assert_eq!(cause(1, [Seeing::ANSWERED, nothing]), Some(silent));
     }
 }

@@ -112,6 +112,13 @@ impl Searched {
         broken_off
     }
 
+    /// Counts stretches as read for all devices of an account.
+    pub fn note(&mut self, account: &str, stretches: &[Window]) {
+        let read = self.whole.entry(account.to_owned()).or_default().entry(None).or_default();
+        read.extend(stretches.iter().map(Window::micros));
+        *read = join(std::mem::take(read));
+    }
+
     /// What is left of some stretches, for a device or for all: joined where they touch, without what was read.
     #[must_use]
     pub fn left(&self, account: &str, device: Option<&str>, wanted: &[Window]) -> Vec<Window> {

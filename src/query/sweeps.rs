@@ -1,10 +1,11 @@
-//! The newest pass over the fleet of each account, as its polls tell it.
+//! The passes over the fleet of each account, as its polls tell them: the oldest, the newest, and where none were.
 
 use std::collections::BTreeMap;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch};
+use chrono::TimeDelta;
 
 use crate::archive::Scan;
 use crate::clock::{self, Timestamp};
@@ -65,6 +66,21 @@ pub fn first_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, Query
         oldest.entry(sweep.account_id.clone()).or_insert(sweep);
     }
     Ok(oldest.into_values().collect())
+}
+
+/// The stretches of a window from an answer of one pass over the fleet of an account to the next one of another, where
+/// they lie farther apart than they should.
+///
+/// # Errors
+/// Where the archive cannot be read.
+pub fn outages(days: &Days, window: Window, account: &str, most: TimeDelta) -> Result<Vec<Window>, QueryError> {
+    let (mut outages, mut last) = (Vec::new(), None::<Timestamp>);
+    for sweep in sweeps(days, window)?.filter(|sweep| sweep.account_id == account && sweep.requests > sweep.failed) {
+        let since = last.filter(|&last| sweep.began - last > most);
+        outages.extend(since.map(|since| Window { since, until: sweep.began }));
+        last = last.max(Some(sweep.ended));
+    }
+    Ok(outages)
 }
 
 /// By account, and then by time: the names of passes sort so.

@@ -52,7 +52,7 @@ impl Window {
 }
 
 /// Where the buckets of a window lie.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Buckets {
     /// In microseconds since the Unix epoch, the beginning of each, and the end of the last.
     edges: Vec<i64>,

@@ -353,8 +353,8 @@ def swept(tmp_path_factory):
         collect = [PROGRAM, "--archive", root, "collect", "--rate-limit", "none", "-q"]
         once, often = ["--attempts", "1"], ["--attempts", "9", "--retry-delay", "1ms"]
         unknown = ["--device", "00000000-0000-4000-8000-000000000000"]
-        for args in (often, [*once, "--source", "list"], [*often, "--source", "list"], [*once, "--source", "live"], [*often, *unknown]):
-            time.sleep(2.1)
+        for args in (often, [*once, "--source", "list"], [*often, "--source", "list"], [*once, "--source", "live"], *[[*often, *unknown]] * 3):
+            time.sleep(1.4)  # one sweep at least in each interval of 2 s
             if "live" in args:
                 args = [*args, *(word for device in devices_of(root) for word in ("--device", device))]
             subprocess.run([*collect, *args], env=env, capture_output=True)
@@ -391,12 +391,15 @@ def test_gaps(swept):
              sweeps AS (SELECT min(bucket) AS first, max(bucket) AS last FROM polls WHERE device_id IS NULL
                         GROUP BY sweep_id HAVING NOT bool_or(outcome = 'failed')),
              whole AS (SELECT DISTINCT bucket FROM buckets JOIN sweeps ON bucket BETWEEN first AND last),
-             seen AS (SELECT device_id, CASE WHEN states.bucket IS NOT NULL THEN 'present' WHEN own.answered THEN 'silent'
+             within AS (SELECT device_id, bucket, CASE WHEN states.bucket IS NOT NULL THEN 'present' WHEN own.answered THEN 'silent'
                                              WHEN own.absent THEN 'absent' WHEN own.failed OR list.failed AND whole.bucket IS NULL THEN 'failed'
                                              WHEN list.answered THEN 'silent' ELSE 'not_asked' END AS cause
                       FROM devices CROSS JOIN buckets LEFT JOIN states USING (device_id, bucket)
                       LEFT JOIN own USING (device_id, bucket) LEFT JOIN list USING (bucket)
-                      LEFT JOIN whole USING (bucket))
+                      LEFT JOIN whole USING (bucket)),
+             after AS (SELECT *, lead(cause) OVER (PARTITION BY device_id ORDER BY bucket) AS after FROM within),
+             seen AS (SELECT device_id, CASE WHEN cause IN ('silent', 'absent') AND after IN ('not_asked', 'failed') THEN after
+                                             ELSE cause END AS cause FROM after)
         SELECT device_id, count(*) AS expected, count(*) FILTER (cause = 'present') AS present,
                (count(*) FILTER (cause = 'present') / count(*))::DOUBLE AS coverage,
                count(*) FILTER (cause = 'not_asked') AS not_asked, count(*) FILTER (cause = 'failed') AS failed,
