@@ -81,8 +81,7 @@ impl Searched {
                 if read.is_empty() { (&mut searched.begun, from..to) } else { (&mut searched.whole, read) };
             known.entry(account).or_default().entry(device).or_default().push(range);
         }
-        let all = searched.whole.values_mut().flat_map(BTreeMap::values_mut);
-        all.for_each(|ranges| *ranges = join(std::mem::take(ranges)));
+        searched.whole.values_mut().for_each(join_each);
         Ok(searched)
     }
 
@@ -95,7 +94,8 @@ impl Searched {
         let Some(devices) = self.whole.get(account) else { return false };
         // Mostly whole lists were read, and no device by itself: those come last.
         let has_single = devices.last_key_value().is_some_and(|(device, _)| device.is_some());
-        devices.get(&None).is_some_and(holds) || has_single && devices.get(&Some(device.to_owned())).is_some_and(holds)
+        let own = if has_single { devices.get(&Some(device.to_owned())) } else { None };
+        own.or_else(|| devices.get(&None)).is_some_and(holds)
     }
 
     /// What of an account was begun to be read, for a device or for all, but for what was begun so often in vain that it
@@ -195,6 +195,15 @@ fn join(mut ranges: Vec<Range<i64>>) -> Vec<Range<i64>> {
     joined
 }
 
+/// Joins the stretches that were read for all, and for each device by itself those with its own.
+fn join_each(devices: &mut BTreeMap<Option<String>, Vec<Range<i64>>>) {
+    let all = devices.get(&None).cloned().unwrap_or_default();
+    for ranges in devices.values_mut() {
+        ranges.extend_from_slice(&all);
+        *ranges = join(std::mem::take(ranges));
+    }
+}
+
 /// What some ranges, which are joined, leave of one.
 fn without(range: Range<i64>, taken: &[Range<i64>]) -> Vec<Range<i64>> {
     let touching = taken.iter().filter(|taken| taken.start < range.end && range.start < taken.end);
@@ -277,7 +286,9 @@ mod tests {
     #[test]
     fn a_stretch_is_covered_by_one_that_was_read_for_all_or_for_the_device() {
         let ranges = |ranges: &[Range<i64>]| ranges.to_vec();
-        let devices = BTreeMap::from([(None, ranges(&[0..10, 20..30])), (Some("d".to_owned()), ranges(&[40..50]))]);
+        let own = (Some("d".to_owned()), ranges(&[40..50, 30..32]));
+        let mut devices = BTreeMap::from([(None, ranges(&[0..10, 20..30])), own]);
+        join_each(&mut devices);
         let whole = BTreeMap::from([("a".to_owned(), devices)]);
         let searched = Searched { whole, begun: BTreeMap::new() };
         for (device, stretch, covered) in [
@@ -287,6 +298,9 @@ mod tests {
             ("d", 41..50, true),
             ("e", 41..50, false),
             ("d", 49..51, false),
+            // One half was read for all, and the other for the device.
+            ("d", 28..32, true),
+            ("e", 28..32, false),
         ] {
             assert_eq!(searched.covers("a", device, &stretch), covered, "{device} {stretch:?}");
             assert!(!searched.covers("b", device, &stretch));
