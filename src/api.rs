@@ -139,7 +139,9 @@ impl Client {
             .connect_timeout(options.connect_timeout)
             .timeout(options.timeout)
             // A redirect could lead the token to somebody else.
-            .redirect(reqwest::redirect::Policy::none());
+            .redirect(reqwest::redirect::Policy::none())
+            // What is sent again is paced, counted and told.
+            .retry(reqwest::retry::never());
         // Without TLS only this machine is asked, and no proxy has to see the token on the way.
         let http = if base.scheme() == "http" { http.no_proxy() } else { http };
         let http = http.build().map_err(|error| ClientError::Http(attempt::reason(&error)))?;

@@ -381,20 +381,15 @@ impl<'a> Collector<'a> {
     /// Asks for each device. At the sweep's end no more are asked for, and those under way are waited
     /// for a little.
     async fn ask_each(&mut self, sweep: &mut Sweep, devices: Vec<DeviceId>) -> Result<(), Halt> {
-        let mut unasked: HashSet<DeviceId> = devices.iter().cloned().collect();
+        let mut unasked = vec![true; devices.len()];
         let id = sweep.stats.sweep_id.clone();
         let end = Arc::clone(&sweep.end);
         let mut halted = Ok(());
         {
             let mut answers = std::pin::pin!(self.answers(&id, devices.clone(), &end));
-            while let Some(exchange) = answers.next().await {
+            while let Some((place, exchange)) = answers.next().await {
                 self.progress.advance(1);
-                let cut_off = exchange.failure == Some(Failure::CutOff);
-                if let Some(id) = exchange.answer.poll.as_ref().and_then(|poll| poll.device_id.as_deref())
-                    && !cut_off
-                {
-                    DeviceId::parse(id).map(|id| unasked.remove(&id)).ok();
-                }
+                unasked[place] = exchange.failure == Some(Failure::CutOff);
                 if let Err(halt) = self.keep(sweep, exchange).await {
                     // Those under way are still waited for: they count, and each has its record.
                     sweep.end.halt();
@@ -402,25 +397,26 @@ impl<'a> Collector<'a> {
                 }
             }
         }
-        self.carried.devices = devices.iter().filter(|device| unasked.contains(*device)).cloned().collect();
+        let left = devices.iter().zip(unasked).filter(|(_, is_unasked)| *is_unasked);
+        self.carried.devices = left.map(|(device, _)| device.clone()).collect();
         let first = self.carried.devices.first();
         self.carried.place = first.map(|first| devices.iter().filter(|device| *device < first).count());
         halted
     }
 
-    /// The answers for each device, as they come.
+    /// The answers for each device, as they come, with its place among them.
     fn answers<'s>(
         &'s self,
         sweep_id: &'s str,
         devices: Vec<DeviceId>,
         end: &'s End,
-    ) -> impl Stream<Item = Exchange> + 's {
+    ) -> impl Stream<Item = (usize, Exchange)> + 's {
         let since = self.options.since_minutes;
-        futures_util::stream::iter(devices)
+        futures_util::stream::iter(devices.into_iter().enumerate())
             .then(async |device| (self.client.permit().await, device))
             .take_until(end.reached())
-            .map(move |(permit, device)| async move {
-                self.client.live(permit, sweep_id, &device, since, end.drained()).await
+            .map(move |(permit, (place, device))| async move {
+                (place, self.client.live(permit, sweep_id, &device, since, end.drained()).await)
             })
             .buffer_unordered(REQUESTS_AT_ONCE)
     }

@@ -19,6 +19,9 @@ use crate::snapshot::Answer;
 /// An answer is durable at most so much later, and the time of a sync.
 const SYNC_AFTER: Duration = Duration::from_millis(500);
 
+/// So long the thread looks away from the queue while answers come in one after the other.
+const BURST: Duration = Duration::from_millis(2);
+
 /// Bytes of answers that wait for the writer; more make the requests wait. As many as come in while the disk syncs, and
 /// no more: a page of the list may be large.
 const QUEUED_BYTES: u32 = 8 << 20;
@@ -143,22 +146,50 @@ impl Work {
     fn run(&mut self, queue: &Queue) -> Result<(), IngestError> {
         loop {
             match self.receive(&queue.commands) {
-                Ok(Command::Append(answer, room)) => {
-                    self.append(*answer);
-                    drop(room);
-                }
-                Ok(Command::Publish(chance, reply)) => {
-                    // Nobody waits for it any more only where the sweep was dropped; the rows are safe.
-                    let _ = reply.send(self.publish(chance));
+                Ok(command) => {
+                    self.take(command);
+                    self.take_burst(&queue.commands);
                 }
                 Err(RecvTimeoutError::Timeout) => (),
                 Err(RecvTimeoutError::Disconnected) => return self.failed.take().map_or(self.ingest.sync(), Err),
             }
-            if self.unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_AFTER) {
-                self.unsynced_since = None;
-                let synced = self.ingest.sync();
-                self.note(synced);
+            self.sync_if_due();
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Append(answer, room) => {
+                self.append(*answer);
+                drop(room);
             }
+            Command::Publish(chance, reply) => {
+                // Nobody waits for it any more only where the sweep was dropped; the rows are safe.
+                let _ = reply.send(self.publish(chance));
+            }
+        }
+    }
+
+    /// Takes what comes in while it looks away, as long as something does: to wake this thread for each answer would
+    /// cost whoever asks more than the rest of handing it over.
+    #[expect(clippy::disallowed_methods, reason = "it has a thread of its own, and nothing else to do")]
+    fn take_burst(&mut self, commands: &Receiver<Command>) {
+        loop {
+            thread::sleep(BURST);
+            let mut burst = commands.try_iter().peekable();
+            if burst.peek().is_none() {
+                return;
+            }
+            burst.for_each(|command| self.take(command));
+            self.sync_if_due();
+        }
+    }
+
+    fn sync_if_due(&mut self) {
+        if self.unsynced_since.is_some_and(|since| since.elapsed() >= SYNC_AFTER) {
+            self.unsynced_since = None;
+            let synced = self.ingest.sync();
+            self.note(synced);
         }
     }
 
