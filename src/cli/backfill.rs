@@ -240,6 +240,14 @@ pub(super) struct Healer {
     pub(super) quiet: bool,
 }
 
+/// What is missing, by who is to be asked for.
+#[derive(Default)]
+struct Missing {
+    of_all: Vec<Window>,
+    /// By the device, as the archive knows it.
+    of_each: BTreeMap<String, Vec<Window>>,
+}
+
 impl Healer {
     /// Heals until `time` is up. What is received since `waiting` is not published yet, and no hole. Holes that cannot
     /// be looked for are told, and left to the next time.
@@ -284,57 +292,70 @@ impl Healer {
             self.devices.iter().map(|device| (self.policy.stored_device(device.as_str()), device)).collect();
         let known = if named.is_empty() { self.known(&days, now)? } else { named.keys().cloned().collect() };
         let devices = (!named.is_empty()).then(|| known.clone());
-        let options = GapsOptions { devices, window, every, zone: Zone::UTC, each: true, now };
-        let mut by_device: BTreeMap<String, Vec<Window>> = BTreeMap::new();
-        for hole in holes(&days, &options, self.account.as_str(), &known)? {
-            by_device.entry(hole.device_id).or_default().push(hole.window);
-        }
+        // What was asked since is known to nobody yet.
+        let until = waiting.map_or(now, |waiting| waiting.min(now));
+        let options = GapsOptions { devices, window, every, zone: Zone::UTC, each: true, now: until };
         let mut searched = Searched::read(&days, window, &[Source::Raw])?;
-        // Where all sweeps were missed, a device that has a state of the same interval lacks others all the same.
-        let most = TimeDelta::from_std(every + every / 3)?;
-        let outages = outages(&days, window, self.account.as_str(), most)?;
-        let (mut stretches, mut of_all) = (Vec::new(), Vec::new());
-        if named.is_empty() {
-            let missed = searched.left(self.account.as_str(), None, &outages);
-            searched.note(self.account.as_str(), &missed);
-            stretches.extend(missed.into_iter().map(|window| stretch(window, None)));
+        let Missing { of_all, of_each } = self.missing(&days, &options, &known, &named, &searched)?;
+        // What is read for all is not read for each once more.
+        let of_all = searched.left(self.account.as_str(), None, &of_all);
+        searched.note(self.account.as_str(), &of_all);
+        let mut stretches: Vec<Stretch> = of_all.into_iter().map(|window| stretch(window, None)).collect();
+        for (stored, windows) in &of_each {
+            let Some(id) = self.id(stored, &named) else { continue };
+            let left = searched.left(self.account.as_str(), Some(stored), windows).into_iter();
+            stretches.extend(left.map(|window| stretch(window, Some(id.clone()))));
         }
-        let left = |device: Option<&str>, holes: &[Window]| searched.left(self.account.as_str(), device, holes);
-        // Who is known by a pseudonym cannot be asked for; all together can.
-        let id = |stored: &String| match named.get(stored) {
-            Some(device) => Some((*device).clone()),
-            None => DeviceId::parse(stored).ok().filter(|id| self.policy.stored_device(id.as_str()) == *stored),
-        };
-        let of_device = |id: &DeviceId, stored: &str, windows: &[Window]| {
-            let left = left(Some(stored), windows).into_iter();
-            left.map(|window| stretch(window, Some(id.clone()))).collect::<Vec<_>>()
-        };
+        let devices = Some(known.len() as u64);
+        Ok(Some(BackfillPlan::new(Source::Raw, stretches, devices, self.budget, now, Some(time))))
+    }
+
+    /// What may be missing, whether it was looked for already or not.
+    fn missing(
+        &self,
+        days: &Days,
+        options: &GapsOptions,
+        known: &[String],
+        named: &BTreeMap<String, &DeviceId>,
+        searched: &Searched,
+    ) -> anyhow::Result<Missing> {
+        let (account, window) = (self.account.as_str(), options.window);
+        let mut missing = Missing::default();
+        for hole in holes(days, options, account, known)? {
+            missing.of_each.entry(hole.device_id).or_default().push(hole.window);
+        }
+        let singly = missing.of_each.len() <= MOST_SINGLE
+            && missing.of_each.keys().all(|stored| self.id(stored, named).is_some());
+        if named.is_empty() && !singly {
+            missing.of_all.extend(std::mem::take(&mut missing.of_each).into_values().flatten());
+        }
+        // Where all sweeps were missed, a device that has a state of the same interval lacks others all the same.
+        let most = TimeDelta::from_std(options.every + options.every / 3)?;
+        let outages = outages(days, Window { until: options.now, ..window }, account, most)?;
         // What a reading that broke off brought is no hole any more; the rest of it is missing all the same.
-        for (device, window) in searched.broken_off(self.account.as_str(), MOST_BEGUN) {
+        let broken_off = searched.broken_off(account, MOST_BEGUN).into_iter();
+        for (device, stretch) in outages.into_iter().map(|outage| (None, outage)).chain(broken_off) {
+            let Some(stretch) = stretch.within(&window) else { continue };
             match device {
-                None if named.is_empty() => of_all.push(window),
-                None => (),
-                Some(stored) => {
-                    let own = id(&stored).map(|id| of_device(&id, &stored, &[window]));
-                    stretches.extend(own.into_iter().flatten());
+                Some(stored) if named.is_empty() || named.contains_key(&stored) => {
+                    missing.of_each.entry(stored).or_default().push(stretch);
+                }
+                Some(_other) => (),
+                None if named.is_empty() => missing.of_all.push(stretch),
+                None => {
+                    named.keys().for_each(|stored| missing.of_each.entry(stored.clone()).or_default().push(stretch))
                 }
             }
         }
-        for (stored, &device) in &named {
-            stretches.extend(of_device(device, stored, &outages));
+        Ok(missing)
+    }
+
+    /// By which a device can be asked for. Who is known by a pseudonym cannot be; all together can.
+    fn id(&self, stored: &str, named: &BTreeMap<String, &DeviceId>) -> Option<DeviceId> {
+        match named.get(stored) {
+            Some(device) => Some((*device).clone()),
+            None => DeviceId::parse(stored).ok().filter(|id| self.policy.stored_device(id.as_str()) == stored),
         }
-        let singly = !named.is_empty() || by_device.len() <= MOST_SINGLE;
-        let ids: Option<Vec<DeviceId>> = singly.then(|| by_device.keys().map(id).collect()).flatten();
-        match ids {
-            Some(ids) => {
-                let each = ids.iter().zip(&by_device);
-                stretches.extend(each.flat_map(|(id, (stored, holes))| of_device(id, stored, holes)));
-            }
-            None => of_all.extend(by_device.values().flatten()),
-        }
-        stretches.extend(left(None, &of_all).into_iter().map(|window| stretch(window, None)));
-        let devices = Some(known.len() as u64);
-        Ok(Some(BackfillPlan::new(Source::Raw, stretches, devices, self.budget, now, Some(time))))
     }
 
     fn known(&self, days: &Days, now: Timestamp) -> Result<Vec<String>, QueryError> {
@@ -379,7 +400,171 @@ pub(super) fn healer(
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
     use super::*;
+    use crate::api::{ClientOptions, Credential, Secret};
+    use crate::archive::Shards;
+    use crate::collect::{CollectStats, Stop, stop_pair};
+    use crate::disk::Disk;
+    use crate::ingest::Ingest;
+    use crate::sim::{Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions};
+
+    const ACCOUNT: &str = "01a7362d577a6c3019a474fd6f485823";
+    const QUARTER: Duration = Duration::from_mins(15);
+
+    /// A fleet that is collected each quarter of an hour, and healed.
+    struct Collected {
+        clock: Clock,
+        collector: Collector<'static>,
+        healer: Healer,
+        stats: CollectStats,
+        number: u16,
+        api: Handle,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Collected {
+        /// At 08:01 of a working day.
+        async fn start(devices: u32, publish: PublishRule, named: &[u32], stop: Stop) -> Self {
+            let clock = Clock::simulated(clock::parse_timestamp("2026-11-19T08:01:00Z").expect("a time"));
+            let fleet = Fleet::new(FleetOptions { devices, ..FleetOptions::default() });
+            let named = named.iter().map(|&number| DeviceId::parse(&fleet.device_id(number)).expect("an id")).collect();
+            let server = ServerOptions { limit: RateLimit::none(), ..ServerOptions::new(fleet) };
+            let server = Server::bind(server, clock.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
+            let server = server.expect("a free port");
+            let (base_url, api) = (format!("http://{}", server.local_addr()), server.handle());
+            tokio::spawn(server.run(std::future::pending()));
+            let client = ClientOptions {
+                base_url,
+                account_id: AccountId::parse(ACCOUNT).expect("an account"),
+                credential: Credential::Token(Secret::new("simulated").expect("a token")),
+                budget: Budget { limit: None, share: 1.0 },
+                attempts: 1,
+                retry_delay: Duration::from_millis(1),
+                connect_timeout: Duration::from_secs(5),
+                timeout: Duration::from_secs(10),
+                max_body_bytes: 1 << 20,
+                seed: 1,
+            };
+            let client = Client::new(client, clock.clone()).expect("a client");
+            let dir = tempfile::tempdir().expect("a folder");
+            let archive = Archive::open_or_create(dir.path(), 1, clock.now(), Disk::default()).expect("an archive");
+            let (ingest, _) = Ingest::open(archive.clone(), Shards::All, "test", Policy::default()).expect("the shard");
+            let options = CollectOptions {
+                source: SourceChoice::Auto,
+                devices: named,
+                since_minutes: 20,
+                interval: QUARTER,
+                deadline: None,
+                publish,
+            };
+            let healer = healer(&client, &archive, &clock, &options, &Policy::default(), true);
+            let collector =
+                Collector::new(client, ingest, clock.clone(), options, Box::leak(Box::new(Bar::new(true))), stop);
+            Self { clock, collector, healer, stats: CollectStats::default(), number: 0, api, _dir: dir }
+        }
+
+        /// Sweeps, one each quarter of an hour, and as long without any behind them.
+        async fn go(&mut self, sweeps: u16, without: i32) {
+            for _ in 0..sweeps {
+                self.number += 1;
+                self.stats = self.collector.sweep(self.number).await.0;
+                self.clock.advance(TimeDelta::minutes(15));
+            }
+            self.clock.advance(TimeDelta::minutes(15) * without);
+        }
+
+        /// What is to be healed in the middle between two sweeps.
+        fn plan(&self) -> Vec<Stretch> {
+            let waiting = self.stats.waiting_since.as_deref().and_then(clock::parse_timestamp);
+            let plan = self.healer.plan(Duration::from_hours(1), waiting).expect("an archive");
+            plan.map_or_else(Vec::new, |plan| plan.windows)
+        }
+
+        async fn heal(&mut self) -> u64 {
+            let before = self.api.requests();
+            let waiting = self.stats.waiting_since.as_deref().and_then(clock::parse_timestamp);
+            let number = u64::from(self.number) << 8;
+            let (_, failed) = self.healer.heal(&mut self.collector, Duration::from_hours(1), waiting, number).await;
+            assert!(failed.is_none());
+            self.api.requests() - before
+        }
+    }
+
+    fn run(test: impl AsyncFnOnce(Stop)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (_switch, stop) = stop_pair();
+        runtime.block_on(test(stop));
+    }
+
+    /// Fails where one device's history is read twice in a plan.
+    fn check(plan: &[Stretch]) {
+        for (at, one) in plan.iter().enumerate() {
+            for other in &plan[at + 1..] {
+                let is_same = one.device.is_none() || other.device.is_none() || one.device == other.device;
+                assert!(!is_same || one.to <= other.from || other.to <= one.from, "{one:?} and {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_healed_where_nothing_was_missed() {
+        run(async |stop: Stop| {
+            // What waits in the journal was asked for.
+            let mut fleet = Collected::start(30, PublishRule::Every(Duration::from_hours(1)), &[], stop.clone()).await;
+            // Who is known has holes from before the collecting began.
+            fleet.go(4, 0).await;
+            fleet.heal().await;
+            for _ in 0..12 {
+                fleet.go(1, 0).await;
+                let begun = clock::parse_timestamp("2026-11-19T08:00:00Z").expect("a time");
+                let plan: Vec<Stretch> = fleet.plan().into_iter().filter(|stretch| stretch.to > begun).collect();
+                assert!(plan.is_empty(), "{plan:?}, and since {:?} something waits", fleet.stats.waiting_since);
+            }
+            // What was read as far as it was settled did not break off.
+            let mut fleet = Collected::start(30, PublishRule::Sweep, &[], stop).await;
+            fleet.go(8, 0).await;
+            fleet.heal().await;
+            let now = fleet.clock.now();
+            let all = Stretch { from: now - TimeDelta::minutes(10), to: now, device: None };
+            let plan = BackfillPlan::new(Source::Raw, vec![all], Some(30), fleet.healer.budget, now, None);
+            let (stats, _) = fleet.collector.backfill(&plan, None, 77).await;
+            assert_eq!((stats.windows_left, stats.windows_done), (0, 1), "{stats:?}");
+            for _ in 0..3 {
+                fleet.go(1, 0).await;
+                assert_eq!(fleet.plan(), []);
+            }
+        });
+    }
+
+    #[test]
+    fn no_history_is_read_twice() {
+        run(async |stop: Stop| {
+            for (devices, named) in [(30, &[][..]), (6, &[]), (30, &[3, 4])] {
+                let mut fleet = Collected::start(devices, PublishRule::Sweep, named, stop.clone()).await;
+                fleet.go(4, 0).await;
+                fleet.heal().await;
+                fleet.go(2, 6).await;
+                fleet.go(1, 0).await;
+                let plan = fleet.plan();
+                check(&plan);
+                assert!(!plan.is_empty());
+                let read: TimeDelta = plan.iter().map(|stretch| stretch.to - stretch.from).sum();
+                fleet.heal().await;
+                // The rest of the outage is settled later.
+                let mut rest = TimeDelta::zero();
+                for _ in 0..4 {
+                    fleet.go(1, 0).await;
+                    let plan = fleet.plan();
+                    check(&plan);
+                    rest += plan.iter().map(|stretch| stretch.to - stretch.from).sum::<TimeDelta>();
+                    fleet.heal().await;
+                }
+                assert!(rest < read / 2, "{rest} after {read}: {devices} devices, {named:?}");
+            }
+        });
+    }
 
     #[test]
     fn holes_are_looked_for_in_whole_intervals() {

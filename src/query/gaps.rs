@@ -693,23 +693,20 @@ impl Reading<'_> {
         let mut gaps: Vec<Gap> = Vec::new();
         for bucket in 0..self.buckets.count() {
             let Some(cause) = self.seen.cause(device, seeings, bucket) else { continue };
-            let is_searched = self.seen.is_searched(device, bucket);
             match gaps.last_mut() {
-                Some(gap) if (gap.cause, gap.is_searched, gap.last + 1) == (cause, is_searched, bucket) => {
-                    gap.last = bucket;
-                }
-                _ => gaps.push(Gap { cause, is_searched, first: bucket, last: bucket }),
+                Some(gap) if (gap.cause, gap.last + 1) == (cause, bucket) => gap.last = bucket,
+                _ => gaps.push(Gap { cause, first: bucket, last: bucket }),
             }
         }
         gaps
     }
 
-    /// The intervals of a gap that Cloudflare's history still reaches, unless it was read already, or the API has said
-    /// that there is nothing.
+    /// The intervals of a gap that Cloudflare's history still reaches, if nobody had an answer: where it was read already,
+    /// that was one.
     fn recoverable(&self, gap: &Gap) -> std::ops::RangeInclusive<usize> {
         let oldest = (self.options.now - HISTORY).timestamp_micros();
         let reached = (gap.first..=gap.last).find(|&bucket| self.buckets.range(bucket).end > oldest);
-        reached.filter(|_| gap.is_missed() && !gap.is_searched).unwrap_or(gap.last + 1)..=gap.last
+        reached.filter(|_| gap.is_missed()).unwrap_or(gap.last + 1)..=gap.last
     }
 
     /// Days until the oldest interval of a gap that can still be asked for is gone; none where all are.
@@ -724,8 +721,6 @@ impl Reading<'_> {
 /// Intervals that follow each other.
 struct Gap {
     cause: Cause,
-    /// Whether the history was read and has nothing either.
-    is_searched: bool,
     first: usize,
     last: usize,
 }

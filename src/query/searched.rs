@@ -76,10 +76,13 @@ impl Searched {
         })?;
         let mut searched = Self::default();
         for ((_, account, device, from, to), reading) in readings {
-            let read = reading.reach(from..to);
-            let (known, range) =
-                if read.is_empty() { (&mut searched.begun, from..to) } else { (&mut searched.whole, read) };
-            known.entry(account).or_default().entry(device).or_default().push(range);
+            let (known, range) = match reading.reach(from..to) {
+                Some(read) => (&mut searched.whole, read),
+                None => (&mut searched.begun, from..to),
+            };
+            if !range.is_empty() {
+                known.entry(account).or_default().entry(device).or_default().push(range);
+            }
         }
         searched.whole.values_mut().for_each(join_each);
         Ok(searched)
@@ -163,17 +166,17 @@ impl Reading {
         self.is_broken |= other.is_broken;
     }
 
-    /// What was read of a window to its end: what had not been forgotten, and could not change any more.
-    fn reach(self, window: Range<i64>) -> Range<i64> {
+    /// What was read of a window that was read to its end: what had not been forgotten, and could not change any more.
+    fn reach(self, window: Range<i64>) -> Option<Range<i64>> {
         // A poll that was lost was of rows that may be lost as well.
         let is_behind = |(page, _): &(i64, i64)| self.filled.iter().copied().eq(1..*page);
-        let Some((_, asked)) = self.empty.filter(is_behind).filter(|_| !self.is_broken) else { return 0..0 };
+        let (_, asked) = self.empty.filter(is_behind).filter(|_| !self.is_broken)?;
         let before = |time: TimeDelta| asked - time.num_microseconds().unwrap_or_default();
         // What is forgotten while a list is read moves the rest of it to pages that were read already.
         if before(HISTORY) > window.start && !self.filled.is_empty() {
-            return 0..0;
+            return None;
         }
-        window.start.max(before(HISTORY))..window.end.min(before(SETTLE))
+        Some(window.start.max(before(HISTORY))..window.end.min(before(SETTLE)))
     }
 }
 
@@ -252,7 +255,7 @@ mod tests {
         ] {
             let mut reading = Reading::default();
             pages.iter().for_each(|page| reading.merge(page.clone()));
-            assert_eq!(reading.reach(5..9) == (5..9), is_read, "{pages:?}");
+            assert_eq!(reading.reach(5..9), is_read.then_some(5..9), "{pages:?}");
         }
     }
 
@@ -277,10 +280,12 @@ mod tests {
             reading.merge(Reading { empty: Some((page, asked)), ..Reading::default() });
             reading.reach(5..9)
         };
-        assert_eq!(read(filled(), 2, history + 5), 5..9);
-        assert_eq!(read(filled(), 2, history + 6), 0..0);
+        assert_eq!(read(filled(), 2, history + 5), Some(5..9));
+        assert_eq!(read(filled(), 2, history + 6), None);
         // Of nothing, nothing moves.
-        assert_eq!(read(Reading::default(), 1, history + 6), 6..9);
+        assert_eq!(read(Reading::default(), 1, history + 6), Some(6..9));
+        // What may still come in is not read, and not broken off either.
+        assert!(read(filled(), 2, 8).is_some_and(|read| read.is_empty()));
     }
 
     #[test]

@@ -68,8 +68,8 @@ pub fn first_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, Query
     Ok(oldest.into_values().collect())
 }
 
-/// The stretches of a window from an answer of one pass over the fleet of an account to the next one of another, where
-/// they lie farther apart than they should.
+/// The stretches of a window from an answer of one pass over the fleet of an account to the next one of another, or to the
+/// end of the window, where they lie farther apart than they should.
 ///
 /// # Errors
 /// Where the archive cannot be read.
@@ -80,6 +80,8 @@ pub fn outages(days: &Days, window: Window, account: &str, most: TimeDelta) -> R
         outages.extend(since.map(|since| Window { since, until: sweep.began }));
         last = last.max(Some(sweep.ended));
     }
+    let since = last.filter(|&last| window.until - last > most);
+    outages.extend(since.map(|since| Window { since, ..window }));
     Ok(outages)
 }
 

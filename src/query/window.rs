@@ -42,6 +42,13 @@ impl Window {
         self.micros().contains(&micros)
     }
 
+    /// What of it lies in another one, if anything does.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> Option<Self> {
+        let both = Self { since: self.since.max(other.since), until: self.until.min(other.until) };
+        both.check().is_ok().then_some(both)
+    }
+
     /// Whether it has a length.
     ///
     /// # Errors
