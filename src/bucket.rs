@@ -284,7 +284,9 @@ impl Bucket {
             let (size, version) = (result.meta.size, Version::of(&result.meta));
             Ok((result.bytes().await?, size, version))
         });
-        read.map_err(self.of("read", key))
+        let (end, size, version) = read.map_err(self.of("read", key))?;
+        let mut end = self.check_lengths(key, std::slice::from_ref(&(size.saturating_sub(length)..size)), vec![end])?;
+        Ok((end.pop().unwrap_or_default(), size, version))
     }
 
     /// Ranges of a version of an object, each not empty and inside it; those near each other in one request, and
@@ -294,7 +296,7 @@ impl Bucket {
     /// Where the object is another one now, or cannot be read.
     pub fn ranges(&self, key: &str, version: &Version, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, BucketError> {
         let (store, path) = (Arc::clone(&self.store), self.at(key));
-        let (ranges, if_match) = (ranges.to_vec(), version.0.e_tag.clone());
+        let (asked, if_match) = (ranges.to_vec(), version.0.e_tag.clone());
         let read = run(async move {
             let fetch = |range: Range<u64>| {
                 let options = GetOptions {
@@ -305,9 +307,18 @@ impl Bucket {
                 let (store, path) = (Arc::clone(&store), path.clone());
                 async move { store.get_opts(&path, options).await?.bytes().await }
             };
-            object_store::coalesce_ranges(&ranges, fetch, GAP).await
+            object_store::coalesce_ranges(&asked, fetch, GAP).await
         });
-        read.map_err(self.of("read", key))
+        read.map_err(self.of("read", key)).and_then(|read| self.check_lengths(key, ranges, read))
+    }
+
+    fn check_lengths(&self, key: &str, ranges: &[Range<u64>], read: Vec<Bytes>) -> Result<Vec<Bytes>, BucketError> {
+        let is_whole = |(range, bytes): (&Range<u64>, &Bytes)| bytes.len() as u64 == range.end - range.start;
+        if ranges.iter().zip(&read).all(is_whole) {
+            return Ok(read);
+        }
+        let (object, said) = (format!("{}/{key}", self.url), "fewer bytes came than were asked for".to_owned());
+        Err(BucketError::Failed { action: "read", object, said })
     }
 
     /// An object for reading from one end to the other: one version of it, piece by piece.
@@ -445,6 +456,11 @@ fn says_no_range(error: &Error) -> bool {
 /// What the server or the network says, in one line and without what could be a credential: the server's code where
 /// it gives one, else the innermost cause.
 fn said_by(error: &Error) -> String {
+    if let Error::InvalidPath { source } = error {
+        // A key, which is no address.
+        let said: String = source.to_string().escape_default().take(300).collect();
+        return format!("an object with a key that cannot be asked for stands there: remove it ({said})");
+    }
     let whole = error.to_string();
     let code = whole.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
     let code = code.map(|(code, _)| code).filter(|code| code.chars().all(|letter| letter.is_ascii_alphanumeric()));

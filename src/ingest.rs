@@ -547,9 +547,9 @@ impl Ingest {
         published.held.len() == held_before
     }
 
-    /// The polls become live before the states: should the process end between the two, the polls
-    /// say already which states were new, and keep saying it. Where no poll can become live, no state
-    /// does. `shard` is the journal's.
+    /// A poll becomes live once all states are that its answer had: else it would say that there was an answer while what
+    /// was in it may still be lost with the journal, and nobody would ask for it again. Should the process end between
+    /// the two, the poll takes for known what was new. `shard` is the journal's.
     fn file(&self, shard: u32, filed: &mut Divided, published: &mut Published) -> Result<(), IngestError> {
         let mut borrowed = Vec::new();
         let states = self.stage_states(filed, &mut borrowed)?;
@@ -558,17 +558,6 @@ impl Ingest {
         }
         filed.is_quarantined = true;
         let polls = outcome::settle(&filed.polls, &states.fresh);
-        let staged_polls = self.stage_polls(shard, &polls, &mut borrowed);
-        for error in staged_polls.failed {
-            match error {
-                // Another collector has that shard: what is ours does not wait for it.
-                ArchiveError::Locked { .. } => published.hold(&error),
-                error => return Err(error.into()),
-            }
-        }
-        for (_, staged) in staged_polls.days {
-            published.take(staged)?;
-        }
         states.failed.iter().for_each(|error| published.hold(error));
         for (part, staged) in states.days {
             // Of what seemed to be states of a day, none was one.
@@ -586,6 +575,33 @@ impl Ingest {
             }
         }
         published.count(filed, &polls);
+        let are_live = filed.are_live();
+        let mut are_whole =
+            filed.polls.iter().map(|(_, bodies)| bodies.clone().all(|at| are_live[at] || states.fresh[at].is_none()));
+        let mut polls = polls;
+        polls.retain(|_| are_whole.next() == Some(true));
+        self.publish_polls(shard, &polls, &mut borrowed, published)?;
+        Ok(())
+    }
+
+    fn publish_polls(
+        &self,
+        shard: u32,
+        polls: &[Poll],
+        borrowed: &mut Vec<ShardLock>,
+        published: &mut Published,
+    ) -> Result<(), IngestError> {
+        let staged = self.stage_polls(shard, polls, borrowed);
+        for error in staged.failed {
+            match error {
+                // Another collector has that shard: what is ours does not wait for it.
+                ArchiveError::Locked { .. } => published.hold(&error),
+                error => return Err(error.into()),
+            }
+        }
+        for (_, staged) in staged.days {
+            published.take(staged)?;
+        }
         Ok(())
     }
 

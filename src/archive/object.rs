@@ -16,7 +16,7 @@ use super::publish::{MOST_RACES, told};
 use super::read::PartFile;
 use super::source::Source;
 use super::store::{Days, Entry, Listed, Store};
-use super::{Archive, ArchiveError, PartName, Partition, Staged, paths};
+use super::{Archive, ArchiveError, Checksum, PartName, Partition, Staged, paths};
 use crate::bucket::{Bucket, BucketError, Condition, Version};
 use crate::disk::DiskError;
 
@@ -206,17 +206,23 @@ impl Store for Objects {
         let staging = paths::staging(&archive.own, 0);
         archive.disk.make_dirs(&staging)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut races = 0;
+        let (mut races, mut is_second) = (0, false);
         loop {
             let mut file = archive.unfinished(&staging, &format!("read.{name}"))?;
             let local = file.path().to_owned();
-            let version = self.download(path, &mut file, &local);
-            // Nobody else needs its name; what a killed process leaves, the next writer clears away.
+            // Nobody needs its name: without one, a killed process leaves nothing behind.
             archive.disk.remove(&local).unwrap_or_else(|error| told(&error));
-            match version {
+            match self.download(path, &mut file, &local) {
                 // A collector published it anew while it was read: what is there now is read.
                 Err(ArchiveError::Bucket(BucketError::Replaced(_))) if races < MOST_RACES => races += 1,
-                version => return PartFile::held(path, file.into_file(), version?),
+                version => {
+                    let held = PartFile::held(path, file.into_file(), version?)?;
+                    // What came over a network is damage only if it comes like that again.
+                    if is_second || held.checksum()? != Checksum::Wrong {
+                        return Ok(held);
+                    }
+                    is_second = true;
+                }
             }
         }
     }
@@ -229,11 +235,19 @@ impl Store for Objects {
     fn replace(&self, archive: &Archive, staged: &mut Staged) -> Result<(), ArchiveError> {
         // No lock keeps a collector elsewhere from writing while days are filed into other shards.
         archive.check_shards()?;
+        let mut made = Vec::new();
         for name in &staged.names {
             let path = staged.folder.path().join(name.to_string());
             let bytes = std::fs::read(&path).map_err(ArchiveError::io("read", &path))?;
             let (key, condition) = self.target(staged, *name);
-            self.bucket.put(&key, vec![bytes.into()], condition)?;
+            let is_new = matches!(condition, Condition::IsNew);
+            let version = self.bucket.put(&key, vec![bytes.into()], condition)?;
+            made.extend(is_new.then_some((key, version)));
+        }
+        // Where that began while they were sent, their rows may be filed already, or never be: they do not count.
+        if let Err(error) = archive.check_shards() {
+            made.iter().for_each(|(key, version)| self.remove(key, version).unwrap_or_else(|error| told(&error)));
+            return Err(error);
         }
         let mut gone = staged.bases.iter().map(|(name, _)| *name).filter(|name| !staged.names.contains(name));
         gone.try_for_each(|name| match self.target(staged, name) {

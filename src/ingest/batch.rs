@@ -383,6 +383,15 @@ impl Divided {
         self.live.insert(part);
     }
 
+    /// Of each body, whether it is in a part that is live.
+    pub(super) fn are_live(&self) -> Vec<bool> {
+        let mut are_live = vec![false; self.len()];
+        for (_, rows) in self.parts.iter().filter(|(part, _)| self.live.contains(part)) {
+            rows.found().rows.iter().for_each(|&at| are_live[at as usize] = true);
+        }
+        are_live
+    }
+
     /// How many bodies there are.
     pub(super) fn len(&self) -> usize {
         self.bodies.located.len()

@@ -78,10 +78,11 @@ class Server:
 
 
 class Proxy:
-    """Passes requests on to a server; `says` may answer one instead (status, body, and headers if any), by its number and
-    method."""
+    """Passes requests on to a server. `says` may answer one instead (status, body, and headers if any), by its number and
+    method, and so may `before`, by method and path; `bends` may change an answer, by method, path, status and body."""
 
-    def __init__(self, server, says=lambda number, method: None):
+    def __init__(self, server, says=lambda number, method: None, before=lambda method, path: None,
+                 bends=lambda method, path, status, body: body):
         proxy = self
         self.requests, self.bytes = 0, 0
 
@@ -94,7 +95,7 @@ class Proxy:
             def pass_on(self):
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 proxy.requests += 1
-                said = says(proxy.requests, self.command)
+                said = says(proxy.requests, self.command) or before(self.command, self.path)
                 if said:
                     self.answer(said[0], said[2] if len(said) > 2 else {}, said[1])
                     return
@@ -105,7 +106,7 @@ class Proxy:
                     to.putheader(name, value)
                 to.endheaders(body)
                 answer = to.getresponse()
-                text = answer.read()
+                text = bends(self.command, self.path, answer.status, answer.read())
                 proxy.bytes += len(text)
                 self.answer(answer.status, dict(answer.getheaders()), text)
 

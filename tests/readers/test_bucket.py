@@ -4,8 +4,10 @@ import gzip
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import s3
@@ -154,6 +156,96 @@ def test_an_emptied_object_is_damage_like_any_other(server, tmp_path, states):
     place.run("query", "latest", "--at", "2026-10-04", "--skip-damaged", code=3)
     assert "was damaged" in take(place, states, code=3).stderr
     assert "0 errors, 0 warnings" in place.run("verify", "--deep", code=0).stderr
+
+
+def test_an_answer_that_comes_short_or_bent_once_is_no_damage(server, tmp_path, states):
+    more = dump(tmp_path / "more.ndjson", 5, 20, seed=9)
+    clean = in_bucket(server, tmp_path, "clean")
+    take(clean, states, more)
+    for name, bent in (("short", lambda body: body[: len(body) // 2]), ("flipped", lambda body: bytes([body[0] ^ 1]) + body[1:])):
+        (tmp_path / name).mkdir()
+        place, once = in_bucket(server, tmp_path / name), []
+        take(place, states)
+
+        def bends(method, path, status, body):
+            if method == "GET" and "/device_state/" in path and status == 206 and not once:
+                once.append(path)
+                return bent(body)
+            return body
+
+        proxy = s3.Proxy(server, bends=bends)
+        done = subprocess.run(place.command("import", "--account", ACCOUNT, more), capture_output=True, text=True,
+                              env=place.env | s3.variables(proxy.port))
+        proxy.close()
+        assert once and "damaged" not in done.stderr, done.stderr
+        assert done.returncode == (1 if name == "short" else 0), done.stderr
+        # What could not be published stays in the journal.
+        take(place, more)
+        at = ("latest", "--at", "2026-10-04")
+        assert place.ask(*at) == clean.ask(*at) and sorted(place.keys()) == sorted(clean.keys())
+
+
+def test_nobody_says_that_it_was_read_what_is_lost_with_the_journal(server, tmp_path):
+    place = in_bucket(server, tmp_path)
+    is_state = lambda method, path: DENIED if method == "PUT" and "/device_state/" in path else None
+    proxy = s3.Proxy(server, before=is_state)
+    with api(10) as env:
+        place.run("backfill", "--rate-limit", "none", "--since", "1d", code=1, env=s3.variables(proxy.port) | env)
+        proxy.close()
+        shutil.rmtree(place.state)
+        place.run("backfill", "--rate-limit", "none", "--since", "1d", env=env)
+    assert len(place.keys()) > 200
+
+
+def test_what_is_sent_while_others_reshard_does_not_count(server, tmp_path, states):
+    place, begun, ended = in_bucket(server, tmp_path), threading.Event(), threading.Event()
+    place.run("init")
+
+    def before(method, path):
+        if method == "PUT" and "/device_state/" in path:
+            begun.set()
+            ended.wait()
+
+    proxy = s3.Proxy(server, before=before)
+    command = place.command("import", "--account", ACCOUNT, states)
+    late = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=place.env | s3.variables(proxy.port))
+    begun.wait()
+    elsewhere = Place(place.root, str(tmp_path / "elsewhere"), place.env, server)
+    early = dump(tmp_path / "early.ndjson", 5, 20, seed=9)
+    take(elsewhere, early)
+    elsewhere.run("reshard", "--shards", "2")
+    ended.set()
+    said = late.communicate()[1]
+    proxy.close()
+    assert late.returncode == 1 and "stays in the journal" in said, said
+    elsewhere.run("verify")
+    # The next one publishes it.
+    take(place, early)
+    keys = place.keys()
+    assert len(keys) > 10_000 and len(keys) == len(set(keys))
+    place.run("verify")
+
+
+def test_a_reader_that_is_killed_leaves_nobodys_data_behind(server, tmp_path, states):
+    place, begun = in_bucket(server, tmp_path), threading.Event()
+    take(place, states)
+
+    def bends(method, path, status, body):
+        if method == "GET" and "/device_state/" in path and status == 206:
+            begun.set()
+            time.sleep(1)
+        return body
+
+    proxy = s3.Proxy(server, bends=bends)
+    reader = Place(place.root, str(tmp_path / "reader"), place.env | s3.variables(proxy.port), server)
+    process = subprocess.Popen(reader.command("verify"), stderr=subprocess.DEVNULL, env=reader.env)
+    begun.wait()
+    time.sleep(0.2)
+    process.kill()
+    process.wait()
+    proxy.close()
+    left = [os.path.join(folder, name) for folder, _, names in os.walk(reader.state) for name in names]
+    assert not [path for path in left if "unfinished" in path], left
 
 
 def test_a_day_that_cannot_be_listed_is_a_finding_and_no_room_is_none(server, tmp_path, states):
