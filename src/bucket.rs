@@ -27,10 +27,13 @@ use tokio::runtime::Runtime;
 /// The longest that a request is tried again: a publish that fails is tried again later anyway.
 const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The longest that a single request may take: a day of a large fleet, on a slow line.
-const TIMEOUT: (ClientConfigKey, &str) = (ClientConfigKey::Timeout, "10 minutes");
+/// The longest that a single request may take: [`PIECE`] bytes, on a slow line.
+const TIMEOUT: &str = "2 minutes";
 
-/// How often a request is tried again at most: with its growing pauses, for about 20 seconds.
+/// The longest that one may take that writes more than that at once: a day of a large fleet.
+const LONG_TIMEOUT: &str = "10 minutes";
+
+/// How often a request is tried again at most: with its growing pauses, some seconds to half a minute.
 const MOST_RETRIES: usize = 7;
 
 /// What is read at once of an object that is read from one end to the other. (Tests have smaller ones.)
@@ -66,6 +69,8 @@ const HINTS: [(&str, &str); 6] = [
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
+    /// The same, for requests that may take long.
+    patient: Arc<dyn ObjectStore>,
     url: String,
     prefix: Path,
 }
@@ -188,37 +193,37 @@ impl Bucket {
         let address = format!("{scheme}://{bucket}");
         let settings =
             |cloud, error: &Error| BucketError::Settings { url: url.to_owned(), cloud, problem: said_by(error) };
-        let store: Arc<dyn ObjectStore> = match scheme {
-            "s3" | "s3a" => {
-                let builder = AmazonS3Builder::from_env().with_config(AmazonS3ConfigKey::Client(TIMEOUT.0), TIMEOUT.1);
-                let store = builder.with_url(address).with_retry(retry).build();
-                Arc::new(store.map_err(|error| settings("AWS_", &error))?)
-            }
-            "gs" => {
-                let builder = GoogleCloudStorageBuilder::from_env();
-                let builder = builder.with_config(GoogleConfigKey::Client(TIMEOUT.0), TIMEOUT.1);
-                let store = builder.with_url(address).with_retry(retry).build();
-                Arc::new(store.map_err(|error| settings("GOOGLE_", &error))?)
-            }
-            "az" | "azure" => {
-                let builder = MicrosoftAzureBuilder::from_env();
-                let builder = builder.with_config(AzureConfigKey::Client(TIMEOUT.0), TIMEOUT.1);
-                let store = builder.with_url(address).with_retry(retry).build();
-                Arc::new(store.map_err(|error| settings("AZURE_STORAGE_", &error))?)
-            }
-            _ => return Err(wrong("s3://, gs:// and az:// are known")),
+        let open = |timeout: &str| -> Result<Arc<dyn ObjectStore>, BucketError> {
+            let (key, address, retry) = (ClientConfigKey::Timeout, address.clone(), retry.clone());
+            Ok(match scheme {
+                "s3" | "s3a" => {
+                    let builder = AmazonS3Builder::from_env().with_config(AmazonS3ConfigKey::Client(key), timeout);
+                    let store = builder.with_url(address).with_retry(retry).build();
+                    Arc::new(store.map_err(|error| settings("AWS_", &error))?)
+                }
+                "gs" => {
+                    let builder = GoogleCloudStorageBuilder::from_env();
+                    let builder = builder.with_config(GoogleConfigKey::Client(key), timeout);
+                    let store = builder.with_url(address).with_retry(retry).build();
+                    Arc::new(store.map_err(|error| settings("GOOGLE_", &error))?)
+                }
+                "az" | "azure" => {
+                    let builder = MicrosoftAzureBuilder::from_env();
+                    let builder = builder.with_config(AzureConfigKey::Client(key), timeout);
+                    let store = builder.with_url(address).with_retry(retry).build();
+                    Arc::new(store.map_err(|error| settings("AZURE_STORAGE_", &error))?)
+                }
+                _ => return Err(wrong("s3://, gs:// and az:// are known")),
+            })
         };
-        Ok(Self { store, url: url.to_owned(), prefix })
+        Ok(Self { store: open(TIMEOUT)?, patient: open(LONG_TIMEOUT)?, url: url.to_owned(), prefix })
     }
 
     /// A place in memory: what a test writes.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self {
-            store: Arc::new(object_store::memory::InMemory::new()),
-            url: "memory://test".to_owned(),
-            prefix: Path::default(),
-        }
+        let store: Arc<dyn ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+        Self { patient: Arc::clone(&store), store, url: "memory://test".to_owned(), prefix: Path::default() }
     }
 
     /// The address of the place.
@@ -336,7 +341,8 @@ impl Bucket {
     /// [`BucketError::Replaced`] where the condition does not hold; or where it cannot be written. Whether it then
     /// was written nobody knows.
     pub fn put(&self, key: &str, payload: Vec<Bytes>, condition: Condition) -> Result<Version, BucketError> {
-        let (store, path) = (Arc::clone(&self.store), self.at(key));
+        let is_large = payload.iter().map(|bytes| bytes.len() as u64).sum::<u64>() > PIECE;
+        let (store, path) = (Arc::clone(if is_large { &self.patient } else { &self.store }), self.at(key));
         let mode = match condition {
             Condition::IsNew => PutMode::Create,
             Condition::Is(version) => PutMode::Update(version.0),

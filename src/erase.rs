@@ -126,9 +126,12 @@ pub fn forget(
             archive.clear_staging(lock.shard)?;
             let staged = archive.staged(lock.shard)?;
             staged.into_iter().next().map_or(Ok(()), |path| Err(EraseError::Left(path)))?;
+            // Where the last sweep of an account ended stands in a file of its name.
+            subject.accounts().try_for_each(|account| archive.keep_resume(lock.shard, account, None))?;
         }
         prove(&archive, subject, &erased.left, looked)?;
     }
+    erased.days.sort_by_key(|(dataset, date, _)| (*date, dataset.clone()));
     Ok(erased)
 }
 
@@ -217,6 +220,10 @@ impl Erased {
         }
     }
 
+    fn rows(&self) -> u64 {
+        self.days.iter().map(|(.., rows)| rows).sum()
+    }
+
     fn leave(&mut self, path: PathBuf) {
         if !self.left.contains(&path) {
             self.left.push(path);
@@ -302,7 +309,15 @@ impl Day<'_> {
         if let Some(lock) = lock {
             let freed = match self.write_without(lock, subject, held.length()) {
                 // Somebody else has written the day since: what that one wrote may be about the subject too.
-                Err(error) if error.is_replaced() => return self.forget(path, subject, erased),
+                Err(error) if error.is_replaced() => {
+                    let before = erased.rows();
+                    self.forget(path, subject, erased)?;
+                    // Or it was this one, and the answer that said so was lost.
+                    if erased.rows() == before {
+                        erased.add(partition, found.about);
+                    }
+                    return Ok(());
+                }
                 freed => freed?,
             };
             erased.bytes += freed;

@@ -357,6 +357,16 @@ impl Ingest {
         Ok(())
     }
 
+    /// Publishes what there is so far: of equal states that were collected at one time, those that come later stay. What it
+    /// brings, the next publish tells.
+    ///
+    /// # Errors
+    /// As for [`Ingest::publish`].
+    pub fn publish_so_far(&mut self) -> Result<(), IngestError> {
+        self.published = self.publish()?;
+        Ok(())
+    }
+
     /// Journals what was taken of files and is not published, for a later publish.
     ///
     /// # Errors

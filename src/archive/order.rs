@@ -179,7 +179,8 @@ impl<'a> Keys<'a> {
         unequal.unwrap_or_else(|| match (&self.stand_in, &other.stand_in) {
             // Without a time, several states may share the rest of the key: what they say tells them apart.
             (Some(a), Some(b)) if self.time.is_null(row) => {
-                a.compare(row, b, other_row).then_with(|| self.text(row).cmp(&other.text(other_row)))
+                let texts = || self.text(row).cmp(&other.text(other_row));
+                a.compare(row, b, other_row).then_with(texts).then_with(|| self.lists(row).cmp(&other.lists(other_row)))
             }
             _ => Ordering::Equal,
         })
@@ -193,12 +194,24 @@ impl<'a> Keys<'a> {
         place.unwrap_or(usize::MAX)
     }
 
-    /// All that a row says, but for where it comes from; the same for the same values.
+    /// All that a row says, but for where it comes from and the middle of long lists; the same for the same values.
     fn text(&self, row: usize) -> String {
         let columns = self.content.iter().map(|&at| self.batch.column(at).slice(row, 1));
         format!("{:?}", columns.collect::<Vec<_>>())
     }
+
+    /// All of its lists. Files are in the order of the [texts](Self::text) first.
+    fn lists(&self, row: usize) -> String {
+        let lists = self.content.iter().filter_map(|&at| self.batch.column(at).as_list_opt::<i32>());
+        let items = lists.map(|list| list.value(row)).flat_map(|items| {
+            (0..items.len()).step_by(SHOWN).map(move |at| items.slice(at, SHOWN.min(items.len() - at)))
+        });
+        format!("{:?}", items.collect::<Vec<_>>())
+    }
 }
+
+/// So many items of an array are all shown.
+const SHOWN: usize = 10;
 
 impl<'a> KeyColumn<'a> {
     fn new(array: &'a ArrayRef) -> Self {

@@ -98,7 +98,13 @@ fn read_all(
     let (mut total, mut exit, mut options) = (ImportStats::default(), Exit::Done, options.clone());
     for source in sources {
         let name = source.to_string();
-        let read = match open(&source) {
+        let opened = open(&source);
+        // What is read where it lies and what is journalled are published by themselves.
+        let is_by_itself = !is_later && matches!(&opened, Ok((_, Some(_))));
+        if is_by_itself {
+            ingest.publish_so_far()?;
+        }
+        let read = match opened {
             Ok((file, lasting)) => read_file(ingest, file, lasting, &name, &options),
             Err(error) => {
                 print::note(&format!("error: cannot read {name}: {error:#}"));
@@ -117,6 +123,9 @@ fn read_all(
                 exit = Exit::Failed;
             }
             Err(error) => return Err(error.into()),
+        }
+        if is_by_itself {
+            ingest.publish_so_far()?;
         }
         options.collected_at += chrono::TimeDelta::microseconds(i64::from(is_later));
     }

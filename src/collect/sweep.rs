@@ -355,7 +355,11 @@ impl<'a> Collector<'a> {
                 return self.keep(sweep, exchange).await;
             }
             let shown = sweep.see(&exchange.answer);
-            let next = sweep.list.take(&mut exchange, shown);
+            let mut next = sweep.list.take(&mut exchange, shown);
+            // The API's own words may name somebody: the policy has its say.
+            if let (Next::GiveUp(reason), Some(poll)) = (&mut next, &exchange.answer.poll) {
+                *reason = self.policy.apply_poll(poll.clone()).error.unwrap_or_else(|| std::mem::take(reason));
+            }
             self.keep(sweep, exchange).await?;
             let following = page + 1;
             page = match next {

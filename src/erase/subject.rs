@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, StructArray};
+use icu_normalizer::ComposingNormalizerBorrowed;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
@@ -20,7 +21,7 @@ use crate::schema::{Kind, Schema};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
     kind: SubjectKind,
-    /// The values by which it is known, pseudonyms among them, in lower case.
+    /// The values by which it is known, pseudonyms among them, [`folded`].
     values: BTreeSet<String>,
     /// Devices, as the archive has their ids, of which the requests are about it.
     devices: BTreeSet<String>,
@@ -89,7 +90,7 @@ impl Subject {
     /// A subject that is known by some values; where rules have made pseudonyms of them, by these too.
     #[must_use]
     pub fn new(kind: SubjectKind, values: impl IntoIterator<Item = String>) -> Self {
-        let values = values.into_iter().map(|value| value.to_lowercase()).collect();
+        let values = values.into_iter().map(|value| folded(&value).into_owned()).collect();
         Self { kind, values, devices: BTreeSet::new(), registrations: BTreeSet::new(), is_nameless: false }
     }
 
@@ -109,6 +110,11 @@ impl Subject {
     pub(super) fn nameless(&self) -> Option<Self> {
         let has_some = self.kind == SubjectKind::Person && !self.registrations.is_empty();
         has_some.then(|| Self { is_nameless: true, ..self.clone() })
+    }
+
+    /// The ids of the accounts that it is.
+    pub(super) fn accounts(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().map(String::as_str).filter(|_| self.kind == SubjectKind::Account)
     }
 
     /// Whether it is known by a pseudonym too.
@@ -165,7 +171,9 @@ impl Subject {
                     }
                     continue;
                 }
-                let named = if is_spared { &mut found.others } else { &mut found.theirs };
+                // A row that mentions the subject and is somebody else's says whose its device is, too.
+                let is_others = is_spared || owners.name(row).is_some_and(|name| !self.is_in(name));
+                let named = if is_others { &mut found.others } else { &mut found.theirs };
                 add(&mut named.devices, id);
                 registration.into_iter().for_each(|registration| add(&mut named.registrations, registration));
             }
@@ -201,7 +209,7 @@ impl Subject {
     }
 
     fn is_word_in(&self, text: &str) -> bool {
-        let text = text.to_lowercase();
+        let text = folded(text);
         self.values.iter().any(|value| is_word_in(value, &text))
     }
 
@@ -260,7 +268,12 @@ impl<'a> Owners<'a> {
     }
 
     fn is_named(&self, row: usize) -> bool {
-        self.names.is_some_and(|names| names.is_valid(row) && !names.value(row).is_empty())
+        self.name(row).is_some()
+    }
+
+    fn name(&self, row: usize) -> Option<&'a str> {
+        let names = self.names.filter(|names| names.is_valid(row))?;
+        Some(names.value(row)).filter(|name| !name.is_empty())
     }
 
     fn registration(&self, row: usize) -> Option<&'a str> {
@@ -275,16 +288,62 @@ fn add(known: &mut BTreeSet<String>, text: &str) {
     }
 }
 
-/// Whether a value stands in a text as a whole: `ann@example.com` is not in `joann@example.com`.
-fn is_word_in(value: &str, text: &str) -> bool {
-    let belongs = |letter: char| letter.is_alphanumeric() || matches!(letter, '.' | '_' | '%' | '+' | '-' | '@');
-    text.match_indices(value).any(|(at, _)| {
-        let (before, after) = (&text[..at], &text[at + value.len()..]);
-        // A dot behind an address may end a sentence, and a dash before it begin a list.
-        let goes_on = after.trim_start_matches('.').starts_with(belongs);
-        !before.trim_end_matches('-').ends_with(belongs) && !goes_on
-    })
+/// A text with each letter written in one way, whatever its case and form.
+fn folded(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase().into();
+    }
+    ComposingNormalizerBorrowed::new_nfkc().normalize(&text.to_lowercase()).into_owned().into()
 }
+
+/// Whether a value stands in a text as a whole: `ann@example.com` is not in `joann@example.com`. Both are [`folded`].
+fn is_word_in(value: &str, text: &str) -> bool {
+    let (goes_on_before, goes_on_after): (Borders, Borders) = match value.rsplit_once('@') {
+        Some((_, domain)) if domain.contains('.') => (address_begins_before, host_goes_on),
+        Some(_) => (address_begins_before, name_goes_on),
+        None if value.len() >= SHORTEST_ID && value.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-') => {
+            (|before| before.ends_with(is_hex), |after| after.starts_with(is_hex))
+        }
+        None => (|before| before.trim_end_matches('-').ends_with(is_in_names), name_goes_on),
+    };
+    text.match_indices(value).any(|(at, _)| !goes_on_before(&text[..at]) && !goes_on_after(&text[at + value.len()..]))
+}
+
+/// Whether what stands on one side of a value belongs to it.
+type Borders = fn(&str) -> bool;
+
+/// The ids of devices and accounts have at least so many digits.
+const SHORTEST_ID: usize = 32;
+
+fn is_hex(letter: char) -> bool {
+    letter.is_ascii_hexdigit()
+}
+
+fn is_in_names(letter: char) -> bool {
+    letter.is_alphanumeric() || matches!(letter, '.' | '_' | '%' | '+' | '-' | '@')
+}
+
+/// A dot behind it may end a sentence.
+fn name_goes_on(after: &str) -> bool {
+    after.trim_start_matches('.').starts_with(is_in_names)
+}
+
+/// A dash before it may begin a list. In scripts that leave no space between words, one may stand right before it.
+fn address_begins_before(before: &str) -> bool {
+    let is_in_address =
+        |letter: char| letter.is_alphanumeric() && letter < EAST_ASIAN || matches!(letter, '.' | '_' | '%' | '+');
+    before.trim_end_matches('-').ends_with(is_in_address)
+}
+
+/// The last part of a domain has letters and digits alone, all of one script: nothing else goes on with it.
+fn host_goes_on(after: &str) -> bool {
+    let rest = after.trim_start_matches('.');
+    let is_in_host = |letter: char| letter.is_ascii_alphanumeric() || rest != after && letter.is_alphanumeric();
+    rest.starts_with(is_in_host)
+}
+
+/// From here on the scripts are that leave no space between words: Chinese, Japanese and Korean.
+const EAST_ASIAN: char = '\u{2e80}';
 
 /// A text with the letters that JSON's escapes stand for, also where it is no JSON as a whole.
 fn unescaped(text: &str) -> Cow<'_, str> {
@@ -390,8 +449,24 @@ mod tests {
             assert!(ann.is_in(text), "{text}");
         }
         for text in [
+            "ann@example.com_old",
+            "ann@example.com-mac",
+            "ann@example.com--",
+            "ann@example.com+x",
+            "@ann@example.com",
+            "ann@example.com\u{306e}MacBook",
+            "\u{65e5}\u{672c}ann@example.com",
+            // Letters of full width.
+            "\u{ff41}\u{ff4e}\u{ff4e}@example.com",
+        ] {
+            assert!(ann.is_in(text), "{text}");
+        }
+        for text in [
             "joann@example.com",
             "jo-ann@example.com",
+            "m\u{fc}ann@example.com",
+            "ann@example.com.\u{4e2d}\u{56fd}",
+            "ann@example.com1",
             "ann@example.com.au",
             "ann@example.community",
             "%ann@example.com",
@@ -401,5 +476,26 @@ mod tests {
         ] {
             assert!(!ann.is_in(text), "{text}");
         }
+        let at_home = Subject::new(SubjectKind::Person, ["ann@corp".to_owned()]);
+        assert!(at_home.is_in("ann@corp.") && !at_home.is_in("ann@corp-mac") && !at_home.is_in("ann@corp.example"));
+        let composed = Subject::new(SubjectKind::Person, ["M\u{fc}ller@example.com".to_owned()]);
+        assert!(composed.is_in("mu\u{308}ller@example.com"));
+    }
+
+    #[test]
+    fn the_id_of_a_device_is_found_between_other_letters() {
+        let id = "0a0d3ef2-832f-46d0-96d9-b3916d341d26";
+        let device = Subject::new(SubjectKind::Device, [id.to_owned()]);
+        for (text, is_in) in [
+            (format!("warp-{id}"), true),
+            (format!("reg-{id}-old"), true),
+            (format!("{id}x"), true),
+            (format!("a{id}"), false),
+            (format!("{id}0"), false),
+        ] {
+            assert_eq!(device.is_in(&text), is_in, "{text}");
+        }
+        let numbered = Subject::new(SubjectKind::Device, ["mac-1".to_owned()]);
+        assert!(numbered.is_in("of mac-1.") && !numbered.is_in("mac-10") && !numbered.is_in("imac-1"));
     }
 }

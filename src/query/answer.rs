@@ -96,6 +96,7 @@ impl Answer {
 pub fn digits(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
+        1e15.. => format!("{value:.3e}"),
         1_000.0.. => format!("{value:.0}"),
         100.0.. => format!("{value:.1}"),
         1.0.. => format!("{value:.2}"),

@@ -88,14 +88,25 @@ impl Asking<'_> {
         if self.has_fractions && is_percent(&limit.metric) { limit.bound.hundredth() } else { limit.bound }
     }
 
-    /// Whether percentages are 0 to 1.
+    /// What percentages are of.
+    pub(super) fn percent_unit(&self) -> &'static str {
+        if self.has_fractions { FRACTION } else { "%" }
+    }
+
+    /// Whether percentages are 0 to 1: the one that they are judged by is, and no other is more.
     pub(super) fn finds_fractions(&self) -> Result<bool, QueryError> {
-        let judged_by = std::slice::from_ref(&self.plan.percent_judged_by);
-        let who = Who::Fleet { by: None };
-        let answer = self.trend(who, judged_by, &[Agg::Max], ONE_BUCKET, Zone::UTC)?;
-        let most: Vec<f64> = answer.rows.iter().filter_map(|row| row.last()?.number()).collect();
-        // Where nobody says it, they are what most of the API's are.
-        Ok(!most.is_empty() && most.iter().all(|most| *most <= 1.0))
+        let most = |names: &[String]| -> Result<Option<f64>, QueryError> {
+            let answer = self.trend(Who::Fleet { by: None }, names, &[Agg::Max], ONE_BUCKET, Zone::UTC)?;
+            let values = answer.rows.iter().flat_map(|row| answer.values(row)).filter_map(Cell::number);
+            Ok(values.reduce(f64::max))
+        };
+        // Where nobody says it, they are what most of the API's are. Zero is zero of either.
+        if !most(std::slice::from_ref(&self.plan.percent_judged_by))?.is_some_and(|most| most > 0.0 && most <= 1.0) {
+            return Ok(false);
+        }
+        let limited = self.plan.limit.iter().map(|limit| &limit.metric).filter(|metric| is_percent(metric));
+        let limited: Vec<String> = limited.cloned().collect();
+        Ok(limited.is_empty() || most(&limited)?.is_none_or(|most| most <= 1.0))
     }
 
     pub(super) fn by_device(&self, names: &[String], aggs: &[Agg]) -> Result<Answer, QueryError> {

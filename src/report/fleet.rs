@@ -208,7 +208,8 @@ impl Asking<'_> {
             };
             let answer = apps(self.days, &options)?;
             let rows = answer.rows.into_iter().map(|cells| TableRow { cells, ..TableRow::default() });
-            let columns = ["Application", "States", "Mean, %", "Maximum, %"];
+            let unit = self.percent_unit();
+            let columns = ["Application", "States", &format!("Mean, {unit}"), &format!("Maximum, {unit}")];
             Ok(Table::new(&format!("By {}", resource.to_uppercase()), &columns, rows.collect(), MOST_APPS))
         };
         self.plan.apps.resources.iter().map(of).collect()

@@ -197,7 +197,8 @@ impl Chart {
         let count = values().count();
         let (least, greatest) = values().map(|value| (value, value)).reduce(|(a, b), (c, d)| (a.min(c), b.max(d)))?;
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 buckets")]
-        let mean = values().sum::<f64>() / count as f64;
+        let (sum, count) = (values().sum::<f64>(), count as f64);
+        let mean = if sum.is_finite() { sum / count } else { values().map(|value| value / count).sum() };
         Some((least, mean, greatest))
     }
 }

@@ -81,6 +81,7 @@ pub(super) fn cell(cell: &Cell, zone: Zone) -> String {
         Cell::Flag(flag) => flag.to_string(),
         Cell::Count(count) => count.to_string(),
         // A count of things has no fraction, and a share one digit of it.
+        Cell::Number(value) if value.abs() >= 1e15 => digits(*value),
         Cell::Number(value) if rounded(*value, 4).fract() == 0.0 => format!("{value:.0}"),
         Cell::Number(value) if (rounded(*value, 4) * 10.0).fract() == 0.0 => format!("{value:.1}"),
         Cell::Number(value) => digits(*value),
@@ -111,8 +112,8 @@ mod tests {
 
     #[test]
     fn noise_is_no_decimal_of_a_cell() {
-        let texts = [7.9, 7.8 + 1e-12, 7.999_999_999, 12_345.0, 0.25, 1_234.6];
+        let texts = [7.9, 7.8 + 1e-12, 7.999_999_999, 12_345.0, 0.25, 1_234.6, -1e300];
         let texts = texts.map(|value| cell(&Cell::Number(value), Zone::UTC));
-        assert_eq!(texts, ["7.9", "7.8", "8", "12345", "0.2500", "1235"]);
+        assert_eq!(texts, ["7.9", "7.8", "8", "12345", "0.2500", "1235", "-1.000e300"]);
     }
 }

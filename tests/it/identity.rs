@@ -80,6 +80,25 @@ fn who_is_forgotten_takes_along_what_the_registration_reported_without_a_name() 
 }
 
 #[test]
+fn a_state_that_mentions_somebody_else_goes_and_what_is_its_owners_stays() {
+    let (dir, root) = place();
+    let of = |hour: u32, more: &Value| state(KIOSK, hour, more);
+    let lines = [
+        of(1, &json!({"registrationId": "r1", "personEmail": BOB, "networkSsid": format!("{ALICE}'s iPhone")})),
+        of(2, &json!({"registrationId": "r1"})),
+        state(LAPTOP, 1, &json!({"registrationId": "r2", "personEmail": BOB, "deviceName": format!("of {KIOSK}")})),
+        state(LAPTOP, 2, &json!({"registrationId": "r2"})),
+    ];
+    import(dir.path(), &root, ACCOUNT, &lines);
+    let (code, said) = ask(&root, &["forget", "--email", ALICE]);
+    assert!(code == Some(0) && said.contains("1 days, 1 rows,"), "{said}");
+    assert_eq!(texts(&root, "registration_id"), ["r1", "r2", "r2"]);
+    let (code, said) = ask(&root, &["forget", "--device", KIOSK]);
+    assert!(code == Some(0) && said.contains("1 days, 2 rows,"), "{said}");
+    assert_eq!(texts(&root, "device_id"), [LAPTOP]);
+}
+
+#[test]
 fn states_of_which_nobody_can_say_whose_they_are_are_named_and_left() {
     let (dir, root) = place();
     let of = |device: &str, hour: u32, email: Option<&str>| state(device, hour, &json!({ "personEmail": email }));

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::types::{Float64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use dex_archive::schema::Schema;
 
@@ -44,6 +44,49 @@ fn what_comes_slowly_is_durable_all_the_same() {
     drop(input);
     let (code, said) = run(import(&root).arg("/dev/null"));
     assert_eq!((code, rows(&root, &Schema::device_state()).len()), (Some(0), 1), "{said}");
+}
+
+#[test]
+fn of_equal_states_of_one_time_that_of_the_later_file_stays_whatever_its_size() {
+    let (dir, root) = place();
+    let long = "x".repeat(1_700);
+    let of = |n: u32, cpu: u32| {
+        let device = format!("cb49c27f-7f97-49c5-b6f3-f7c01e{n:06}");
+        format!(
+            r#"{{"deviceId":"{device}","timestamp":"2026-10-01T01:00:00Z","cpuPct":{cpu},"dohSubdomain":"{long}"}}"#
+        )
+    };
+    // The large one is read where it lies.
+    let [first, large, last] = ["first", "large", "last"].map(|name| dir.path().join(format!("{name}.ndjson")));
+    put(&first, [of(1, 1), of(2, 1)].join("\n").as_bytes());
+    put(&large, (0..10_000).map(|n| of(n, 2)).collect::<Vec<_>>().join("\n").as_bytes());
+    put(&last, of(2, 3).as_bytes());
+    let (code, said) = run(import(&root).args(["--collected-at", "2026-10-02"]).args([&first, &large, &last]));
+    assert_eq!(code, Some(0), "{said}");
+    let cpu: Vec<f64> = rows(&root, &Schema::device_state())
+        .iter()
+        .take(3)
+        .map(|(batch, row)| {
+            batch.column_by_name("cpu_pct").expect("a column").as_primitive::<Float64Type>().value(*row)
+        })
+        .collect();
+    assert_eq!(cpu, [2.0, 2.0, 3.0]);
+}
+
+#[test]
+fn states_without_a_time_are_told_apart_by_what_stands_deep_in_a_list() {
+    let (dir, root) = place();
+    let apps = |other: u32| {
+        let of = |n: u32| format!(r#"{{"name":"n{n}","cpu_pct":{}}}"#, if n == 10 { other } else { n });
+        let apps = (0..21).map(of).collect::<Vec<_>>().join(",");
+        format!(r#"{{"deviceId":"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd1","cpuPctByApp":[{apps}]}}"#)
+    };
+    let file = dir.path().join("states.ndjson");
+    put(&file, [apps(1), apps(2)].join("\n").as_bytes());
+    for new in ["2 new states, 0 unchanged", "0 new states, 2 unchanged"] {
+        let (code, said) = run(import(&root).args(["--collected-at", "2026-11-26T00:00:00Z"]).arg(&file));
+        assert!(code == Some(0) && said.contains(new), "{said}");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What the config says must not be written is not written: every byte below the archive is looked at.
 
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,6 +85,28 @@ fn a_sweep_asks_for_devices_by_id_and_writes_pseudonyms() {
         assert!(states.contains(&pseudonym) && polls.contains(&pseudonym), "{id}");
         assert!(files(&archive).iter().all(|path| !holds(path, id)), "{id}");
     }
+}
+
+#[test]
+fn the_apis_own_words_of_somebody_are_not_told_either() {
+    let (dir, archive) = place();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for visitor in listener.incoming() {
+            let mut visitor = visitor.expect("a visitor");
+            drop(visitor.read(&mut [0; 4096]));
+            let body = format!(r#"{{"success":false,"errors":[{{"code":7003,"message":"no rights for {MARKER}"}}]}}"#);
+            let head = format!("HTTP/1.1 500 No\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            drop(visitor.write_all((head + &body).as_bytes()));
+        }
+    });
+    let mut collect = program();
+    collect.arg("--archive").arg(&archive).arg("--config").arg(config(dir.path()));
+    collect.args(["collect", "--account", ACCOUNT, "--api-url", &url, "--rate-limit", "none", "--attempts", "1"]);
+    let (code, said) = run(collect.env("CLOUDFLARE_API_TOKEN", "simulated"));
+    assert!(code == Some(1) && said.contains("the list of devices cannot be read: HTTP 500, code 7003"), "{said}");
+    assert!(!said.contains(MARKER), "{said}");
 }
 
 #[test]

@@ -215,13 +215,35 @@ def test_markdown_has_no_foreign_marks(root):
 def test_percentages_may_be_fractions_of_one(tmp_path):
     root, states = str(tmp_path / "archive"), tmp_path / "states.ndjson"
     state = {"deviceId": "cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7", "timestamp": "2026-10-07T00:00:00Z"}
-    states.write_text(json.dumps(state | {"diskUsagePct": 0.95, "cpuPct": 0.5}) + "\n")
+    apps = {"cpuPctByApp": [{"name": "chrome", "cpu_pct": 0.5}]}
+    states.write_text(json.dumps(state | {"diskUsagePct": 0.95, "cpuPct": 0.5} | apps) + "\n")
     run("--archive", root, "import", "--account", ACCOUNT, str(states))
     report = json.loads(run("--archive", root, "report", "--since", "7d", "--now", NOW, "--format", "json"))
     tables = {table["title"]: table for table in report["sections"][4]["tables"]}
     disk = tables["Disk in use: 1 device above 0.9 of 1"]
     assert disk["rows"][0]["cells"] == [state["deviceId"], 0.95]
     assert "CPU: none above 0.8 of 1" in tables
+    apps = next(section for section in report["sections"] if section["title"] == "Heaviest applications")["tables"]
+    assert apps[0]["columns"][2:] == ["Mean, of 1", "Maximum, of 1"]
+
+
+def test_nothing_used_of_a_disk_says_nothing_of_percentages(tmp_path):
+    of = lambda number, disk: {"deviceId": device_id(number), "diskUsagePct": disk, "cpuPct": 25.0, "ramUsedPct": 0.4}
+    for number, disk in ((0, 0.0), (1, 0.5)):
+        (tmp_path / str(number)).mkdir()
+        report = report_of(imported(tmp_path / str(number), [of(number, disk)]))
+        tables = [table["title"] for table in report["sections"][4]["tables"]]
+        assert "CPU: none above 80 %" in tables, tables
+
+
+def test_a_name_without_a_break_is_no_wider_than_a_telephone(browser, tmp_path):
+    name = "n" * 3_000
+    root, path = imported(tmp_path, [{"deviceId": device_id(1), "deviceName": name, "version": name, "estimatedLossPct": 99.0}]), tmp_path / "r.html"
+    run("--archive", root, "report", "--since", "7d", "--now", NOW, "-o", str(path))
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(f"file://{path}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
 
 
 def test_values_beyond_all_measure_stop_nothing_and_a_new_archive_has_a_report(tmp_path):
