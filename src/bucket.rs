@@ -30,7 +30,7 @@ const RETRY_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest that a single request may take: [`PIECE`] bytes, on a slow line.
 const TIMEOUT: &str = "2 minutes";
 
-/// The longest that one may take that writes more than that at once: a day of a large fleet.
+/// The longest that one may take that reads or writes more than that at once: a day of a large fleet.
 const LONG_TIMEOUT: &str = "10 minutes";
 
 /// How often a request is tried again at most: with its growing pauses, some seconds to half a minute.
@@ -300,7 +300,8 @@ impl Bucket {
     /// # Errors
     /// Where the object is another one now, or cannot be read.
     pub fn ranges(&self, key: &str, version: &Version, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, BucketError> {
-        let (store, path) = (Arc::clone(&self.store), self.at(key));
+        let is_large = ranges.iter().map(|range| range.end - range.start).sum::<u64>() > PIECE;
+        let (store, path) = (Arc::clone(if is_large { &self.patient } else { &self.store }), self.at(key));
         let (asked, if_match) = (ranges.to_vec(), version.0.e_tag.clone());
         let read = run(async move {
             let fetch = |range: Range<u64>| {

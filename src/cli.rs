@@ -8,6 +8,7 @@ mod backfill;
 mod collect;
 mod demo;
 mod erase;
+mod heal;
 mod health;
 mod import;
 mod init;

@@ -16,9 +16,9 @@
 //! * Before an answer is synced: that answer, and the API is asked again in the next sweep.
 //! * Before bodies of a file are published: nothing that is not in the file still.
 //! * Between the staging of the parts and their publish: nothing; the journal still holds the answers.
-//! * Between the publish of the polls and that of the states, or before the segments are removed: the
-//!   answers are merged once more. A state finds itself by its key, and a poll keeps the outcome that
-//!   it was given the first time, so neither is there twice.
+//! * Between the publish of the states and that of the polls, or before the segments are removed: the
+//!   answers are merged once more. A state and a poll find themselves by their keys, so neither is there twice; a poll
+//!   that was not published takes for known what its answer brought.
 //!
 //! # When something cannot be read or written
 //!
@@ -357,13 +357,18 @@ impl Ingest {
         Ok(())
     }
 
-    /// Publishes what there is so far: of equal states that were collected at one time, those that come later stay. What it
-    /// brings, the next publish tells.
+    /// Publishes what is journalled before what is read where it lies follows, and the other way round: of equal states
+    /// that were collected at one time, those that come later stay. Not where something had to be held: see
+    /// [`Ingest::publish_if_much`].
     ///
     /// # Errors
     /// As for [`Ingest::publish`].
-    pub fn publish_so_far(&mut self) -> Result<(), IngestError> {
-        self.published = self.publish()?;
+    pub fn keep_order(&mut self, is_lasting: bool) -> Result<(), IngestError> {
+        let is_lasting = is_lasting && !self.policy.is_active();
+        let has_others = if is_lasting { self.unpublished > 0 } else { !self.lasting.is_empty() };
+        if has_others && self.published.held.is_empty() {
+            self.published = self.publish()?;
+        }
         Ok(())
     }
 
@@ -585,12 +590,13 @@ impl Ingest {
             }
         }
         published.count(filed, &polls);
-        let are_live = filed.are_live();
-        let mut are_whole =
-            filed.polls.iter().map(|(_, bodies)| bodies.clone().all(|at| are_live[at] || states.fresh[at].is_none()));
-        let mut polls = polls;
-        polls.retain(|_| are_whole.next() == Some(true));
-        self.publish_polls(shard, &polls, &mut borrowed, published)?;
+        if !polls.is_empty() {
+            let are_live = filed.are_live();
+            let is_live = |at: usize| are_live[at] || states.fresh[at].is_none();
+            let polls = polls.into_iter().zip(&filed.polls).filter(|(_, (_, bodies))| bodies.clone().all(is_live));
+            let polls: Vec<Poll> = polls.map(|(poll, _)| poll).collect();
+            self.publish_polls(shard, &polls, &mut borrowed, published)?;
+        }
         Ok(())
     }
 

@@ -253,8 +253,8 @@ fn describe(status: Option<u16>, refusal: Option<&Refusal>) -> String {
     let message = refusal.and_then(|refusal| refusal.message.as_deref()).unwrap_or_default();
     let message: String = message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
     let hint = refusal.and_then(|refusal| refusal.code).filter(|code| NO_ROUTE.contains(code));
-    let hint = hint.map_or("", |_| ": check the account's id and the API's address");
-    if message.is_empty() { format!("{status}{code}{hint}") } else { format!("{status}{code}: {message}{hint}") }
+    let hint = hint.map_or("", |_| " (check the account's id and the API's address)");
+    if message.is_empty() { format!("{status}{code}{hint}") } else { format!("{status}{code}{hint}: {message}") }
 }
 
 #[cfg(test)]

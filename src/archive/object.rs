@@ -88,10 +88,13 @@ impl Objects {
 
     /// Removes an object, if it still is what was read.
     fn remove(&self, key: &str, read: &Version) -> Result<(), ArchiveError> {
-        if self.bucket.end(key, 1)?.2 != *read {
-            return Err(BucketError::Replaced(format!("{}/{key}", self.bucket.url())).into());
+        match self.bucket.end(key, 1) {
+            Ok((.., version)) if version == *read => Ok(self.bucket.remove(key)?),
+            Ok(_) => Err(BucketError::Replaced(format!("{}/{key}", self.bucket.url())).into()),
+            // Somebody else took it away.
+            Err(BucketError::Absent(_)) => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        Ok(self.bucket.remove(key)?)
     }
 
     /// Where the objects of a shard's parts are, and what they have to be to be replaced.
@@ -246,7 +249,9 @@ impl Store for Objects {
         }
         // Where that began while they were sent, their rows may be filed already, or never be: they do not count.
         if let Err(error) = archive.check_shards() {
-            made.iter().for_each(|(key, version)| self.remove(key, version).unwrap_or_else(|error| told(&error)));
+            if matches!(error, ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. }) {
+                made.iter().for_each(|(key, version)| self.remove(key, version).unwrap_or_else(|error| told(&error)));
+            }
             return Err(error);
         }
         let mut gone = staged.bases.iter().map(|(name, _)| *name).filter(|name| !staged.names.contains(name));

@@ -20,7 +20,7 @@ use crate::query::{Days, Window, devices_seen};
 use crate::snapshot::{AccountId, DeviceId};
 
 use super::args::{Args, CollectArgs, SourceArg};
-use super::backfill::{self, Healer};
+use super::heal::{Healer, healer};
 use super::metrics::Metrics;
 use super::progress::Bar;
 use super::{Exit, print, supervise, sweep_number};
@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let archive_shard = ingest.locks().first().map_or(0, |lock| lock.shard);
         let (mut accounts, mut collectors, mut writes) = (Vec::new(), Vec::new(), Some(ingest));
         for (name, client) in clients {
-            let healer = backfill::healer(&client, &archive, &clock, &options, &policy, args.quiet);
+            let healer = healer(&client, &archive, &clock, &options, &policy, args.quiet);
             accounts.push(Account { name, id: client.account().clone(), healer });
             collectors.push(match (writes.take(), collectors.first()) {
                 (Some(ingest), _) => Collector::new(client, ingest, clock.clone(), options.clone(), &bar, stop.clone()),

@@ -99,10 +99,9 @@ fn read_all(
     for source in sources {
         let name = source.to_string();
         let opened = open(&source);
-        // What is read where it lies and what is journalled are published by themselves.
-        let is_by_itself = !is_later && matches!(&opened, Ok((_, Some(_))));
-        if is_by_itself {
-            ingest.publish_so_far()?;
+        if !is_later {
+            let is_lasting = matches!(&opened, Ok((_, Some(_)))) && options.form == Form::Api;
+            ingest.keep_order(is_lasting)?;
         }
         let read = match opened {
             Ok((file, lasting)) => read_file(ingest, file, lasting, &name, &options),
@@ -123,9 +122,6 @@ fn read_all(
                 exit = Exit::Failed;
             }
             Err(error) => return Err(error.into()),
-        }
-        if is_by_itself {
-            ingest.publish_so_far()?;
         }
         options.collected_at += chrono::TimeDelta::microseconds(i64::from(is_later));
     }

@@ -357,7 +357,9 @@ impl<'a> Collector<'a> {
             let shown = sweep.see(&exchange.answer);
             let mut next = sweep.list.take(&mut exchange, shown);
             // The API's own words may name somebody: the policy has its say.
-            if let (Next::GiveUp(reason), Some(poll)) = (&mut next, &exchange.answer.poll) {
+            if let (Next::GiveUp(reason), Some(poll)) = (&mut next, &exchange.answer.poll)
+                && !matches!(exchange.failure, Some(Failure::Unreachable(_)))
+            {
                 *reason = self.policy.apply_poll(poll.clone()).error.unwrap_or_else(|| std::mem::take(reason));
             }
             self.keep(sweep, exchange).await?;

@@ -176,8 +176,9 @@ impl Work {
     fn take_burst(&mut self, commands: &Receiver<Command>) {
         loop {
             thread::sleep(BURST);
-            let mut burst = commands.try_iter().peekable();
-            if burst.peek().is_none() {
+            // Not what comes in meanwhile: a burst has an end, and what was journalled is synced.
+            let burst = commands.drain();
+            if burst.len() == 0 {
                 return;
             }
             burst.for_each(|command| self.take(command));

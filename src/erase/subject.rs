@@ -293,7 +293,9 @@ fn folded(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return text.to_ascii_lowercase().into();
     }
-    ComposingNormalizerBorrowed::new_nfkc().normalize(&text.to_lowercase()).into_owned().into()
+    let fold = |text: &str| ComposingNormalizerBorrowed::new_nfkc().normalize(&text.to_lowercase()).into_owned();
+    // A letter of another form may be a capital one in its usual form.
+    fold(&fold(text)).into()
 }
 
 /// Whether a value stands in a text as a whole: `ann@example.com` is not in `joann@example.com`. Both are [`folded`].
@@ -328,22 +330,33 @@ fn name_goes_on(after: &str) -> bool {
     after.trim_start_matches('.').starts_with(is_in_names)
 }
 
-/// A dash before it may begin a list. In scripts that leave no space between words, one may stand right before it.
+/// A dash before it may begin a list, and a quotation mark a word, but behind a letter it belongs to a name.
 fn address_begins_before(before: &str) -> bool {
-    let is_in_address =
-        |letter: char| letter.is_alphanumeric() && letter < EAST_ASIAN || matches!(letter, '.' | '_' | '%' | '+');
-    before.trim_end_matches('-').ends_with(is_in_address)
+    let is_in_address = |letter: char| is_in_word(letter) || matches!(letter, '.' | '_' | '%' | '+');
+    let is_name = before.strip_suffix('\'').is_some_and(|name| name.ends_with(is_in_word));
+    is_name || before.trim_end_matches('-').ends_with(is_in_address)
 }
 
-/// The last part of a domain has letters and digits alone, all of one script: nothing else goes on with it.
+/// The last part of a domain has letters alone; what stands behind a dash goes on with it only if a dot follows.
 fn host_goes_on(after: &str) -> bool {
     let rest = after.trim_start_matches('.');
-    let is_in_host = |letter: char| letter.is_ascii_alphanumeric() || rest != after && letter.is_alphanumeric();
-    rest.starts_with(is_in_host)
+    let is_behind_dash = |letter: char| letter == '-' || letter.is_ascii_alphanumeric();
+    match after.chars().next() {
+        Some('.') => rest.starts_with(char::is_alphanumeric),
+        Some('-') => after
+            .trim_start_matches(is_behind_dash)
+            .strip_prefix('.')
+            .is_some_and(|rest| rest.starts_with(char::is_alphanumeric)),
+        _ => after.starts_with(is_in_word),
+    }
 }
 
-/// From here on the scripts are that leave no space between words: Chinese, Japanese and Korean.
-const EAST_ASIAN: char = '\u{2e80}';
+/// Whether it is a letter or a digit of a script that leaves spaces between words: in others, like Chinese, Japanese and
+/// Thai, an address stands right beside them.
+fn is_in_word(letter: char) -> bool {
+    let leaves_no_space = matches!(letter, '\u{e00}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' | '\u{2e80}'..='\u{d7ff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..);
+    letter.is_alphanumeric() && !leaves_no_space
+}
 
 /// A text with the letters that JSON's escapes stand for, also where it is no JSON as a whole.
 fn unescaped(text: &str) -> Cow<'_, str> {
@@ -458,6 +471,9 @@ mod tests {
             "\u{65e5}\u{672c}ann@example.com",
             // Letters of full width.
             "\u{ff41}\u{ff4e}\u{ff4e}@example.com",
+            "\u{1d400}nn@example.com",
+            "\u{e02}\u{e2d}\u{e07}ann@example.com",
+            "'ann@example.com'",
         ] {
             assert!(ann.is_in(text), "{text}");
         }
@@ -467,6 +483,9 @@ mod tests {
             "m\u{fc}ann@example.com",
             "ann@example.com.\u{4e2d}\u{56fd}",
             "ann@example.com1",
+            "ann@example.com-op.uk",
+            "ann@example.com\u{e9}rcio.pt",
+            "o'ann@example.com",
             "ann@example.com.au",
             "ann@example.community",
             "%ann@example.com",

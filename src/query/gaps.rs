@@ -391,18 +391,22 @@ impl Seen {
 
     /// Why a device has no state in an interval; none where it has one.
     fn cause(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Option<Cause> {
-        let cause = self.cause_within(device, seeings, bucket)?;
-        if cause.is_missed() {
-            // Where the history has nothing, nothing was missed, whatever failed at the time.
-            return Some(if self.is_searched(device, bucket) { Cause::Silent } else { cause });
+        if seeings.at(bucket).has(Seeing::PRESENT) {
+            return None;
         }
-        let is_known = bucket + 1 < self.asked && !self.is_searched(device, bucket);
-        let after = is_known.then(|| self.cause_within(device, seeings, bucket + 1)).flatten();
-        Some(after.filter(|after| after.is_missed()).unwrap_or(cause))
+        let own = self.asked_in(device, seeings, bucket);
+        // What it has a state of there may have come from elsewhere.
+        let after = (bucket + 1 < self.asked).then(|| self.asked_in(device, seeings, bucket + 1));
+        Some(match [Some(own), after].into_iter().flatten().find(|cause| cause.is_missed()) {
+            // Where the history has nothing, nothing was missed, whatever failed at the time.
+            Some(_) if self.is_searched(device, bucket) && own.is_missed() => Cause::Silent,
+            Some(_) if self.is_searched(device, bucket) => own,
+            missed => missed.unwrap_or(own),
+        })
     }
 
-    /// The same, by what was asked in that interval alone.
-    fn cause_within(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Option<Cause> {
+    /// What came of asking in an interval, as if there were no state of it.
+    fn asked_in(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Cause {
         let own = seeings.at(bucket);
         let list = self.lists.get(&device.0).map_or_else(Seeing::default, |seeings| seeings.at(bucket));
         let causes = [
@@ -412,8 +416,7 @@ impl Seen {
             (own.has(Seeing::FAILED) || list.has(Seeing::FAILED) && !list.has(Seeing::WHOLE), Cause::Failed),
             (list.has(Seeing::ANSWERED.and(Seeing::ABSENT)), Cause::Silent),
         ];
-        let found = causes.into_iter().find_map(|(is_so, cause)| is_so.then_some(cause));
-        (!own.has(Seeing::PRESENT)).then(|| found.unwrap_or(Cause::NotAsked))
+        causes.into_iter().find_map(|(is_so, cause)| is_so.then_some(cause)).unwrap_or(Cause::NotAsked)
     }
 
     /// Whether the history of an interval was read to its end.
@@ -787,10 +790,10 @@ mod tests {
         let (lists, searched) = (found.lists, Searched::default());
         let seen = Seen { buckets, asked: 9, devices: BTreeMap::new(), lists, names: BTreeMap::new(), searched };
         let device = ("account".to_owned(), "device".to_owned());
-        let within = |bucket| seen.cause_within(&device, &Seeings::default(), bucket);
+        let within = |bucket| seen.asked_in(&device, &Seeings::default(), bucket);
         let (silent, failed, not_asked) = (Cause::Silent, Cause::Failed, Cause::NotAsked);
         let expected = [silent, silent, failed, failed, failed, silent, not_asked, silent, silent];
-        assert_eq!([0, 1, 2, 3, 4, 5, 6, 7, 8].map(within), expected.map(Some));
+        assert_eq!([0, 1, 2, 3, 4, 5, 6, 7, 8].map(within), expected);
         // What came after the last answer before an outage, nobody saw.
         let cause = |bucket| seen.cause(&device, &Seeings::default(), bucket);
         let expected = [silent, failed, failed, failed, failed, not_asked, not_asked, silent];
@@ -814,7 +817,9 @@ mod tests {
             (Seeing::FAILED, [failed, failed]),
             (Seeing::ANSWERED, [silent, absent]),
             (Seeing::ABSENT, [silent, absent]),
-            (Seeing::PRESENT, [silent, absent]),
+            // A state may have come from elsewhere.
+            (Seeing::PRESENT, [not_asked, not_asked]),
+            (Seeing::PRESENT.and(Seeing::ANSWERED), [silent, absent]),
         ] {
             assert_eq!(cause(2, [Seeing::ANSWERED, after]), Some(expected[0]), "{after:?}");
             assert_eq!(cause(2, [Seeing::ABSENT, after]), Some(expected[1]), "{after:?}");

@@ -200,7 +200,8 @@ fn join(mut ranges: Vec<Range<i64>>) -> Vec<Range<i64>> {
 
 /// Joins the stretches that were read for all, and for each device by itself those with its own.
 fn join_each(devices: &mut BTreeMap<Option<String>, Vec<Range<i64>>>) {
-    let all = devices.get(&None).cloned().unwrap_or_default();
+    let all = join(devices.remove(&None).unwrap_or_default());
+    devices.insert(None, all.clone());
     for ranges in devices.values_mut() {
         ranges.extend_from_slice(&all);
         *ranges = join(std::mem::take(ranges));

@@ -68,20 +68,22 @@ pub fn first_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, Query
     Ok(oldest.into_values().collect())
 }
 
-/// The stretches of a window from an answer of one pass over the fleet of an account to the next one of another, or to the
-/// end of the window, where they lie farther apart than they should.
+/// The stretches of a window from the beginning of one pass over the fleet of an account to that of the next, or to the end of
+/// the window, where they lie farther apart than they should: whoever was asked for first in a pass was not in the rest of it.
 ///
 /// # Errors
 /// Where the archive cannot be read.
 pub fn outages(days: &Days, window: Window, account: &str, most: TimeDelta) -> Result<Vec<Window>, QueryError> {
-    let (mut outages, mut last) = (Vec::new(), None::<Timestamp>);
+    let (mut outages, mut last) = (Vec::new(), None::<LastSweep>);
     for sweep in sweeps(days, window)?.filter(|sweep| sweep.account_id == account && sweep.requests > sweep.failed) {
-        let since = last.filter(|&last| sweep.began - last > most);
-        outages.extend(since.map(|since| Window { since, until: sweep.began }));
-        last = last.max(Some(sweep.ended));
+        let before = last.as_ref().filter(|last| sweep.began - last.ended > most);
+        outages.extend(before.map(|last| Window { since: last.began, until: sweep.began }));
+        if last.as_ref().is_none_or(|last| last.ended <= sweep.ended) {
+            last = Some(sweep);
+        }
     }
-    let since = last.filter(|&last| window.until - last > most);
-    outages.extend(since.map(|since| Window { since, ..window }));
+    let before = last.filter(|last| window.until - last.ended > most);
+    outages.extend(before.map(|last| Window { since: last.began, ..window }));
     Ok(outages)
 }
 

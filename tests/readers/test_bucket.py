@@ -204,12 +204,12 @@ def test_what_is_sent_while_others_reshard_does_not_count(server, tmp_path, stat
     def before(method, path):
         if method == "PUT" and "/device_state/" in path:
             begun.set()
-            ended.wait()
+            ended.wait(120)
 
     proxy = s3.Proxy(server, before=before)
     command = place.command("import", "--account", ACCOUNT, states)
     late = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=place.env | s3.variables(proxy.port))
-    begun.wait()
+    assert begun.wait(60)
     elsewhere = Place(place.root, str(tmp_path / "elsewhere"), place.env, server)
     early = dump(tmp_path / "early.ndjson", 5, 20, seed=9)
     take(elsewhere, early)
@@ -239,7 +239,7 @@ def test_a_reader_that_is_killed_leaves_nobodys_data_behind(server, tmp_path, st
     proxy = s3.Proxy(server, bends=bends)
     reader = Place(place.root, str(tmp_path / "reader"), place.env | s3.variables(proxy.port), server)
     process = subprocess.Popen(reader.command("verify"), stderr=subprocess.DEVNULL, env=reader.env)
-    begun.wait()
+    assert begun.wait(60)
     time.sleep(0.2)
     process.kill()
     process.wait()

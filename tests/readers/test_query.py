@@ -391,14 +391,15 @@ def test_gaps(swept):
              sweeps AS (SELECT min(bucket) AS first, max(bucket) AS last FROM polls WHERE device_id IS NULL
                         GROUP BY sweep_id HAVING NOT bool_or(outcome = 'failed')),
              whole AS (SELECT DISTINCT bucket FROM buckets JOIN sweeps ON bucket BETWEEN first AND last),
-             within AS (SELECT device_id, bucket, CASE WHEN states.bucket IS NOT NULL THEN 'present' WHEN own.answered THEN 'silent'
+             within AS (SELECT device_id, bucket, states.bucket IS NOT NULL AS is_present, CASE WHEN own.answered THEN 'silent'
                                              WHEN own.absent THEN 'absent' WHEN own.failed OR list.failed AND whole.bucket IS NULL THEN 'failed'
                                              WHEN list.answered THEN 'silent' ELSE 'not_asked' END AS cause
                       FROM devices CROSS JOIN buckets LEFT JOIN states USING (device_id, bucket)
                       LEFT JOIN own USING (device_id, bucket) LEFT JOIN list USING (bucket)
                       LEFT JOIN whole USING (bucket)),
              after AS (SELECT *, lead(cause) OVER (PARTITION BY device_id ORDER BY bucket) AS after FROM within),
-             seen AS (SELECT device_id, CASE WHEN cause IN ('silent', 'absent') AND after IN ('not_asked', 'failed') THEN after
+             seen AS (SELECT device_id, CASE WHEN is_present THEN 'present'
+                                             WHEN cause IN ('silent', 'absent') AND after IN ('not_asked', 'failed') THEN after
                                              ELSE cause END AS cause FROM after)
         SELECT device_id, count(*) AS expected, count(*) FILTER (cause = 'present') AS present,
                (count(*) FILTER (cause = 'present') / count(*))::DOUBLE AS coverage,

@@ -1,0 +1,383 @@
+//! What `collect --self-heal` does between sweeps: it looks for what is missing of the last 7 days, and reads what the
+//! history has of it, for as long as there is time. How a window is read, and that it was, is `backfill`'s business.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+
+use crate::api::{Budget, Client};
+use crate::archive::Archive;
+use crate::clock::{self, Clock, Timestamp, Zone};
+use crate::collect::{BackfillPlan, CollectError, CollectOptions, Collector, Stretch};
+use crate::privacy::Policy;
+use crate::query::{Days, GapsOptions, QueryError, Searched, Window, holes, outages};
+use crate::snapshot::{AccountId, DeviceId, HISTORY, SETTLE, Source};
+
+use super::backfill::{known_devices, report, stretch};
+use super::{Exit, print, sweep_number};
+
+/// So many devices with holes are asked for one by one; more are cheaper together.
+const MOST_SINGLE: usize = 8;
+
+/// The shortest interval in which a state is expected, where holes are looked for.
+const SHORTEST_HOLE: Duration = Duration::from_mins(15);
+
+/// Healing takes at least so long, or is left to the next time.
+const SHORTEST_HEALING: Duration = Duration::from_secs(5);
+
+/// A window that so many readings began in vain is left to `backfill`, and to whoever looks why.
+const MOST_BEGUN: usize = 4;
+
+/// Looks for holes of the last 7 days, and reads what the history has of them, for as long as there is time.
+pub(super) struct Healer {
+    pub(super) archive: Archive,
+    pub(super) account: AccountId,
+    pub(super) clock: Clock,
+    pub(super) budget: Budget,
+    pub(super) policy: Policy,
+    /// Of these alone, where any are named.
+    pub(super) devices: Vec<DeviceId>,
+    pub(super) interval: Duration,
+    pub(super) quiet: bool,
+}
+
+/// What is missing, by who is to be asked for.
+#[derive(Default)]
+struct Missing {
+    of_all: Vec<Window>,
+    /// By the device, as the archive knows it.
+    of_each: BTreeMap<String, Vec<Window>>,
+}
+
+impl Healer {
+    /// Heals until `time` is up. What is received since `waiting` is not published yet, and no hole. Holes that cannot
+    /// be looked for are told, and left to the next time.
+    pub(super) async fn heal(
+        &self,
+        collector: &mut Collector<'_>,
+        time: Duration,
+        waiting: Option<Timestamp>,
+        number: u64,
+    ) -> (Exit, Option<CollectError>) {
+        let start = Instant::now();
+        let plan = match self.plan(time, waiting) {
+            Ok(Some(plan)) if !plan.windows.is_empty() => plan,
+            Ok(_) => return (Exit::Done, None),
+            Err(error) => {
+                print::note(&format!("warning: cannot look for holes: {error:#}"));
+                return (Exit::Partly, None);
+            }
+        };
+        let time = time.saturating_sub(start.elapsed());
+        if time < SHORTEST_HEALING {
+            return (Exit::Done, None);
+        }
+        if !self.quiet {
+            print::note(&format!("heal: {plan}"));
+        }
+        let (stats, failed) = collector.backfill(&plan, Some(time), sweep_number(number)).await;
+        let told = report(&stats, failed.is_some(), self.quiet);
+        // What there was no time for is no fault: the next sweep goes on with it.
+        (if stats.asked.has_failures() { told } else { Exit::Done }, failed)
+    }
+
+    fn plan(&self, time: Duration, waiting: Option<Timestamp>) -> anyhow::Result<Option<BackfillPlan>> {
+        if time < SHORTEST_HEALING {
+            return Ok(None);
+        }
+        let now = self.clock.now();
+        let days = Days::new(&self.archive, true);
+        let every = SHORTEST_HOLE.max(self.interval.saturating_mul(3));
+        let Some(window) = whole(every, now, waiting) else { return Ok(None) };
+        let named: BTreeMap<String, &DeviceId> =
+            self.devices.iter().map(|device| (self.policy.stored_device(device.as_str()), device)).collect();
+        let known = if named.is_empty() { self.known(&days, now)? } else { named.keys().cloned().collect() };
+        let devices = (!named.is_empty()).then(|| known.clone());
+        // What was asked since is known to nobody yet.
+        let until = waiting.map_or(now, |waiting| waiting.min(now));
+        let options = GapsOptions { devices, window, every, zone: Zone::UTC, each: true, now: until };
+        let mut searched = Searched::read(&days, window, &[Source::Raw])?;
+        let Missing { of_all, of_each } = self.missing(&days, &options, &known, &named, &searched)?;
+        // What is read for all is not read for each once more.
+        let of_all = searched.left(self.account.as_str(), None, &of_all);
+        searched.note(self.account.as_str(), &of_all);
+        let mut stretches: Vec<Stretch> = of_all.into_iter().map(|window| stretch(window, None)).collect();
+        for (stored, windows) in &of_each {
+            let Some(id) = self.id(stored, &named) else { continue };
+            let left = searched.left(self.account.as_str(), Some(stored), windows).into_iter();
+            stretches.extend(left.map(|window| stretch(window, Some(id.clone()))));
+        }
+        let devices = Some(known.len() as u64);
+        Ok(Some(BackfillPlan::new(Source::Raw, stretches, devices, self.budget, now, Some(time))))
+    }
+
+    /// What may be missing, whether it was looked for already or not.
+    fn missing(
+        &self,
+        days: &Days,
+        options: &GapsOptions,
+        known: &[String],
+        named: &BTreeMap<String, &DeviceId>,
+        searched: &Searched,
+    ) -> anyhow::Result<Missing> {
+        let (account, window) = (self.account.as_str(), options.window);
+        let mut missing = Missing::default();
+        for hole in holes(days, options, account, known)? {
+            missing.of_each.entry(hole.device_id).or_default().push(hole.window);
+        }
+        let singly = missing.of_each.len() <= MOST_SINGLE
+            && missing.of_each.keys().all(|stored| self.id(stored, named).is_some());
+        if named.is_empty() && !singly {
+            missing.of_all.extend(std::mem::take(&mut missing.of_each).into_values().flatten());
+        }
+        // Where all sweeps were missed, a device that has a state of the same interval lacks others all the same.
+        let most = TimeDelta::from_std(options.every + options.every / 3)?;
+        let outages = outages(days, Window { until: options.now, ..window }, account, most)?;
+        // What a reading that broke off brought is no hole any more; the rest of it is missing all the same.
+        let broken_off = searched.broken_off(account, MOST_BEGUN).into_iter();
+        for (device, stretch) in outages.into_iter().map(|outage| (None, outage)).chain(broken_off) {
+            let Some(stretch) = stretch.within(&window) else { continue };
+            match device {
+                Some(stored) if named.is_empty() || named.contains_key(&stored) => {
+                    missing.of_each.entry(stored).or_default().push(stretch);
+                }
+                Some(_other) => (),
+                None if named.is_empty() => missing.of_all.push(stretch),
+                None => {
+                    named.keys().for_each(|stored| missing.of_each.entry(stored.clone()).or_default().push(stretch))
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// By which a device can be asked for. Who is known by a pseudonym cannot be; all together can.
+    fn id(&self, stored: &str, named: &BTreeMap<String, &DeviceId>) -> Option<DeviceId> {
+        match named.get(stored) {
+            Some(device) => Some((*device).clone()),
+            None => DeviceId::parse(stored).ok().filter(|id| self.policy.stored_device(id.as_str()) == stored),
+        }
+    }
+
+    fn known(&self, days: &Days, now: Timestamp) -> Result<Vec<String>, QueryError> {
+        let known = known_devices(days, now)?.into_iter();
+        Ok(known.filter(|(account, _)| account == self.account.as_str()).map(|(_, device)| device).collect())
+    }
+}
+
+/// The whole intervals of the history, but for the oldest, which is about to be forgotten, and for what is not settled
+/// or not published yet. None where there are none.
+fn whole(every: Duration, now: Timestamp, waiting: Option<Timestamp>) -> Option<Window> {
+    let every = TimeDelta::from_std(every).ok()?;
+    let until = waiting.map_or(now - SETTLE, |waiting| waiting.min(now - SETTLE));
+    let begun = |at: Timestamp| {
+        let micros = at.timestamp_micros();
+        clock::from_micros(micros - micros.rem_euclid(every.num_microseconds()?))
+    };
+    let window = Window { since: begun(now - HISTORY)? + every + every, until: begun(until)? };
+    window.check().is_ok().then_some(window)
+}
+
+/// What a healer needs, before the writer's thread takes the archive.
+pub(super) fn healer(
+    client: &Client,
+    archive: &Archive,
+    clock: &Clock,
+    options: &CollectOptions,
+    policy: &Policy,
+    quiet: bool,
+) -> Healer {
+    Healer {
+        archive: archive.clone(),
+        account: client.account().clone(),
+        clock: clock.clone(),
+        budget: client.pacer().budget(),
+        policy: policy.clone(),
+        devices: options.devices.clone(),
+        interval: options.interval,
+        quiet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+    use crate::api::{ClientOptions, Credential, Secret};
+    use crate::archive::Shards;
+    use crate::cli::progress::Bar;
+    use crate::collect::{CollectStats, SourceChoice, Stop, stop_pair};
+    use crate::disk::Disk;
+    use crate::ingest::{Ingest, PublishRule};
+    use crate::sim::{Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions};
+
+    const ACCOUNT: &str = "01a7362d577a6c3019a474fd6f485823";
+    const QUARTER: Duration = Duration::from_mins(15);
+
+    /// A fleet that is collected each quarter of an hour, and healed.
+    struct Collected {
+        clock: Clock,
+        collector: Collector<'static>,
+        healer: Healer,
+        stats: CollectStats,
+        number: u16,
+        api: Handle,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Collected {
+        /// At 08:01 of a working day.
+        async fn start(devices: u32, publish: PublishRule, named: &[u32], stop: Stop) -> Self {
+            let clock = Clock::simulated(clock::parse_timestamp("2026-11-19T08:01:00Z").expect("a time"));
+            let fleet = Fleet::new(FleetOptions { devices, ..FleetOptions::default() });
+            let named = named.iter().map(|&number| DeviceId::parse(&fleet.device_id(number)).expect("an id")).collect();
+            let server = ServerOptions { limit: RateLimit::none(), ..ServerOptions::new(fleet) };
+            let server = Server::bind(server, clock.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
+            let server = server.expect("a free port");
+            let (base_url, api) = (format!("http://{}", server.local_addr()), server.handle());
+            tokio::spawn(server.run(std::future::pending()));
+            let client = ClientOptions {
+                base_url,
+                account_id: AccountId::parse(ACCOUNT).expect("an account"),
+                credential: Credential::Token(Secret::new("simulated").expect("a token")),
+                budget: Budget { limit: None, share: 1.0 },
+                attempts: 1,
+                retry_delay: Duration::from_millis(1),
+                connect_timeout: Duration::from_secs(5),
+                timeout: Duration::from_secs(10),
+                max_body_bytes: 1 << 20,
+                seed: 1,
+            };
+            let client = Client::new(client, clock.clone()).expect("a client");
+            let dir = tempfile::tempdir().expect("a folder");
+            let archive = Archive::open_or_create(dir.path(), 1, clock.now(), Disk::default()).expect("an archive");
+            let (ingest, _) = Ingest::open(archive.clone(), Shards::All, "test", Policy::default()).expect("the shard");
+            let options = CollectOptions {
+                source: SourceChoice::Auto,
+                devices: named,
+                since_minutes: 20,
+                interval: QUARTER,
+                deadline: None,
+                publish,
+            };
+            let healer = healer(&client, &archive, &clock, &options, &Policy::default(), true);
+            let collector =
+                Collector::new(client, ingest, clock.clone(), options, Box::leak(Box::new(Bar::new(true))), stop);
+            Self { clock, collector, healer, stats: CollectStats::default(), number: 0, api, _dir: dir }
+        }
+
+        /// Sweeps, one each quarter of an hour, and as long without any behind them.
+        async fn go(&mut self, sweeps: u16, without: i32) {
+            for _ in 0..sweeps {
+                self.number += 1;
+                self.stats = self.collector.sweep(self.number).await.0;
+                self.clock.advance(TimeDelta::minutes(15));
+            }
+            self.clock.advance(TimeDelta::minutes(15) * without);
+        }
+
+        /// What is to be healed in the middle between two sweeps.
+        fn plan(&self) -> Vec<Stretch> {
+            let waiting = self.stats.waiting_since.as_deref().and_then(clock::parse_timestamp);
+            let plan = self.healer.plan(Duration::from_hours(1), waiting).expect("an archive");
+            plan.map_or_else(Vec::new, |plan| plan.windows)
+        }
+
+        async fn heal(&mut self) -> u64 {
+            let before = self.api.requests();
+            let waiting = self.stats.waiting_since.as_deref().and_then(clock::parse_timestamp);
+            let number = u64::from(self.number) << 8;
+            let (_, failed) = self.healer.heal(&mut self.collector, Duration::from_hours(1), waiting, number).await;
+            assert!(failed.is_none());
+            self.api.requests() - before
+        }
+    }
+
+    fn run(test: impl AsyncFnOnce(Stop)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (_switch, stop) = stop_pair();
+        runtime.block_on(test(stop));
+    }
+
+    /// Fails where one device's history is read twice in a plan.
+    fn check(plan: &[Stretch]) {
+        for (at, one) in plan.iter().enumerate() {
+            for other in &plan[at + 1..] {
+                let is_same = one.device.is_none() || other.device.is_none() || one.device == other.device;
+                assert!(!is_same || one.to <= other.from || other.to <= one.from, "{one:?} and {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_healed_where_nothing_was_missed() {
+        run(async |stop: Stop| {
+            // What waits in the journal was asked for.
+            let mut fleet = Collected::start(30, PublishRule::Every(Duration::from_hours(1)), &[], stop.clone()).await;
+            // Who is known has holes from before the collecting began.
+            fleet.go(4, 0).await;
+            fleet.heal().await;
+            for _ in 0..12 {
+                fleet.go(1, 0).await;
+                let begun = clock::parse_timestamp("2026-11-19T08:00:00Z").expect("a time");
+                let plan: Vec<Stretch> = fleet.plan().into_iter().filter(|stretch| stretch.to > begun).collect();
+                assert!(plan.is_empty(), "{plan:?}, and since {:?} something waits", fleet.stats.waiting_since);
+            }
+            // What was read as far as it was settled did not break off.
+            let mut fleet = Collected::start(30, PublishRule::Sweep, &[], stop).await;
+            fleet.go(8, 0).await;
+            fleet.heal().await;
+            let now = fleet.clock.now();
+            let all = Stretch { from: now - TimeDelta::minutes(10), to: now, device: None };
+            let plan = BackfillPlan::new(Source::Raw, vec![all], Some(30), fleet.healer.budget, now, None);
+            let (stats, _) = fleet.collector.backfill(&plan, None, 77).await;
+            assert_eq!((stats.windows_left, stats.windows_done), (0, 1), "{stats:?}");
+            for _ in 0..3 {
+                fleet.go(1, 0).await;
+                assert_eq!(fleet.plan(), []);
+            }
+        });
+    }
+
+    #[test]
+    fn no_history_is_read_twice() {
+        run(async |stop: Stop| {
+            for (devices, named) in [(30, &[][..]), (6, &[]), (30, &[3, 4])] {
+                let mut fleet = Collected::start(devices, PublishRule::Sweep, named, stop.clone()).await;
+                fleet.go(4, 0).await;
+                fleet.heal().await;
+                fleet.go(2, 6).await;
+                fleet.go(1, 0).await;
+                let plan = fleet.plan();
+                check(&plan);
+                assert!(!plan.is_empty());
+                let read: TimeDelta = plan.iter().map(|stretch| stretch.to - stretch.from).sum();
+                fleet.heal().await;
+                // The rest of the outage is settled later.
+                let mut rest = TimeDelta::zero();
+                for _ in 0..4 {
+                    fleet.go(1, 0).await;
+                    let plan = fleet.plan();
+                    check(&plan);
+                    rest += plan.iter().map(|stretch| stretch.to - stretch.from).sum::<TimeDelta>();
+                    fleet.heal().await;
+                }
+                assert!(rest < read / 2, "{rest} after {read}: {devices} devices, {named:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn holes_are_looked_for_in_whole_intervals() {
+        let time = |text: &str| clock::parse_timestamp(text).expect("a time");
+        let now = time("2026-10-08T10:07:20Z");
+        let quarter = Duration::from_mins(15);
+        let window = |waiting| whole(quarter, now, waiting).expect("a window");
+        assert_eq!(window(None).since, time("2026-10-01T10:30:00Z"));
+        assert_eq!(window(None).until, time("2026-10-08T09:45:00Z"));
+        assert_eq!(window(Some(time("2026-10-08T08:59:59Z"))).until, time("2026-10-08T08:45:00Z"));
+        assert!(whole(Duration::from_hours(24 * 7), now, None).is_none());
+    }
+}
