@@ -210,6 +210,7 @@ mod tests {
     use crate::cli::progress::Bar;
     use crate::collect::{CollectStats, SourceChoice, Stop, stop_pair};
     use crate::disk::Disk;
+    use crate::health::{Status, StatusOptions};
     use crate::ingest::{Ingest, PublishRule};
     use crate::sim::{Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions};
 
@@ -324,6 +325,15 @@ mod tests {
                 let begun = clock::parse_timestamp("2026-11-19T08:00:00Z").expect("a time");
                 let plan: Vec<Stretch> = fleet.plan().into_iter().filter(|stretch| stretch.to > begun).collect();
                 assert!(plan.is_empty(), "{plan:?}, and since {:?} something waits", fleet.stats.waiting_since);
+                let options = StatusOptions {
+                    now: fleet.clock.now(),
+                    max_age: Duration::from_hours(1),
+                    expect: QUARTER,
+                    longest_wait: Duration::from_hours(1),
+                    accounts: BTreeMap::new(),
+                };
+                let status = Status::read(&fleet.healer.archive, &options).expect("an archive");
+                assert!(status.expected > 0 && status.missed == 0, "{} of {}", status.missed, status.expected);
             }
             // What was read as far as it was settled did not break off.
             let mut fleet = Collected::start(30, PublishRule::Sweep, &[], stop).await;

@@ -148,13 +148,16 @@ impl Status {
         let sweeps = last_sweeps(&days, back(HISTORY))?;
         let known = known(archive, &days, now)?;
         let began = began(&days, now, &known)?;
-        let covered = Covered::read(&days, options, &sweeps, &began)?;
+        archive.check_state()?;
+        let pending = Pending::read(archive);
+        // What was asked since something waits is known to the journal alone; of what waits too long, nobody knows why.
+        let longest = TimeDelta::from_std(2 * options.longest_wait).unwrap_or(HISTORY);
+        let until = pending.since.filter(|since| *since <= now && now - *since <= longest).unwrap_or(now);
+        let covered = Covered::read(&days, options, until, &sweeps, &began)?;
         let Unexpected { states, unmapped: states_unmapped, timeless: states_timeless } =
             unexpected(&days, back(TimeDelta::days(1)))?;
         let empty = empty_accounts(&days, &sweeps, now)?;
-        archive.check_state()?;
-        let Pending { bytes: pending_bytes, unreadable: pending_unreadable, since: pending_since, newest } =
-            Pending::read(archive);
+        let Pending { bytes: pending_bytes, unreadable: pending_unreadable, since: pending_since, newest } = pending;
         let collected =
             |account: &String| sweeps.iter().any(|sweep| sweep.account_id == *account) || newest.contains_key(account);
         let silent = known.iter().chain(options.accounts.keys()).filter(|account| !collected(account));
@@ -441,14 +444,14 @@ struct Covered {
 }
 
 impl Covered {
-    /// `began` has the accounts whose collecting began within the history, and when it did.
+    /// What was asked up to `now`. `began` has the accounts whose collecting began within the history, and when it did.
     fn read(
         days: &Days,
         options: &StatusOptions,
+        now: Timestamp,
         sweeps: &[LastSweep],
         began: &BTreeMap<String, Timestamp>,
     ) -> Result<Self, QueryError> {
-        let now = options.now;
         let question =
             |window| GapsOptions { devices: None, window, every: options.expect, zone: Zone::UTC, each: false, now };
         let mut last_day = Coverage::default();

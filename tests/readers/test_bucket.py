@@ -226,6 +226,14 @@ def test_what_is_sent_while_others_reshard_does_not_count(server, tmp_path, stat
     place.run("verify")
 
 
+def test_an_object_that_cannot_be_asked_for_is_named(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    place.put("device_state//x.txt", b"x")
+    said = place.run("status", code=1).stderr
+    assert "cannot be asked for stands there: remove it" in said and "device_state//x.txt" in said, said
+
+
 def test_a_reader_that_is_killed_leaves_nobodys_data_behind(server, tmp_path, states):
     place, begun = in_bucket(server, tmp_path), threading.Event()
     take(place, states)
