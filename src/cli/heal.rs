@@ -316,7 +316,7 @@ mod tests {
     fn nothing_is_healed_where_nothing_was_missed() {
         run(async |stop: Stop| {
             // What waits in the journal was asked for.
-            let mut fleet = Collected::start(30, PublishRule::Every(Duration::from_hours(1)), &[], stop.clone()).await;
+            let mut fleet = Collected::start(12, PublishRule::Every(Duration::from_hours(1)), &[], stop.clone()).await;
             // Who is known has holes from before the collecting began.
             fleet.go(4, 0).await;
             fleet.heal().await;
@@ -336,12 +336,12 @@ mod tests {
                 assert!(status.expected > 0 && status.missed == 0, "{} of {}", status.missed, status.expected);
             }
             // What was read as far as it was settled did not break off.
-            let mut fleet = Collected::start(30, PublishRule::Sweep, &[], stop).await;
+            let mut fleet = Collected::start(12, PublishRule::Sweep, &[], stop).await;
             fleet.go(8, 0).await;
             fleet.heal().await;
             let now = fleet.clock.now();
             let all = Stretch { from: now - TimeDelta::minutes(10), to: now, device: None };
-            let plan = BackfillPlan::new(Source::Raw, vec![all], Some(30), fleet.healer.budget, now, None);
+            let plan = BackfillPlan::new(Source::Raw, vec![all], Some(12), fleet.healer.budget, now, None);
             let (stats, _) = fleet.collector.backfill(&plan, None, 77).await;
             assert_eq!((stats.windows_left, stats.windows_done), (0, 1), "{stats:?}");
             for _ in 0..3 {
@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn no_history_is_read_twice() {
         run(async |stop: Stop| {
-            for (devices, named) in [(30, &[][..]), (6, &[]), (30, &[3, 4])] {
+            for (devices, named) in [(12, &[][..]), (6, &[]), (12, &[3, 4])] {
                 let mut fleet = Collected::start(devices, PublishRule::Sweep, named, stop.clone()).await;
                 fleet.go(4, 0).await;
                 fleet.heal().await;

@@ -397,11 +397,17 @@ impl Seen {
         let own = self.asked_in(device, seeings, bucket);
         // What it has a state of there may have come from elsewhere.
         let after = (bucket + 1 < self.asked).then(|| self.asked_in(device, seeings, bucket + 1));
-        Some(match [Some(own), after].into_iter().flatten().find(|cause| cause.is_missed()) {
-            // Where the history has nothing, nothing was missed, whatever failed at the time.
-            Some(_) if self.is_searched(device, bucket) && own.is_missed() => Cause::Silent,
-            Some(_) if self.is_searched(device, bucket) => own,
-            missed => missed.unwrap_or(own),
+        let Some(missed) = [Some(own), after].into_iter().flatten().find(|cause| cause.is_missed()) else {
+            return Some(own);
+        };
+        // Where the history has nothing, nothing was missed, whatever failed at the time.
+        let is_searched = self.is_searched(device, bucket);
+        Some(if !is_searched {
+            missed
+        } else if own.is_missed() {
+            Cause::Silent
+        } else {
+            own
         })
     }
 
