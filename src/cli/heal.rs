@@ -96,7 +96,7 @@ impl Healer {
         let devices = (!named.is_empty()).then(|| known.clone());
         // What was asked since is known to nobody yet.
         let until = waiting.map_or(now, |waiting| waiting.min(now));
-        let options = GapsOptions { devices, window, every, zone: Zone::UTC, each: true, now: until };
+        let options = GapsOptions { devices, window, every, zone: Zone::UTC, each: true, now, known_until: until };
         let mut searched = Searched::read(&days, window, &[Source::Raw])?;
         let Missing { of_all, of_each } = self.missing(&days, &options, &known, &named, &searched)?;
         // What is read for all is not read for each once more.
@@ -133,7 +133,7 @@ impl Healer {
         }
         // Where all sweeps were missed, a device that has a state of the same interval lacks others all the same.
         let most = TimeDelta::from_std(options.every + options.every / 3)?;
-        let outages = outages(days, Window { until: options.now, ..window }, account, most)?;
+        let outages = outages(days, Window { until: options.known_until, ..window }, account, most)?;
         // What a reading that broke off brought is no hole any more; the rest of it is missing all the same.
         let broken_off = searched.broken_off(account, MOST_BEGUN).into_iter();
         for (device, stretch) in outages.into_iter().map(|outage| (None, outage)).chain(broken_off) {

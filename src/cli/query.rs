@@ -131,7 +131,8 @@ impl Asker<'_> {
         // Whoever has a state in an interval that the window only touches is meant too.
         let whole = whole_intervals(window, every, self.zone, self.now)?;
         let devices = self.devices_of(&question.device, whole, &|device, window| self.known_device(device, window))?;
-        let options = GapsOptions { devices, window, every, zone: self.zone, each: question.each, now: self.now };
+        let (now, zone, each) = (self.now, self.zone, question.each);
+        let options = GapsOptions { devices, window, every, zone, each, now, known_until: now };
         Ok(gaps(&self.days, &options)?)
     }
 

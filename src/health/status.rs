@@ -444,23 +444,32 @@ struct Covered {
 }
 
 impl Covered {
-    /// What was asked up to `now`. `began` has the accounts whose collecting began within the history, and when it did.
+    /// What was asked is known up to `until`. `began` has the accounts whose collecting began within the history, and when it did.
     fn read(
         days: &Days,
         options: &StatusOptions,
-        now: Timestamp,
+        until: Timestamp,
         sweeps: &[LastSweep],
         began: &BTreeMap<String, Timestamp>,
     ) -> Result<Self, QueryError> {
-        let question =
-            |window| GapsOptions { devices: None, window, every: options.expect, zone: Zone::UTC, each: false, now };
+        let now = options.now;
+        let question = |window| GapsOptions {
+            devices: None,
+            window,
+            every: options.expect,
+            zone: Zone::UTC,
+            each: false,
+            now,
+            known_until: until,
+        };
         let mut last_day = Coverage::default();
         let (mut oldest_gap, mut before_first): (Option<Timestamp>, Option<Timestamp>) = (None, None);
         let expect = TimeDelta::from_std(options.expect).unwrap_or(HISTORY).min(HISTORY);
         let window = Window { since: now - (HISTORY - expect), until: now };
-        // Of an account that is new, the first interval is not over, and what is in it is all that is known.
-        let of_new =
-            if began.is_empty() || window.check().is_err() { BTreeSet::new() } else { devices_seen(days, window)? };
+        // Of an account that is new the first interval is not over, and of one of which something waits the last: what is in
+        // it may be all that is known.
+        let is_all_seen = began.is_empty() && until == now || window.check().is_err();
+        let seen = if is_all_seen { BTreeSet::new() } else { devices_seen(days, window)? };
         for account in sweeps.iter().map(|sweep| &sweep.account_id) {
             // Before the collecting began there was nothing to miss; the interval in which it did is not counted.
             let first = began.get(account).map(|began| next_whole(*began, options.expect));
@@ -472,18 +481,20 @@ impl Covered {
             last_day.missed += own.missed;
             let found = match window.check() {
                 Ok(()) => {
-                    let is_its = |(own, _): &&(String, String)| own == account && first.is_some();
-                    let devices: Vec<String> = of_new.iter().filter(is_its).map(|(_, device)| device.clone()).collect();
+                    let is_its = |(own, _): &&(String, String)| own == account && (first.is_some() || until < now);
+                    let devices: Vec<String> = seen.iter().filter(is_its).map(|(_, device)| device.clone()).collect();
                     holes(days, &question(window), account, &devices)?
                 }
                 Err(_) => Vec::new(),
             };
             let missed = found.iter().map(|hole| (hole.window.since.max(window.since), hole.window.until));
-            let (before, after): (Vec<_>, Vec<_>) = missed.partition(|(_, until)| *until <= since(window.since));
-            let oldest = |holes: Vec<(Timestamp, Timestamp)>, other| {
-                holes.into_iter().map(|(since, _)| since).chain(other).min()
-            };
-            (before_first, oldest_gap) = (oldest(before, before_first), oldest(after, oldest_gap));
+            // A hole may go on from before the collecting began.
+            let counted_from = since(window.since);
+            for (since, until) in missed {
+                before_first = before_first.into_iter().chain((since < counted_from).then_some(since)).min();
+                oldest_gap =
+                    oldest_gap.into_iter().chain((until > counted_from).then(|| since.max(counted_from))).min();
+            }
         }
         Ok(Self { last_day, oldest_gap, before_first })
     }

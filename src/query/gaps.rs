@@ -51,6 +51,8 @@ pub struct GapsOptions {
     pub each: bool,
     /// What is asked of Cloudflare's history is asked now.
     pub now: Timestamp,
+    /// What was asked of the API since is not known: intervals that end later are none.
+    pub known_until: Timestamp,
 }
 
 /// Why there is no state.
@@ -348,14 +350,14 @@ fn intervals(window: Window, every: Duration, zone: Zone, now: Timestamp) -> Res
 }
 
 /// The intervals of a window that are over and one more, if that is over too; none where there cannot be so many.
-fn one_more(GapsOptions { window, every, zone, now, .. }: &GapsOptions) -> Option<(Buckets, Window)> {
+fn one_more(GapsOptions { window, every, zone, known_until, .. }: &GapsOptions) -> Option<(Buckets, Window)> {
     let until = window.until.checked_add_signed(TimeDelta::from_std(*every).ok()?)?;
-    intervals(Window { until, ..*window }, *every, *zone, *now).ok()
+    intervals(Window { until, ..*window }, *every, *zone, *known_until).ok()
 }
 
 impl Seen {
     fn read(days: &Days, options: &GapsOptions, known: Vec<Device>, sources: &[Source]) -> Result<Self, QueryError> {
-        let (buckets, window) = intervals(options.window, options.every, options.zone, options.now)?;
+        let (buckets, window) = intervals(options.window, options.every, options.zone, options.known_until)?;
         let options = &GapsOptions { window, ..options.clone() };
         let question = &Question { window, buckets: &buckets, asked: Asked::of(options.devices.as_deref()) };
         let mut seen = Found::default();

@@ -146,7 +146,7 @@ impl Asking<'_> {
     fn gaps_options(&self, devices: Option<Vec<String>>, each: bool) -> GapsOptions {
         let options = self.options;
         let (window, every, zone, now) = (options.window, options.expect, options.zone, options.now);
-        GapsOptions { devices, window, every, zone, each, now }
+        GapsOptions { devices, window, every, zone, each, now, known_until: now }
     }
 }
 

@@ -341,7 +341,7 @@ fn options() -> CollectOptions {
 }
 
 fn question(window: Window, now: Timestamp) -> GapsOptions {
-    GapsOptions { devices: None, window, every: EVERY, zone: Zone::UTC, each: false, now }
+    GapsOptions { devices: None, window, every: EVERY, zone: Zone::UTC, each: false, now, known_until: now }
 }
 
 /// Intervals by what became of them, over all devices.
@@ -531,6 +531,38 @@ fn healing_reads_all_that_lies_between_the_sweeps_on_both_sides_of_an_outage() {
     let (healed, all) = (archived(&archive), archived(&other));
     let missing: Vec<&String> = all.keys().filter(|key| !healed.contains_key(*key)).collect();
     assert!(all.len() > 60 && missing.is_empty(), "of {} states {missing:?}", all.len());
+}
+
+/// One sweep by hand, and an hour later those of a service.
+#[test]
+fn what_was_missed_since_the_first_sweep_begins_no_earlier() {
+    let (_dir, root) = place();
+    let clock = Clock::simulated(clock::parse_timestamp("2026-11-20T08:02:00Z").expect("a time"));
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let (client, _handle) = simulated(&clock).await;
+        let (_switch, stop) = stop_pair();
+        let mut collector = collector(client, &root, &clock, stop);
+        drop(collector.sweep(0).await);
+        clock.advance(TimeDelta::minutes(60));
+        for step in 1..4 {
+            drop(collector.sweep(step).await);
+            clock.advance(TimeDelta::minutes(15));
+        }
+        collector.finish().expect("a disk");
+    });
+    let archive = Archive::open(&root).expect("an archive");
+    let options = StatusOptions {
+        now: clock.now(),
+        max_age: EVERY,
+        expect: EVERY,
+        longest_wait: EVERY,
+        accounts: BTreeMap::new(),
+    };
+    let status = Status::read(&archive, &options).expect("an archive");
+    let [oldest, before] = [status.oldest_gap, status.before_first].map(|moment| moment.map(|moment| moment.0));
+    assert_eq!(oldest, clock::parse_timestamp("2026-11-20T08:15:00Z"));
+    assert!(before.is_some_and(|before| before < clock.now() - TimeDelta::days(6)), "{before:?}");
 }
 
 #[test]
