@@ -197,6 +197,21 @@ def test_nobody_says_that_it_was_read_what_is_lost_with_the_journal(server, tmp_
     assert len(place.keys()) > 200
 
 
+def test_the_pages_of_a_list_wait_together(server, tmp_path):
+    place = in_bucket(server, tmp_path)
+    place.run("init")
+    is_state = lambda method, path: DENIED if method == "PUT" and "/device_state/" in path else None
+    proxy = s3.Proxy(server, before=is_state)
+    sweep = ("collect", "--source", "list", "--rate-limit", "none", "--since-minutes", "60")
+    with api(40) as env:
+        place.run(*sweep, code=1, env=s3.variables(proxy.port) | env)
+        proxy.close()
+        # Its last page, on which nobody is, would say that nobody is there.
+        assert place.parts("poll") == {}
+        place.run(*sweep, env=env)
+    assert place.keys() and place.parts("poll")
+
+
 def test_what_is_sent_while_others_reshard_does_not_count(server, tmp_path, states):
     place, begun, ended = in_bucket(server, tmp_path), threading.Event(), threading.Event()
     place.run("init")
