@@ -83,7 +83,8 @@ async fn sweep(fleet: &Fleet, root: &Path, start: Timestamp, end: Timestamp) -> 
     Ok(collector.finish()?)
 }
 
-fn client_options(base_url: String, fleet: &Fleet) -> anyhow::Result<ClientOptions> {
+/// How a simulated API is asked.
+pub(super) fn client_options(base_url: String, fleet: &Fleet) -> anyhow::Result<ClientOptions> {
     Ok(ClientOptions {
         base_url,
         account_id: AccountId::parse(&fleet.options().account_id)?,

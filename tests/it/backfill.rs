@@ -9,7 +9,7 @@ use std::time::Duration;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use chrono::{Datelike, TimeDelta};
-use dex_archive::api::{Budget, Client, ClientOptions, Credential, Secret};
+use dex_archive::api::{Budget, Client, ClientOptions};
 use dex_archive::archive::{Archive, Shards};
 use dex_archive::clock::{self, Clock, Timestamp, Zone};
 use dex_archive::collect::{BackfillPlan, CollectOptions, Collector, SourceChoice, Stop, Stretch, stop_pair};
@@ -20,10 +20,11 @@ use dex_archive::privacy::Policy;
 use dex_archive::query::{Answer, Cell, Days, GapsOptions, Searched, Window, gaps, holes};
 use dex_archive::schema::Schema;
 use dex_archive::sim::{FaultKind, Faults, Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions};
-use dex_archive::snapshot::{AccountId, HISTORY, Source};
+use dex_archive::snapshot::{HISTORY, Source};
 
 use crate::collect::{archived, delivered, rows};
 use crate::program::{ACCOUNT, Api, Silent, place, run};
+use crate::refuse::client_options;
 
 const EVERY: Duration = Duration::from_mins(15);
 
@@ -314,18 +315,7 @@ async fn simulated(clock: &Clock) -> (Client, Handle) {
 }
 
 fn client(base_url: String, clock: &Clock) -> Client {
-    let options = ClientOptions {
-        base_url,
-        account_id: AccountId::parse(ACCOUNT).expect("an account"),
-        credential: Credential::Token(Secret::new("simulated").expect("a token")),
-        budget: Budget { limit: None, share: 1.0 },
-        attempts: 1,
-        retry_delay: Duration::from_millis(1),
-        connect_timeout: Duration::from_secs(5),
-        timeout: Duration::from_secs(10),
-        max_body_bytes: 1 << 20,
-        seed: 1,
-    };
+    let options = ClientOptions { attempts: 1, ..client_options(base_url) };
     Client::new(options, clock.clone()).expect("a client")
 }
 

@@ -257,7 +257,7 @@ async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> V
         publish: PublishRule::Sweep,
     };
     let ((_switch, stop), progress) = (stop_pair(), Silent);
-    let client = Client::new(client_options(&api.url), clock.clone()).expect("a client");
+    let client = Client::new(client_options(api.url.clone()), clock.clone()).expect("a client");
     let mut collector = Collector::new(client, ingest, clock, options, &progress, stop);
     let mut sweeps = Vec::new();
     let journal = |journal| Some(What::Journal { journal, error: 28 });
@@ -274,9 +274,10 @@ async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> V
     sweeps
 }
 
-fn client_options(url: &str) -> ClientOptions {
+/// How a simulated API is asked.
+pub(crate) fn client_options(base_url: String) -> ClientOptions {
     ClientOptions {
-        base_url: url.to_owned(),
+        base_url,
         account_id: AccountId::parse(ACCOUNT).expect("an account"),
         credential: Credential::Token(Secret::new("Sn3lZJTBX6kkg7OdcBUAxOO963GEIyGQqnFTOFYY").expect("a token")),
         budget: Budget { limit: None, share: 1.0 },
