@@ -31,9 +31,8 @@ mod due;
 mod outcome;
 mod rules;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -563,9 +562,8 @@ impl Ingest {
         published.held.len() == held_before
     }
 
-    /// A poll becomes live once all states are that its answer had, or its list: else it would say that there was an answer while what
-    /// was in it may still be lost with the journal, and nobody would ask for it again. Should the process end between
-    /// the two, the poll takes for known what was new. `shard` is the journal's.
+    /// The polls become live after the states, and only those of which all are live ([`Divided::told`]). Should the process
+    /// end between the two, the polls take for known what was new. `shard` is the journal's.
     fn file(&self, shard: u32, filed: &mut Divided, published: &mut Published) -> Result<(), IngestError> {
         let mut borrowed = Vec::new();
         let states = self.stage_states(filed, &mut borrowed)?;
@@ -591,24 +589,7 @@ impl Ingest {
             }
         }
         published.count(filed, &polls);
-        if !polls.is_empty() {
-            let are_live = filed.are_live();
-            let is_live = |at: usize| are_live[at] || states.fresh[at].is_none();
-            let is_whole = |(_, bodies): &&(Poll, Range<usize>)| bodies.clone().all(is_live);
-            // The pages of a list wait together: its last one alone would say that nobody is on it.
-            let list = |poll: &Poll| {
-                let window = poll.listing.map(|listing| (listing.from, listing.to));
-                poll.page.map(|_| (poll.sweep_id.clone(), window))
-            };
-            let waiting = filed.polls.iter().filter(|poll| !is_whole(poll));
-            let waiting: BTreeSet<_> = waiting.filter_map(|(poll, _)| list(poll)).collect();
-            let is_told = |(poll, filed): &(Poll, &(Poll, Range<usize>))| {
-                is_whole(filed) && list(poll).is_none_or(|list| !waiting.contains(&list))
-            };
-            let polls: Vec<Poll> = polls.into_iter().zip(&filed.polls).filter(is_told).map(|(poll, _)| poll).collect();
-            self.publish_polls(shard, &polls, &mut borrowed, published)?;
-        }
-        Ok(())
+        self.publish_polls(shard, &filed.told(polls, &states.fresh), &mut borrowed, published)
     }
 
     fn publish_polls(

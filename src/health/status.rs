@@ -444,7 +444,8 @@ struct Covered {
 }
 
 impl Covered {
-    /// What was asked is known up to `until`. `began` has the accounts whose collecting began within the history, and when it did.
+    /// What was asked is known up to `until`. `began` has the accounts whose collecting began within the history, and when
+    /// it did.
     fn read(
         days: &Days,
         options: &StatusOptions,

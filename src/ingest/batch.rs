@@ -383,8 +383,30 @@ impl Divided {
         self.live.insert(part);
     }
 
+    /// Those of its polls, as they were settled, of which all states are live: another would say that there was an answer
+    /// while what was in it may still be lost with the journal, and nobody would ask for it again. The pages of a list are
+    /// told together: its last one alone would say that nobody is on it. `fresh` has nothing for a body that is no row.
+    pub(super) fn told(&self, polls: Vec<Poll>, fresh: &[Option<bool>]) -> Vec<Poll> {
+        if polls.is_empty() {
+            return polls;
+        }
+        let are_live = self.are_live();
+        let is_whole =
+            |(_, bodies): &&(Poll, Range<usize>)| bodies.clone().all(|at| are_live[at] || fresh[at].is_none());
+        let list = |poll: &Poll| {
+            let window = poll.listing.map(|listing| (listing.from, listing.to));
+            poll.page.map(|_| (poll.sweep_id.clone(), window))
+        };
+        let waiting = self.polls.iter().filter(|poll| !is_whole(poll));
+        let waiting: BTreeSet<_> = waiting.filter_map(|(poll, _)| list(poll)).collect();
+        let is_told = |(poll, own): &(Poll, &(Poll, Range<usize>))| {
+            is_whole(own) && list(poll).is_none_or(|list| !waiting.contains(&list))
+        };
+        polls.into_iter().zip(&self.polls).filter(is_told).map(|(poll, _)| poll).collect()
+    }
+
     /// Of each body, whether it is in a part that is live.
-    pub(super) fn are_live(&self) -> Vec<bool> {
+    fn are_live(&self) -> Vec<bool> {
         let mut are_live = vec![false; self.len()];
         for (_, rows) in self.parts.iter().filter(|(part, _)| self.live.contains(part)) {
             rows.found().rows.iter().for_each(|&at| are_live[at as usize] = true);
