@@ -57,7 +57,7 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
         }
     })?;
     if length > MOST_ROWS {
-        return Err(QueryError::Long { what: "changes" });
+        return Err(QueryError::Long { what: "changes", most: MOST_ROWS });
     }
     if is_empty {
         return Err(no_state(asked.devices.as_deref(), asked.window));
@@ -102,8 +102,10 @@ struct Histories(BTreeMap<String, Vec<Registration>>);
 /// What a registration of a device reported in an account.
 struct Registration {
     account: String,
-    /// Empty where there was none, or it does not matter.
-    id: String,
+    /// Empty where there was none; none for the columns to which it does not matter, which are the device's own.
+    id: Option<String>,
+    /// When the first and the last of its states were, whatever they said.
+    span: (i64, i64),
     /// Of each watched column.
     columns: Vec<History>,
 }
@@ -117,6 +119,8 @@ struct Line {
     column: usize,
     /// Since when it is whose: an account's and a registration's.
     reporters: Vec<(i64, String, String)>,
+    /// When the last of their states was.
+    end: i64,
     history: History,
 }
 
@@ -130,11 +134,11 @@ impl Shown {
     fn of<'a>(devices: impl Iterator<Item = &'a [Line]>) -> Self {
         let mut shown = Self { account: false, registration: false };
         for lines in devices {
-            for pair in lines.windows(2).filter(|pair| pair[0].column == pair[1].column) {
-                let [(_, account, registration), (_, other, another)] =
-                    [&pair[0], &pair[1]].map(|line| line.reporters.first().expect("it begins with one"));
-                shown.account |= account != other;
-                shown.registration |= registration != another;
+            for side_by_side in lines.chunk_by(|a, b| a.column == b.column).filter(|lines| lines.len() > 1) {
+                let reporters = || side_by_side.iter().flat_map(|line| &line.reporters);
+                let (_, account, registration) = reporters().next().expect("each line has one");
+                shown.account |= reporters().any(|(_, other, _)| other != account);
+                shown.registration |= reporters().any(|(_, _, other)| other != registration);
             }
         }
         shown
@@ -149,27 +153,40 @@ impl Shown {
 }
 
 impl Histories {
-    /// Of the watched columns, which are so many.
-    fn of(&mut self, device: &str, account: &str, registration: &str, columns: usize) -> &mut [History] {
+    /// Of the watched columns, which are so many, in states of a span.
+    fn of(
+        &mut self,
+        device: &str,
+        (account, registration): (&str, Option<&str>),
+        span: (i64, i64),
+        columns: usize,
+    ) -> &mut [History] {
         if !self.0.contains_key(device) {
             self.0.insert(device.to_owned(), Vec::new());
         }
         let known = self.0.get_mut(device).expect("it was put there if it was not");
-        let place = known.iter().position(|one| one.id == registration && one.account == account);
+        let place = known.iter().position(|one| one.id.as_deref() == registration && one.account == account);
         let place = place.unwrap_or_else(|| {
             let columns = std::iter::repeat_with(History::default).take(columns).collect();
-            known.push(Registration { account: account.to_owned(), id: registration.to_owned(), columns });
+            known.push(Registration {
+                account: account.to_owned(),
+                id: registration.map(str::to_owned),
+                span,
+                columns,
+            });
             known.len() - 1
         });
-        &mut known[place].columns
+        let Registration { span: (first, last), columns, .. } = &mut known[place];
+        (*first, *last) = ((*first).min(span.0), (*last).max(span.1));
+        columns
     }
 
     /// Takes in what came later, and says how many changes that were.
     fn follow(&mut self, later: Self) -> usize {
         let mut changes = 0;
         for (device, registrations) in later.0 {
-            for Registration { account, id, columns } in registrations {
-                let known = self.of(&device, &account, &id, columns.len()).iter_mut();
+            for Registration { account, id, span, columns } in registrations {
+                let known = self.of(&device, (&account, id.as_deref()), span, columns.len()).iter_mut();
                 changes += known.zip(columns).map(|(history, later)| history.follow(later)).sum::<usize>();
             }
         }
@@ -179,29 +196,34 @@ impl Histories {
 
 /// What each column was of a device, by registration: one that begins when others have ended goes on from the last.
 fn lines_of(registrations: Vec<Registration>) -> Vec<Line> {
-    let mut all: Vec<(usize, (String, String), History)> = Vec::new();
-    for Registration { account, id, columns } in registrations {
-        let columns = columns.into_iter().enumerate();
-        all.extend(columns.map(|(column, history)| (column, (account.clone(), id.clone()), history)));
+    let mut all: Vec<Line> = Vec::new();
+    for Registration { account, id, span: (begin, end), columns } in registrations {
+        let reporters = vec![(begin, account, id.unwrap_or_default())];
+        let columns = columns.into_iter().enumerate().filter(|(_, history)| !history.0.is_empty());
+        all.extend(columns.map(|(column, history)| Line { column, reporters: reporters.clone(), end, history }));
     }
-    all.retain(|(_, _, history)| !history.0.is_empty());
-    all.sort_by_key(|(column, _, history)| (*column, history.begin()));
+    all.sort_by_key(|line| (line.column, line.begin()));
     let mut lines: Vec<Line> = Vec::new();
-    for (column, (account, registration), history) in all {
-        let begin = history.begin();
-        let ended = lines.iter_mut().filter(|line| line.column == column && line.history.end() < begin);
-        match ended.max_by_key(|line| line.history.end()) {
+    for later in all {
+        let ended = lines.iter_mut().filter(|line| line.column == later.column && line.end < later.begin());
+        match ended.max_by_key(|line| line.end) {
             Some(line) => {
-                line.history.follow(history);
-                line.reporters.push((begin, account, registration));
+                line.history.follow(later.history);
+                line.reporters.extend(later.reporters);
+                line.end = later.end;
             }
-            None => lines.push(Line { column, reporters: vec![(begin, account, registration)], history }),
+            None => lines.push(later),
         }
     }
     lines
 }
 
 impl Line {
+    /// When the first state of its first reporter was.
+    fn begin(&self) -> i64 {
+        self.reporters.first().map_or(i64::MAX, |(since, ..)| *since)
+    }
+
     /// Whose it is at a time: an account's and a registration's, empty where nobody said so.
     fn reporter(&self, at: i64) -> (&str, &str) {
         let of_then = self.reporters.iter().rev().find(|(since, ..)| *since <= at);
@@ -225,14 +247,6 @@ impl History {
             self.see((first, last), value);
         }
         self.0.len().saturating_sub(before)
-    }
-
-    fn begin(&self) -> i64 {
-        self.0.first().map_or(i64::MAX, |(first, _, _)| *first)
-    }
-
-    fn end(&self) -> i64 {
-        self.0.last().map_or(i64::MIN, |(_, last, _)| *last)
     }
 
     /// Whether there was a change at a moment or later.
@@ -302,8 +316,9 @@ fn take(batch: &RecordBatch, reading: &Reading, question: &Question, (has_states
         row = (row..batch.num_rows()).find(|&row| !goes_on(row)).unwrap_or(batch.num_rows());
         *has_states |= (start..row).any(|row| question.told.holds(times.value(row)));
         for (at, (column, is_same)) in columns.iter().enumerate() {
-            let registration = if reading.is_of_device(at) { "" } else { reporter.1 };
-            let history = &mut found.of(id, reporter.0, registration, columns.len())[at];
+            let registration = (!reading.is_of_device(at)).then_some(reporter.1);
+            let span = (times.value(start), times.value(row - 1));
+            let history = &mut found.of(id, (reporter.0, registration), span, columns.len())[at];
             let mut first = start;
             while first < row {
                 let end = (first + 1..row).find(|&next| !is_same(first, next)).unwrap_or(row);

@@ -1,6 +1,6 @@
 //! The questions that a report asks of the archive.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -71,13 +71,15 @@ impl Asking<'_> {
         let columns = columns.chain([&self.plan.disconnects.column]).cloned().collect();
         let states = StateOptions { devices: self.options.devices.clone(), columns, window: self.options.window };
         let mut changed = changes(self.days, &ChangesOptions { states, back: KNOWN_BEFORE })?;
-        if changed.columns.iter().any(|column| column.name == "account_id") {
-            // What a device did is one thing, though it is in several accounts.
+        if let Some(account) = changed.columns.iter().position(|column| column.name == "account_id") {
+            // What a device did is one thing, though it is in several accounts: that of the first that tells of it.
             let told = changes_in(&changed).map(|change| {
                 [change.at.text(), Some(change.device), Some(change.column), change.from.text(), change.to.text()]
             });
-            let mut known = BTreeSet::new();
-            let mut is_first = told.map(|change| known.insert(change)).collect::<Vec<_>>().into_iter();
+            let mut first = BTreeMap::new();
+            let accounts = changed.rows.iter().map(|row| row[account].text());
+            let is_its = |(change, account)| *first.entry(change).or_insert_with(|| Option::clone(&account)) == account;
+            let mut is_first = told.zip(accounts).map(is_its).collect::<Vec<_>>().into_iter();
             changed.rows.retain(|_| is_first.next().unwrap_or(true));
         }
         Ok(changed)
@@ -145,8 +147,8 @@ impl Asking<'_> {
 
     fn gaps_options(&self, devices: Option<Vec<String>>, each: bool) -> GapsOptions {
         let options = self.options;
-        let (window, every, zone, now) = (options.window, options.expect, options.zone, options.now);
-        GapsOptions { devices, window, every, zone, each, now, known_until: now }
+        let (window, every, zone, known_until) = (options.window, options.expect, options.zone, options.known_until);
+        GapsOptions { devices, window, every, zone, each, now: options.now, known_until }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Devices that are not one id, one person and one account: nothing is lost, mixed up or left behind.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use arrow_array::Array;
@@ -167,18 +168,87 @@ fn what_registrations_report_side_by_side_is_no_change() {
     assert_eq!(changes("person_email").len(), 9);
     // The same in another account are changes of another one, and one in a report.
     let told = |name: &str| answer(&root, &["changes", "--column", "status"])[0][name].clone();
-    let disconnects = || {
-        let mut command = program();
-        command.arg("--archive").arg(&root).args(["report", "--since", "2026-10-01", "--until", "2026-10-02"]);
-        let output = command.args(["--format", "markdown"]).output().expect("the program starts");
-        let page = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (_, ranking) = page.split_once("Disconnects").expect("a ranking");
-        ranking.lines().find(|line| line.contains(KIOSK)).expect("a device that disconnected").to_owned()
-    };
-    let (before, once) = (told("account_id"), disconnects());
+    let (before, once) = (told("account_id"), disconnects(&root));
     import(dir.path(), &root, OTHER, &lines);
     assert_eq!((before, told("account_id").is_string()), (Value::Null, true));
-    assert_eq!(disconnects(), once);
+    assert_eq!(disconnects(&root), once);
+}
+
+#[test]
+fn a_registration_is_there_as_long_as_it_has_states_whatever_they_say() {
+    let of = |hour: u32, registration: &str, mode: Value| {
+        state(KIOSK, hour, &json!({"registrationId": registration, "mode": mode, "personEmail": "x@example.com"}))
+    };
+    let null = || Value::Null;
+    let first_falls_silent = vec![
+        of(1, "r1", json!("warp")),
+        of(2, "r1", null()),
+        of(4, "r1", null()),
+        of(3, "r2", json!("proxy")),
+        of(5, "r2", json!("proxy")),
+    ];
+    let second_is_silent_at_first =
+        vec![of(1, "r1", json!("warp")), of(3, "r1", json!("warp")), of(2, "r2", null()), of(5, "r2", json!("proxy"))];
+    for lines in [first_falls_silent, second_is_silent_at_first] {
+        let (dir, root) = place();
+        import(dir.path(), &root, ACCOUNT, &lines);
+        assert_eq!(answer(&root, &["changes", "--column", "mode"]), json!([]));
+    }
+    // What is said of a column does not hang on what else is asked for.
+    let (dir, root) = place();
+    let nobodys = state(KIOSK, 3, &json!({"mode": "b", "personEmail": "y@example.com"}));
+    let lines = [of(1, "r0", json!("a")), of(2, "r2", null()), nobodys, of(4, "r2", json!("c"))];
+    import(dir.path(), &root, ACCOUNT, &lines);
+    let told = |columns: &[&str]| {
+        let answer = answer(&root, &[&["changes"], columns].concat());
+        let rows = answer.as_array().expect("rows").iter().filter(|row| row["column"] == "mode");
+        rows.map(|row| [row["at"].clone(), row["from"].clone(), row["to"].clone()]).collect::<Vec<_>>()
+    };
+    let alone = told(&["--column", "mode"]);
+    assert_eq!((alone.len(), &alone), (1, &told(&["--column", "mode", "--column", "person_email"])));
+}
+
+#[test]
+fn changes_of_one_moment_in_two_accounts_are_told_apart() {
+    let (dir, root) = place();
+    let of = |minute: u32, registration: &str, status: &str| {
+        let timestamp = format!("2026-10-01T00:{minute:02}:00Z");
+        json!({"deviceId": KIOSK, "timestamp": timestamp, "registrationId": registration, "status": status})
+    };
+    let first = [
+        of(0, "r1", "connected"),
+        of(5, "r2", "connected"),
+        of(8, "r2", "connected"),
+        of(10, "r1", "connected"),
+        of(13, "x", "connected"),
+        of(20, "x", "paused"),
+        of(31, "x", "connected"),
+    ];
+    import(dir.path(), &root, ACCOUNT, &first);
+    import(dir.path(), &root, OTHER, &[of(12, "x", "connected"), of(20, "x", "paused"), of(30, "x", "paused")]);
+    let changes = answer(&root, &["changes", "--column", "status"]);
+    let accounts: BTreeSet<_> =
+        changes.as_array().expect("rows").iter().map(|row| row["account_id"].as_str()).collect();
+    assert_eq!(accounts, BTreeSet::from([Some(ACCOUNT), Some(OTHER)]), "{changes}");
+}
+
+#[test]
+fn a_report_counts_what_each_registration_lost_whoever_is_in_two_accounts() {
+    let (dir, root) = place();
+    let of = |device: &str, hour: u32, registration: &str, status: &str| {
+        state(device, hour, &json!({"registrationId": registration, "status": status}))
+    };
+    let lost = (1..5).flat_map(|hour| {
+        let status = if hour % 2 == 1 { "connected" } else { "disconnected" };
+        ["r1", "r2"].map(|registration| of(KIOSK, hour, registration, status))
+    });
+    import(dir.path(), &root, ACCOUNT, &lost.collect::<Vec<_>>());
+    let before = disconnects(&root);
+    assert!(before.contains(" 4 |"), "{before}");
+    for account in [ACCOUNT, OTHER] {
+        import(dir.path(), &root, account, &[of(LAPTOP, 1, "r", "connected"), of(LAPTOP, 2, "r", "paused")]);
+    }
+    assert_eq!(disconnects(&root), before);
 }
 
 #[test]
@@ -397,6 +467,16 @@ fn answer(root: &Path, question: &[&str]) -> Value {
     }
     let output = command.args(["--format", "json"]).output().expect("the program starts");
     serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// How often the kiosk lost its connection, as a report's line says.
+fn disconnects(root: &Path) -> String {
+    let mut command = program();
+    command.arg("--archive").arg(root).args(["report", "--since", "2026-10-01", "--until", "2026-10-02"]);
+    let output = command.args(["--format", "markdown"]).output().expect("the program starts");
+    let page = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (_, ranking) = page.split_once("Disconnects").expect("a ranking");
+    ranking.lines().find(|line| line.contains(KIOSK)).expect("a device that disconnected").to_owned()
 }
 
 fn texts(root: &Path, column: &str) -> Vec<String> {
