@@ -76,8 +76,9 @@ pub enum ImportError {
     Ingest(#[from] IngestError),
 }
 
-/// Bodies that are handed over together.
+/// Bodies that are handed over together, and bytes of them: as many, or as much.
 const ANSWER_BODIES: usize = 256;
+const ANSWER_BYTES: usize = 16 << 20;
 
 /// How long a body may wait for others before it is handed over, and synced where it is journalled.
 const SYNC_AFTER: Duration = Duration::from_millis(500);
@@ -85,6 +86,9 @@ const SYNC_AFTER: Duration = Duration::from_millis(500);
 /// The longest value that may be spread over lines, in bytes. More is taken for lines; where it begins as an array, for its
 /// elements, one a line. (Tests have less.)
 const WHOLE_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 256 << 20 };
+
+/// The longest line, in bytes. A file with a longer one is read up to it. (Tests have less.)
+const LINE_BYTES: usize = if cfg!(test) { 1 << 20 } else { 1 << 30 };
 
 /// Bytes that are read at once. What is buffered before should be no more.
 pub const PIECE_BYTES: usize = 256 << 10;
@@ -96,28 +100,29 @@ const WAITING_PIECES: usize = 4;
 /// at the places where `file` has them, and need not be journalled.
 ///
 /// # Errors
-/// Where the file cannot be read, or the journal not be written. What was read before is handed over.
+/// Where the file cannot be read, or the journal not be written. What was read before is handed over, and counted.
 pub fn read_file(
     ingest: &mut Ingest,
     file: Box<dyn BufRead + Send>,
     lasting: Option<Bodies>,
     name: &str,
     options: &ImportOptions,
-) -> Result<ImportStats, ImportError> {
+) -> (ImportStats, Result<(), ImportError>) {
     let (bodies, places, stats, synced) = (Vec::new(), Vec::new(), ImportStats::default(), Instant::now());
     let name = &Arc::from(name);
     let account = options.account_id.clone();
     // Lines of Logpush become other bodies than stand in the file.
     let lasting = lasting.filter(|_| options.form == Form::Api).map(Arc::new);
+    let (named, bytes, is_array) = (None, 0, false);
     let mut import =
-        Import { ingest, lasting, name, options, account, named: None, bodies, places, is_array: false, stats, synced };
+        Import { ingest, lasting, name, options, account, named, bodies, bytes, places, is_array, stats, synced };
     // A thread reads, so that what was read need not wait for what is still to come.
     let (sender, pieces) = flume::bounded(WAITING_PIECES);
     thread::spawn(move || read_pieces(file, &sender));
     let ended = import.take_all(&pieces);
     // What was read before a fault is taken in all the same.
-    import.flush()?;
-    ended.map(|()| import.stats)
+    let flushed = import.flush();
+    (import.stats, flushed.and(ended))
 }
 
 /// What is read of a file.
@@ -146,7 +151,7 @@ fn read_pieces(mut file: Box<dyn BufRead + Send>, pieces: &Sender<Piece>) {
 fn read_first(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()> {
     let mut text = Vec::new();
     let mut start = 0;
-    while file.read_until(b'\n', &mut text)? > 0 {
+    while read_line(file, &mut text)? > 0 {
         take_mark(&mut text)?;
         if !text[start..].trim_ascii().is_empty() {
             break;
@@ -155,20 +160,36 @@ fn read_first(file: &mut impl BufRead, pieces: &Sender<Piece>) -> io::Result<()>
     }
     let line = text[start..].trim_ascii();
     let is_array = line.first() == Some(&b'[');
+    let mut read = Ok(0);
     if !is_value(line) && (is_array || line.first() == Some(&b'{')) {
-        file.by_ref().take(WHOLE_BYTES).read_to_end(&mut text)?;
-        if is_value(&text) {
+        read = file.by_ref().take(WHOLE_BYTES).read_to_end(&mut text);
+        if read.is_ok() && is_value(&text) {
             let _ = pieces.send(Piece::Whole(text.into()));
             return Ok(());
         }
         // The last line may have been cut by the limit.
-        file.read_until(b'\n', &mut text)?;
+        read = read.and_then(|_| read_line(file, &mut text));
         if is_array {
             let _ = pieces.send(Piece::Array);
         }
     }
     let _ = pieces.send(Piece::Lines(text.into()));
-    Ok(())
+    read.map(drop)
+}
+
+/// Reads the rest of a line behind what is there; returns how many bytes it has. Of one that is too long, nothing is read.
+fn read_line(file: &mut impl BufRead, text: &mut Vec<u8>) -> io::Result<usize> {
+    let before = text.len();
+    let read = file.by_ref().take(LINE_BYTES as u64).read_until(b'\n', text)?;
+    if read < LINE_BYTES || text.ends_with(b"\n") {
+        return Ok(read);
+    }
+    text.truncate(before);
+    Err(too_long())
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("a line in it is longer than {LINE_BYTES} bytes"))
 }
 
 /// Puts blanks in the place of the mark that some programs write before a file's text.
@@ -208,6 +229,7 @@ fn read_lines(file: &mut impl Read, pieces: &Sender<Piece>) -> io::Result<()> {
             let end = memchr::memrchr(b'\n', &lines[before..]).map_or(0, |end| before + end + 1);
             begun = lines.split_off(end);
         }
+        let read = if begun.len() < LINE_BYTES { read } else { Err(too_long()) };
         let listening = lines.is_empty() || pieces.send(Piece::Lines(lines.into())).is_ok();
         if read? == Some(0) || !listening {
             return Ok(());
@@ -227,6 +249,8 @@ struct Import<'a> {
     /// The last that a line named.
     named: Option<AccountId>,
     bodies: Vec<Body>,
+    /// How long they are together.
+    bytes: usize,
     /// Where each stands in the file.
     places: Vec<u64>,
     /// Whether each line is an element of an array.
@@ -319,10 +343,12 @@ impl Import<'_> {
             return Ok(());
         }
         let origin = Some(Origin { file: Arc::clone(self.name), line });
+        self.bytes += bytes.len();
         self.bodies.push(Body { bytes, origin });
         self.places.push(place);
         self.stats.bodies += 1;
-        if self.bodies.len() >= ANSWER_BODIES || self.synced.elapsed() >= SYNC_AFTER { self.flush() } else { Ok(()) }
+        let is_much = self.bodies.len() >= ANSWER_BODIES || self.bytes >= ANSWER_BYTES;
+        if is_much || self.synced.elapsed() >= SYNC_AFTER { self.flush() } else { Ok(()) }
     }
 
     fn journal(&mut self) -> Result<(), ImportError> {
@@ -336,6 +362,7 @@ impl Import<'_> {
             poll: None,
         };
         let places = std::mem::take(&mut self.places);
+        self.bytes = 0;
         match &self.lasting {
             Some(file) => Ok(self.ingest.append_lasting(answer, file, &places)?),
             None => Ok(self.ingest.append(answer)?),
@@ -380,7 +407,7 @@ mod tests {
         let options =
             ImportOptions { form: Form::Api, account_id: Some(account), sweep_id: "s".to_owned(), collected_at: now };
         let file = Box::new(Cursor::new(file.to_vec()));
-        read_file(&mut ingest, file, None, "file", &options).expect("a file");
+        read_file(&mut ingest, file, None, "file", &options).1.expect("a file");
         (dir, ingest)
     }
 
@@ -414,6 +441,28 @@ mod tests {
         let (_dir, mut ingest) = read(states(40_000, "\n").as_bytes());
         assert_eq!(days(&ingest), 1, "before anybody asks");
         assert_eq!(ingest.publish().expect("a publish").states_new, 40_000, "and all of it is told");
+    }
+
+    #[test]
+    fn a_line_has_an_end() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let now = clock::parse_timestamp("2026-10-02T12:00:00Z").expect("a time");
+        let archive = Archive::open_or_create(&dir.path().join("a"), 1, now, Disk::default()).expect("an archive");
+        let (mut ingest, _) = Ingest::open(archive, Shards::All, "a test", Policy::default()).expect("the shard");
+        let account = AccountId::parse("01a7362d577a6c3019a474fd6f485823").ok();
+        let options =
+            ImportOptions { form: Form::Api, account_id: account, sweep_id: "s".to_owned(), collected_at: now };
+        let long = vec![b'x'; 2 * LINE_BYTES];
+        let array = "[\n".to_owned() + &states(2, ",\n");
+        // Of the last one, what stood before the limit for values is kept as it is.
+        for (before, bodies) in [("", 0), (&(states(3, "\n") + "\n"), 3), (&array, 2)] {
+            let file = Cursor::new([before.as_bytes(), &long, b"\n", states(1, "").as_bytes()].concat());
+            let (stats, read) = read_file(&mut ingest, Box::new(file), None, "file", &options);
+            assert!(matches!(read, Err(ImportError::Read { .. })) && stats.bodies == bodies, "{stats:?} {read:?}");
+        }
+        let most = "x".repeat(LINE_BYTES - 1) + "\n";
+        let (_, read) = read_file(&mut ingest, Box::new(Cursor::new(most)), None, "file", &options);
+        read.expect("a line");
     }
 
     #[test]

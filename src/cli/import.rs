@@ -1,10 +1,11 @@
 //! `import`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -56,7 +57,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         if path != Path::new("-") && !is_pipe(path) {
             File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         }
-        let found = below(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let found = below(path, &mut BTreeSet::new()).with_context(|| format!("cannot read {}", path.display()))?;
         files.extend(found.into_iter().map(Source::File));
     }
     let (mut ingest, recovered) = collect::open(&place, &clock, "import", file.archive.readable_by, policy)?;
@@ -103,7 +104,7 @@ fn read_all(
             let is_lasting = matches!(&opened, Ok((_, Some(_)))) && options.form == Form::Api;
             ingest.keep_order(is_lasting)?;
         }
-        let read = match opened {
+        let (stats, read) = match opened {
             Ok((file, lasting)) => read_file(ingest, file, lasting, &name, &options),
             Err(error) => {
                 print::note(&format!("error: cannot read {name}: {error:#}"));
@@ -111,12 +112,11 @@ fn read_all(
                 continue;
             }
         };
+        total.values += stats.values;
+        total.bodies += stats.bodies;
+        exit = collect::worse(exit, nobodys(&name, &stats));
         match read {
-            Ok(stats) => {
-                total.values += stats.values;
-                total.bodies += stats.bodies;
-                exit = collect::worse(exit, nobodys(&name, &stats));
-            }
+            Ok(()) => (),
             Err(error @ ImportError::Read { .. }) => {
                 print::note(&format!("error: {error}"));
                 exit = Exit::Failed;
@@ -144,8 +144,12 @@ fn is_pipe(path: &Path) -> bool {
 }
 
 /// The files that are meant by a path: itself, or those of a folder and what is below it, in the order of their names.
-/// Hidden ones are not meant. A folder in it that cannot be read is among them, for whoever opens it to tell.
-fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
+/// Hidden ones are not meant, and what several names lead to is meant once: `known` has what was met, by its device and
+/// inode. A folder in it that cannot be read is among them, for whoever opens it to tell.
+fn below(path: &Path, known: &mut BTreeSet<(u64, u64)>) -> io::Result<Vec<PathBuf>> {
+    if path.metadata().is_ok_and(|metadata| !known.insert((metadata.dev(), metadata.ino()))) {
+        return Ok(Vec::new());
+    }
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -156,7 +160,7 @@ fn below(path: &Path) -> io::Result<Vec<PathBuf>> {
     entries.sort_unstable();
     let mut files = Vec::new();
     for (_, path) in entries {
-        files.extend(below(&path).unwrap_or_else(|_told_later| vec![path]));
+        files.extend(below(&path, known).unwrap_or_else(|_told_later| vec![path]));
     }
     Ok(files)
 }

@@ -23,7 +23,7 @@ fn what_stands_before_a_fault_is_taken_in() {
     put(&cut, &whole[..whole.len() / 2]);
     let (code, said) = run(import(&root).arg(&cut));
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("cannot read ") && said.contains("cut.ndjson.gz"), "{said}");
+    assert!(said.contains("cannot read ") && said.contains("cut.ndjson.gz") && !said.contains("0 bodies"), "{said}");
     // What was read is published, and the half line is told.
     assert!(said.contains(" 1 quarantined"), "{said}");
     let count = rows(&root, &Schema::device_state()).len();
@@ -250,6 +250,19 @@ fn a_file_that_cannot_be_read_costs_no_other_and_the_last_of_two_says_what_count
     let [(batch, row)] = &rows[..] else { panic!("one state: {said}") };
     let cpu = batch.column_by_name("cpu_pct").expect("a column").as_primitive::<arrow_array::types::Float64Type>();
     assert_eq!(cpu.value(*row).to_bits(), 99.0_f64.to_bits(), "of two files the later one counts");
+}
+
+#[test]
+fn what_several_names_lead_to_is_taken_once() {
+    let (dir, root) = place();
+    let logs = dir.path().join("logs");
+    std::fs::create_dir(&logs).expect("a folder");
+    // Without a time, one that is read twice would be two.
+    put(&logs.join("a.ndjson"), br#"{"deviceId":"cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7"}"#);
+    std::os::unix::fs::symlink("a.ndjson", logs.join("latest")).expect("a link");
+    std::os::unix::fs::symlink(".", logs.join("here")).expect("a link");
+    let (code, said) = run(import(&root).arg(&logs));
+    assert!(code == Some(0) && said.contains("1 bodies: 1 new states"), "{said}");
 }
 
 #[test]
