@@ -85,18 +85,40 @@ pub enum EraseError {
     },
 }
 
+/// Who watches a [`forget`].
+pub trait Watch {
+    /// Called for each part, each time that it is read ([`times_read`]).
+    fn looked(&self);
+
+    /// Told of [`Erased::unclear`], where there are such devices, before anything goes: once the others' states are gone
+    /// nobody can find them any more.
+    fn found_unclear(&self, devices: &BTreeSet<String>);
+}
+
 /// Takes everything about a subject out of shards and of the quarantine, and proves it by looking again.
-/// Without every shard's lock nothing is changed: the answer says what would be, also while a collector publishes.
-/// `looked` is called for each part, each time that it is read ([`times_read`]).
+/// Without every shard's lock nothing is changed: `erased` says what would be, also while a collector publishes.
 ///
 /// # Errors
-/// Where the journal is not empty, or the file system says no. What went before is gone.
+/// Where the journal is not empty, or the file system says no. What went before is gone, and told in `erased`.
 pub fn forget(
     archive: &Archive,
     locks: Option<&[ShardLock]>,
     subject: &Subject,
-    looked: &dyn Fn(),
-) -> Result<Erased, EraseError> {
+    watch: &dyn Watch,
+    erased: &mut Erased,
+) -> Result<(), EraseError> {
+    let forgotten = take_out(archive, locks, subject, watch, erased);
+    erased.days.sort_by_key(|(dataset, date, _)| (*date, dataset.clone()));
+    forgotten
+}
+
+fn take_out(
+    archive: &Archive,
+    locks: Option<&[ShardLock]>,
+    subject: &Subject,
+    watch: &dyn Watch,
+    erased: &mut Erased,
+) -> Result<(), EraseError> {
     archive.check_state()?;
     for lock in locks.unwrap_or_default() {
         if let Some((_, path)) = journal::segments(&archive.journal_path(lock.shard))?.into_iter().next() {
@@ -104,22 +126,25 @@ pub fn forget(
         }
     }
     let archive = archive.clone().lingering(Duration::ZERO);
-    let mut erased = Erased::default();
+    let looked = &|| watch.looked();
     let found = belongings(&archive, subject, looked)?;
     (erased.names_nobody, erased.unclear) = (found.names_nobody(), found.unclear());
+    if !erased.unclear.is_empty() {
+        watch.found_unclear(&erased.unclear);
+    }
     let subject = &subject.clone().having(&found);
     // It is the states that name somebody by which the others are found: broken off, it is done again from them.
     if let Some(nameless) = subject.nameless().filter(|_| locks.is_some()) {
         let forgetting = Forgetting { archive: &archive, locks, subject: &nameless, looked: &|| () };
-        forgetting.dataset(&Schema::device_state(), &mut erased)?;
+        forgetting.dataset(&Schema::device_state(), erased)?;
         erased.other_pseudonyms = 0;
     }
     let forgetting = Forgetting { archive: &archive, locks, subject, looked };
     // The states say whose devices they are, too.
     for schema in [Schema::poll(), Schema::device_state()] {
-        forgetting.dataset(&schema, &mut erased)?;
+        forgetting.dataset(&schema, erased)?;
     }
-    quarantine::forget(&archive, locks.and_then(<[_]>::first), subject, &mut erased)?;
+    quarantine::forget(&archive, locks.and_then(<[_]>::first), subject, erased)?;
     if let Some(locks) = locks {
         for lock in locks {
             // Former versions of the days that were written anew, and of those before.
@@ -131,8 +156,7 @@ pub fn forget(
         }
         prove(&archive, subject, &erased.left, looked)?;
     }
-    erased.days.sort_by_key(|(dataset, date, _)| (*date, dataset.clone()));
-    Ok(erased)
+    Ok(())
 }
 
 /// How many parts [`forget`] reads, each as often as it does: those of states once more than the others, to learn what is
@@ -248,9 +272,7 @@ impl Forgetting<'_> {
                 let day = Day { archive: self.archive, locks: self.locks, schema, partition: &partition, part };
                 match day.forget(&path, self.subject, erased) {
                     // It keeps nobody from the other days.
-                    Err(EraseError::Archive(
-                        ArchiveError::Damaged { path, .. } | ArchiveError::Schema { path, .. },
-                    )) => erased.leave(path),
+                    Err(EraseError::Archive(error)) if is_of_one(&error) => erased.leave(path),
                     forgotten => forgotten?,
                 }
                 (self.looked)();
@@ -258,6 +280,11 @@ impl Forgetting<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether it is one file that cannot be read, whatever the others are.
+fn is_of_one(error: &ArchiveError) -> bool {
+    error.is_of_part() || matches!(error, ArchiveError::Io { .. })
 }
 
 /// What is somebody's, by all states.
@@ -268,7 +295,7 @@ fn belongings(archive: &Archive, subject: &Subject, looked: &dyn Fn()) -> Result
         for (_, path) in archive.parts(&partition)? {
             match archive.hold_part(&path).and_then(|held| subject.belongings_in(&held, &schema, &mut found)) {
                 // It is named when it cannot be searched.
-                Err(ArchiveError::Damaged { .. } | ArchiveError::Schema { .. }) => (),
+                Err(error) if is_of_one(&error) => (),
                 searched => searched?,
             }
             looked();
@@ -354,8 +381,5 @@ fn prove(archive: &Archive, subject: &Subject, left: &[PathBuf], looked: &dyn Fn
             }
         }
     }
-    match quarantine::mentions(archive, subject)?.into_iter().find(|path| !left.contains(path)) {
-        Some(path) => Err(EraseError::Left(path)),
-        None => Ok(()),
-    }
+    quarantine::mentions(archive, subject, left)?.map_or(Ok(()), |path| Err(EraseError::Left(path)))
 }

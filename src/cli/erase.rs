@@ -1,5 +1,7 @@
 //! `prune` and `forget`.
 
+use std::collections::BTreeSet;
+
 use anyhow::bail;
 use chrono::TimeDelta;
 
@@ -7,7 +9,7 @@ use crate::archive::{Archive, ShardLock};
 use crate::clock::Clock;
 use crate::collect::Progress;
 use crate::config::{self, ConfigError, ConfigFile};
-use crate::erase::{self, EraseError, Erased, Subject, SubjectKind};
+use crate::erase::{self, EraseError, Erased, Subject, SubjectKind, Watch};
 use crate::privacy::{Policy, is_pseudonym};
 use crate::snapshot::DeviceId;
 
@@ -38,35 +40,35 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
     let policy = file.policy()?;
     let subject = subject(command, &file, &policy)?;
     let clock = Clock::system();
-    let (is_in_bucket, state_dir) = (!archive.is_on_disk(), archive.state_dir().to_owned());
-    let erased = if command.dry_run {
+    let mut erased = Erased::default();
+    let ended = if command.dry_run {
         if erase::is_waiting(&archive) {
             print::note("what waits in the journal is not looked at: it is published first when this is no dry run");
         }
-        search(args, &archive, None, &subject)?
+        search(args, &archive, None, &subject, &mut erased)
     } else {
-        let (ingest, recovered) = collect::take(archive, &clock, "forget", policy.clone())?;
+        let (ingest, recovered) = collect::take(archive.clone(), &clock, "forget", policy.clone())?;
         collect::note_recovered(&recovered);
         if !recovered.held.is_empty() {
             bail!("something is not published yet and may be about it: mend that first");
         }
-        search(args, ingest.archive(), Some(ingest.locks()), &subject)?
+        search(args, ingest.archive(), Some(ingest.locks()), &subject, &mut erased)
     };
+    // Where it broke off, what went before is gone all the same.
     tell(&erased, command.dry_run, args.quiet)?;
-    let (is_person, is_clean) = (!command.email.is_empty(), erased.left.is_empty() && erased.unclear.is_empty());
     for path in &erased.left {
         print::note(&format!(
             "left: {} mentions it, or cannot be searched, and is not ours to remove: look at it, and remove it yourself",
             path.display()
         ));
     }
-    if !erased.unclear.is_empty() {
-        let devices: Vec<&str> = erased.unclear.iter().map(String::as_str).collect();
-        print::note(&format!(
-            "left: states of {} that name nobody, by no registration that is known to be theirs alone: if they are theirs, `forget --device ID` takes them",
-            devices.join(", ")
-        ));
-    }
+    ended?;
+    Ok(judge(args, command, &archive, &erased))
+}
+
+/// Says what the answer means: whether all is gone, and whatever may bring it back.
+fn judge(args: &Args, command: &ForgetArgs, archive: &Archive, erased: &Erased) -> Exit {
+    let (is_person, is_clean) = (!command.email.is_empty(), erased.left.is_empty() && erased.unclear.is_empty());
     if is_person && erased.names_nobody {
         print::note(
             "no state in the archive names anybody, as addresses were dropped, forgotten or never came: find them by `forget --device ID`",
@@ -83,17 +85,17 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
                 "by this key's pseudonyms, that is: what was written with another key needs that key to be found",
             );
         }
-        if is_in_bucket {
+        if !archive.is_on_disk() {
             print::note(&format!(
                 "of quarantines, {} was read: run it with each other --state-dir too, and let the bucket expire former versions",
-                state_dir.display()
+                archive.state_dir().display()
             ));
         }
     }
     if !command.dry_run && !args.quiet {
         print::note("Cloudflare remembers 7 days: a collect or a backfill may bring back what it still has");
     }
-    Ok(if is_clean { Exit::Done } else { Exit::Partly })
+    if is_clean { Exit::Done } else { Exit::Partly }
 }
 
 /// Looks for somebody, and takes out what is found where there are the locks for it.
@@ -102,12 +104,30 @@ fn search(
     archive: &Archive,
     locks: Option<&[ShardLock]>,
     subject: &Subject,
-) -> Result<Erased, EraseError> {
+    erased: &mut Erased,
+) -> Result<(), EraseError> {
     let bar = Bar::new(args.quiet);
     bar.start("parts", Some(erase::times_read(archive, locks.is_none())?));
-    let erased = erase::forget(archive, locks, subject, &|| bar.advance(1));
+    let ended = erase::forget(archive, locks, subject, &Watched(&bar), erased);
     bar.finish();
-    erased
+    ended
+}
+
+/// A search that people watch.
+struct Watched<'a>(&'a Bar);
+
+impl Watch for Watched<'_> {
+    fn looked(&self) {
+        self.0.advance(1);
+    }
+
+    fn found_unclear(&self, devices: &BTreeSet<String>) {
+        let devices: Vec<String> = devices.iter().map(|device| print::safe_word(device)).collect();
+        print::note(&format!(
+            "left: states of {} that name nobody, by no registration that is known to be theirs alone: if they are theirs, `forget --device ID` takes them",
+            devices.join(", ")
+        ));
+    }
 }
 
 /// Whom the command names, by the values themselves and by the pseudonyms that the rules make of them.
@@ -140,9 +160,10 @@ fn tell(erased: &Erased, dry_run: bool, quiet: bool) -> anyhow::Result<()> {
     print::data(lines.collect::<String>())?;
     if !quiet {
         let verb = if dry_run { "would go" } else { "went" };
+        let days: BTreeSet<_> = erased.days.iter().map(|(_, date, _)| date).collect();
         print::note(&format!(
             "{} days, {rows} rows, {} and {} entries of the quarantine {verb}",
-            erased.days.len(),
+            days.len(),
             print::bytes(erased.bytes),
             erased.quarantined
         ));

@@ -45,22 +45,21 @@ fn as_json(line: &str) -> String {
     serde_json::json!({ "timestamp": timestamp, "level": level, "fields": { "message": message } }).to_string()
 }
 
-/// Text as it may stand on a terminal: control characters are shown and not obeyed.
+/// Text as it may stand on a terminal: control characters, and what turns a line's direction, are shown and not obeyed.
 pub(super) fn safe(text: &str) -> String {
-    let shown = |letter: char| match letter {
-        '\n' | '\t' => letter.to_string(),
-        _ if letter.is_control() => letter.escape_default().to_string(),
-        _ => letter.to_string(),
-    };
-    text.chars().map(shown).collect()
+    shown(text, |letter| matches!(letter, '\n' | '\t'))
 }
 
-/// The same for a word inside a line: nothing in it ends the line, or turns its direction.
+/// The same for a word inside a line: nothing in it ends the line.
 pub(super) fn safe_word(text: &str) -> String {
+    shown(text, |_letter| false)
+}
+
+fn shown(text: &str, is_obeyed: impl Fn(char) -> bool) -> String {
     let turns =
         |letter: char| matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let shown = |letter: char| match letter {
-        _ if letter.is_control() || turns(letter) => letter.escape_default().to_string(),
+        _ if (letter.is_control() || turns(letter)) && !is_obeyed(letter) => letter.escape_default().to_string(),
         _ => letter.to_string(),
     };
     text.chars().map(shown).collect()
@@ -175,6 +174,7 @@ mod tests {
 
     #[test]
     fn foreign_text_moves_no_cursor() {
-        assert_eq!(safe("a\u{1b}[31mb\u{7}\nc é"), "a\\u{1b}[31mb\\u{7}\nc é");
+        assert_eq!(safe("a\u{1b}[31mb\u{7}\nc é\u{202e}"), "a\\u{1b}[31mb\\u{7}\nc é\\u{202e}");
+        assert_eq!(safe_word("a\nb\u{202e}"), "a\\nb\\u{202e}");
     }
 }

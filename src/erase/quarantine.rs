@@ -13,7 +13,7 @@ use crate::archive::{Archive, ArchiveError, PartFile, ShardLock};
 use crate::schema::Schema;
 
 use super::subject::{Found, Subject};
-use super::{EraseError, Erased};
+use super::{EraseError, Erased, is_of_one};
 
 /// Takes what mentions a subject out of the quarantine, as far as the files are ours and can be read; the
 /// others are named. Without a shard's lock nothing is changed.
@@ -29,7 +29,7 @@ pub(super) fn forget(
             continue;
         }
         let ours = path.parent() == Some(&archive.quarantine_dir());
-        match (look(&path, subject)?, ours) {
+        match (look(archive, &path, subject)?, ours) {
             (Mention::None, _) => (),
             (Mention::Lines(kept, gone), true) => {
                 erased.quarantined += gone;
@@ -57,32 +57,21 @@ pub(super) fn forget(
         }
     }
     for path in strays(archive)? {
-        let held = match archive.hold(&path) {
-            // A collector has published the day since, and it was its part.
-            Err(error) if lock.is_none() && is_gone(&error) => continue,
-            held => held?,
-        };
-        if !matches!(look_at(&held, subject)?, Mention::None) {
+        if !matches!(look(archive, &path, subject)?, Mention::None) {
             erased.leave(path);
         }
     }
     Ok(())
 }
 
-/// Files that mention the subject, or may do so.
-pub(super) fn mentions(archive: &Archive, subject: &Subject) -> Result<Vec<PathBuf>, EraseError> {
-    let mut found = Vec::new();
-    for path in files(&archive.quarantine_dir())? {
-        if !matches!(look(&path, subject)?, Mention::None) {
-            found.push(path);
+/// A file that mentions the subject, or may do so, but for those that are left.
+pub(super) fn mentions(archive: &Archive, subject: &Subject, left: &[PathBuf]) -> Result<Option<PathBuf>, EraseError> {
+    for path in files(&archive.quarantine_dir())?.into_iter().chain(strays(archive)?) {
+        if !left.contains(&path) && !matches!(look(archive, &path, subject)?, Mention::None) {
+            return Ok(Some(path));
         }
     }
-    for path in strays(archive)? {
-        if !matches!(look_at(&archive.hold(&path)?, subject)?, Mention::None) {
-            found.push(path);
-        }
-    }
-    Ok(found)
+    Ok(None)
 }
 
 /// Removes what came into the quarantine before a day.
@@ -119,9 +108,16 @@ enum Mention {
     Hidden,
 }
 
-/// A file of the quarantine.
-fn look(path: &Path, subject: &Subject) -> Result<Mention, EraseError> {
-    look_at(&PartFile::open(path)?, subject)
+/// A file of the quarantine, or one among the parts. One that cannot be read may hold anything.
+fn look(archive: &Archive, path: &Path, subject: &Subject) -> Result<Mention, EraseError> {
+    let is_in_quarantine = path.starts_with(archive.quarantine_dir());
+    let held = if is_in_quarantine { PartFile::open(path) } else { archive.hold(path) };
+    match held.map_err(EraseError::from).and_then(|file| look_at(&file, subject)) {
+        // A link that leads nowhere; or a collector has published the day since, and it was its part.
+        Err(EraseError::Archive(error)) if is_gone(&error) => Ok(Mention::None),
+        Err(EraseError::Archive(error)) if is_of_one(&error) => Ok(Mention::Hidden),
+        mention => mention,
+    }
 }
 
 fn look_at(file: &PartFile, subject: &Subject) -> Result<Mention, EraseError> {
@@ -199,7 +195,7 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>, EraseError> {
     Ok(files)
 }
 
-/// Whether a file was there when its folder was listed, and is no more.
+/// Whether there is no such file, or no more.
 fn is_gone(error: &ArchiveError) -> bool {
     matches!(error, ArchiveError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound)
 }

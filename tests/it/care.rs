@@ -384,6 +384,29 @@ fn what_cannot_be_searched_or_is_not_ours_is_named_and_left() {
 }
 
 #[test]
+fn what_cannot_be_read_is_named_and_keeps_nobody_elsewhere() {
+    let (dir, root) = two_days();
+    let quarantine = root.join("_archive/quarantine");
+    make(&quarantine);
+    // Whoever has all rights cannot read a folder as a file either.
+    std::os::unix::fs::symlink(dir.path(), quarantine.join("bent.ndjson")).expect("a link");
+    std::os::unix::fs::symlink("nowhere", day(&root, 1).join("gone.parquet")).expect("a link");
+    let second = part(&root, 2);
+    remove(&second);
+    std::os::unix::fs::symlink(dir.path(), &second).expect("a link");
+    for (more, gone) in [(&["--dry-run"][..], "would go"), (&[], "went")] {
+        let (code, said) = ask(&root, &[&["forget", "--email", ALICE], more].concat());
+        assert_eq!(code, Some(3), "{said}");
+        for word in ["left: ", "bent.ndjson", &second.display().to_string(), gone] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        assert!(said.contains("1 days, 2 rows") && !said.contains("gone.parquet"), "{said}");
+    }
+    remove(&second);
+    assert_eq!(emails(&root), [BOB; 2]);
+}
+
+#[test]
 fn nobody_is_forgotten_by_mistake() {
     let (_dir, root) = two_days();
     import(&root, &[r#"{"x":"joalice@example.com"}"#], 3);
