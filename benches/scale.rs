@@ -152,7 +152,7 @@ fn written(rows: f64, publishes: f64) -> f64 {
     while day < rows - 0.5 {
         let most = (MERGED / SEGMENT).ceil() * SEGMENT;
         let mut left = each;
-        while left > 0.5 {
+        while left > 0.0 {
             let merged = left.min(most);
             (day, left) = (day + merged, left - merged);
             written += day;

@@ -85,10 +85,14 @@ pub enum QueryError {
     #[error("a rate is of counts within a window: ask for metrics as tunnel_stats_*, or another --agg")]
     NoRate,
     /// The answer would be longer than anybody reads.
-    #[error("there are more {what} than anybody reads (at most {most}): ask for a shorter window, or for fewer devices", most = trend::MOST_ROWS)]
+    #[error(
+        "there are more {what} than anybody reads (at most {most}): ask for a shorter window, or for fewer devices"
+    )]
     Long {
         /// Of what.
         what: &'static str,
+        /// How much can be.
+        most: usize,
     },
     /// Devices cannot be grouped by that.
     #[error("the fleet cannot be grouped by {name:?}: name a column of text, as platform, version or colo")]

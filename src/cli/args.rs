@@ -748,10 +748,10 @@ pub(super) struct SimulateArgs {
 )]
 pub(super) struct DemoArgs {
     /// Devices in the simulated fleet
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) devices: u32,
-    /// Simulated hours
-    #[arg(long, default_value_t = 8)]
+    /// Simulated hours, a year of them at most
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=8_760))]
     pub(super) hours: u32,
 }
 

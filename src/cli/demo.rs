@@ -43,8 +43,8 @@ pub(super) fn run(args: &Args, command: &DemoArgs) -> anyhow::Result<Exit> {
         None => PathBuf::from(FOLDER),
     };
     let end = Clock::system().now();
-    let start = end - TimeDelta::hours(i64::from(command.hours.max(1)));
-    let fleet = Fleet::new(FleetOptions { devices: command.devices.max(1), ..FleetOptions::default() });
+    let start = end - TimeDelta::hours(i64::from(command.hours));
+    let fleet = Fleet::new(FleetOptions { devices: command.devices, ..FleetOptions::default() });
     let runtime = runtime()?;
     runtime.block_on(sweep(&fleet, &root, start, end))?;
     let window = Window { since: start, until: end };

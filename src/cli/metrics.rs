@@ -44,7 +44,7 @@ const COUNTED: &[Figure] = &[
     ("throttled_seconds_total", "Seconds for which the API kept everything waiting.", |stats| stats.throttled_s),
 ];
 
-/// Of all accounts together: they are published at once.
+/// Of all accounts together, which are published at once: what is not published now keeps what it was.
 const PUBLISHED: &[Figure] = &[
     ("last_publish_states_new", "States that were new to the archive.", |stats| number(stats.states_new)),
     ("last_publish_rows", "Rows in the parts that were published.", |stats| number(stats.rows_published)),
@@ -53,6 +53,10 @@ const PUBLISHED: &[Figure] = &[
     ("values_unmapped", "Values that no column holds; they are kept in `unmapped`.", |stats| {
         number(stats.values_unmapped)
     }),
+];
+
+/// What waits, of all accounts together.
+const WAITING: &[Figure] = &[
     ("journal_pending_bytes", "Bytes in the journal that wait to be published.", |stats| number(stats.waiting_bytes)),
     ("journal_pending_since_timestamp_seconds", "When the oldest of them was received; 0 where none waits.", |stats| {
         stats.waiting_since.as_deref().and_then(clock::parse_timestamp).map_or(0.0, seconds)
@@ -67,6 +71,7 @@ pub(super) struct Metrics {
     last: Vec<GaugeVec>,
     counted: Vec<CounterVec>,
     published: Vec<Gauge>,
+    waiting: Vec<Gauge>,
     free: Gauge,
     root: PathBuf,
     file: Option<PathBuf>,
@@ -102,6 +107,7 @@ impl Metrics {
             last: LAST_SWEEP.iter().map(|(name, help, _)| by_account(name, help)).collect::<Result<_, _>>()?,
             counted: of_a_loop.iter().map(|(name, help, _)| counter(name, help)).collect::<Result<_, _>>()?,
             published: PUBLISHED.iter().map(|(name, help, _)| plain(name, help)).collect::<Result<_, _>>()?,
+            waiting: WAITING.iter().map(|(name, help, _)| plain(name, help)).collect::<Result<_, _>>()?,
             free: plain("disk_free_bytes", "Bytes that are free on the archive's disk.")?,
             root: root.to_owned(),
             file,
@@ -141,12 +147,13 @@ impl Metrics {
 
     /// Notes what was published of all of them, and tells all of it.
     pub(super) fn publish(&self, total: &CollectStats) -> anyhow::Result<()> {
-        for (gauge, (name, _, value)) in self.published.iter().zip(PUBLISHED) {
-            // What was not published now keeps what it was.
-            if total.bytes_published > 0 || !name.starts_with("last_publish") {
-                gauge.set(value(total));
-            }
+        let set = |gauges: &[Gauge], figures: &[Figure]| {
+            gauges.iter().zip(figures).for_each(|(gauge, (_, _, value))| gauge.set(value(total)));
+        };
+        if total.bytes_published > 0 {
+            set(&self.published, PUBLISHED);
         }
+        set(&self.waiting, WAITING);
         self.render()?;
         let Some(path) = &self.file else { return Ok(()) };
         let text = self.text.lock().unwrap_or_else(PoisonError::into_inner).clone();

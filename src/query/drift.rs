@@ -18,12 +18,15 @@ use super::{QueryError, texts, times};
 /// Letters of an example at most.
 const LONGEST_EXAMPLE: usize = 60;
 
+/// Paths at most.
+const MOST_PATHS: usize = 100_000;
+
 /// Each path that the schema does not expect: of which types its values are, when it was first and last seen, in how
 /// many states and devices, which share of the devices that is, and an example, as it was sent. Positions in a list are
 /// left out of a path.
 ///
 /// # Errors
-/// Where the window has no length, or the archive cannot be read.
+/// Where the window has no length, there are more paths than anybody reads, or the archive cannot be read.
 pub fn drift(days: &Days, window: Window) -> Result<Answer, QueryError> {
     window.check()?;
     let schema = Schema::device_state();
@@ -31,6 +34,9 @@ pub fn drift(days: &Days, window: Window) -> Result<Answer, QueryError> {
     let mut all = Found::default();
     let add = |found: &mut Found, batch: &RecordBatch| found.add(batch, name, window);
     days.fold_all(&schema, window, &scan, Found::default, add, |found| all.merge(found))?;
+    if all.is_long {
+        return Err(QueryError::Long { what: "paths", most: MOST_PATHS });
+    }
     let devices = all.devices.len();
     let rows = all.paths.into_iter().map(|(path, seen)| seen.row(path, devices)).collect();
     let keys = ["path", "types", "first", "last"].map(AnswerColumn::key);
@@ -98,6 +104,8 @@ impl Unexpected {
 struct Found {
     devices: BTreeSet<String>,
     paths: BTreeMap<String, Seen>,
+    /// Whether there are more: the keys of an object may be anything.
+    is_long: bool,
 }
 
 /// What was seen of a path.
@@ -125,15 +133,24 @@ impl Found {
             // What the archive wrote is an object; what somebody else wrote there says nothing.
             let kept: BTreeMap<String, &RawValue> = serde_json::from_str(bodies.value(row)).unwrap_or_default();
             for (path, value) in kept {
-                self.paths.entry(without_positions(&path)).or_default().see(id, at, value);
+                self.of(without_positions(&path)).into_iter().for_each(|seen| seen.see(id, at, value));
             }
         }
     }
 
+    /// What was seen of a path, if there is room for it.
+    fn of(&mut self, path: String) -> Option<&mut Seen> {
+        self.is_long |= self.paths.len() >= MOST_PATHS && !self.paths.contains_key(&path);
+        (!self.is_long).then(|| self.paths.entry(path).or_default())
+    }
+
     fn merge(&mut self, other: Self) {
         self.devices.extend(other.devices);
-        for (path, seen) in other.paths {
-            self.paths.entry(path).or_default().merge(seen);
+        self.is_long |= other.is_long;
+        for (path, found) in other.paths {
+            if let Some(seen) = self.of(path) {
+                seen.merge(found);
+            }
         }
     }
 }
@@ -204,6 +221,23 @@ fn without_positions(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_paths_than_anybody_reads_are_none() {
+        let found = |paths: std::ops::Range<usize>| {
+            let mut found = Found::default();
+            paths.for_each(|path| found.of(path.to_string()).into_iter().for_each(|seen| seen.states += 1));
+            found
+        };
+        let half = MOST_PATHS / 2;
+        let mut all = found(0..half);
+        all.merge(found(0..half));
+        assert_eq!((all.paths.len(), all.is_long), (half, false));
+        all.merge(found(half..MOST_PATHS));
+        assert!(!all.is_long && all.of("0".to_owned()).is_some(), "all that there can be");
+        all.merge(found(half..MOST_PATHS + 1));
+        assert!(all.is_long && all.paths.len() == MOST_PATHS);
+    }
 
     #[test]
     fn positions_in_lists_are_left_out_of_paths() {

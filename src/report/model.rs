@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use chrono::{TimeDelta, Timelike};
 use serde::Serialize;
 
 use crate::clock::{Timestamp, Zone, rfc3339};
-use crate::query::{Answer, Cell, ColumnRole, Window};
+use crate::query::{Answer, Cell, ColumnRole, Window, whole_intervals};
 
 /// The most series of a chart: more are told apart by nobody, and the rest is one.
 const MOST_SERIES: usize = 8;
@@ -160,15 +159,11 @@ impl Chart {
 
     /// Takes out the values of buckets of which a window has a part only: a count of these says little.
     pub(super) fn leave_out_parts(&mut self, window: Window, every: Duration, zone: Zone) {
-        // A day on which clocks are changed is longer or shorter: it ends where the next one begins.
-        let last = self.starts.last().and_then(|start| end(start.0, every, zone));
-        let ends = self.starts.iter().skip(1).map(|next| Some(next.0)).chain([last]);
-        let is_whole = |(start, end): (&Start, Option<Timestamp>)| {
-            start.0 >= window.since && end.is_some_and(|end| end <= window.until)
-        };
-        let are_whole: Vec<bool> = self.starts.iter().zip(ends).map(is_whole).collect();
+        // There may be none.
+        let until = whole_intervals(window, every, zone, window.until).map_or(window.since, |whole| whole.until);
+        let is_part = |start: &Start| start.0 < window.since || start.0 >= until;
         for line in &mut self.series {
-            let parts = line.values.iter_mut().zip(&are_whole).filter(|(_, is_whole)| !**is_whole);
+            let parts = line.values.iter_mut().zip(&self.starts).filter(|(_, start)| is_part(start));
             parts.for_each(|(value, _)| *value = None);
         }
     }
@@ -201,19 +196,6 @@ impl Chart {
         let mean = if sum.is_finite() { sum / count } else { values().map(|value| value / count).sum() };
         Some((least, mean, greatest))
     }
-}
-
-/// When a bucket ends. Those of more than an hour are counted by the clock on the wall, from midnight on.
-fn end(start: Timestamp, every: Duration, zone: Zone) -> Option<Timestamp> {
-    let later = start.checked_add_signed(TimeDelta::from_std(every).ok()?)?;
-    if zone == Zone::UTC || every <= Duration::from_hours(1) {
-        return Some(later);
-    }
-    let local = zone.local(start).naive_local();
-    // Where an hour is left out, what would begin in it begins later.
-    let late = u64::from(local.num_seconds_from_midnight()) % every.as_secs();
-    let begin = local.checked_sub_signed(TimeDelta::from_std(Duration::from_secs(late)).ok()?)?;
-    zone.moment(begin.checked_add_signed(TimeDelta::from_std(every).ok()?)?)
 }
 
 /// The length of the buckets of a window: short enough for a chart, and one that people count in.

@@ -235,7 +235,8 @@ impl FromStr for Faults {
         text.split(',').try_fold(Self::none(), |faults, part| {
             let parsed = parse(part).map_err(|reason| SimError::Fault { text: part.to_owned(), reason });
             let (kind, probability) = parsed?;
-            Ok(kind.map_or(Self::every(probability), |kind| faults.with(kind, probability)))
+            let kinds = kind.map_or(FaultKind::ALL.to_vec(), |kind| vec![kind]).into_iter();
+            Ok(kinds.fold(faults, |faults, kind| faults.with(kind, probability)))
         })
     }
 }
@@ -309,6 +310,9 @@ mod tests {
 
     #[test]
     fn all_is_none_of_the_hostile_kinds_and_pages_are_no_devices() {
+        let both: Faults = "bomb=10%,all=5%,slow=1%".parse().expect("faults");
+        let expected = Faults::every(0.05).with(FaultKind::Bomb, 0.1).with(FaultKind::Slow, 0.01);
+        assert_eq!(both, expected, "who names one and then all means both");
         let all: Faults = "all=100%".parse().expect("faults");
         assert!(FaultKind::HOSTILE.into_iter().all(|kind| all.probability(kind) == 0.0));
         let empty = Faults::none().with(FaultKind::EmptyPage, 1.0);
