@@ -15,7 +15,8 @@
 //! ```
 //!
 //! In a bucket of an object store there are the parts and `archive.json` under the same names; journal, staging,
-//! quarantine and locks are in a folder on the writer's disk.
+//! quarantine and locks are in a folder on the writer's disk, with the address of the archive (`archive-url`) and what of
+//! `archive.json` a writer has to know while the bucket cannot be asked.
 //!
 //! * There is exactly one part per dataset, day and shard. `part-0-000042` is the 42nd publish of
 //!   that day by shard 0. A device always falls into the same shard: the XXH64 of its id (seed 0), modulo the number
@@ -100,7 +101,6 @@ pub use refile::Refiled;
 pub use store::Entry;
 pub use surplus::has_all_of;
 
-use description::Needed;
 use store::{Days, Listed, Store};
 
 /// The folder of everything that is not data.
@@ -119,6 +119,9 @@ pub struct Archive {
     shards: u32,
     /// Days may still be in parts of another number of shards.
     is_resharding: bool,
+    /// When that was begun last.
+    resharding_since: Option<String>,
+    pseudonym_keys: Vec<KeyMark>,
     disk: Disk,
     linger: Duration,
 }
@@ -263,8 +266,8 @@ impl Archive {
         let archive = Self::new(&place.into(), 1);
         match archive.store.description()? {
             Some(text) => {
-                let Needed { shards, resharding, .. } = archive.read_description(&text)?;
-                Ok(Self { shards, is_resharding: resharding, ..archive })
+                let said = archive.read_description(&text)?;
+                Ok(archive.described(said))
             }
             None => Err(archive.undescribed()),
         }
@@ -422,6 +425,7 @@ impl Archive {
         let journal = self.journal_path(shard);
         self.disk.make_dirs(&journal)?;
         self.store.claim(self)?;
+        self.remember(self.pseudonym_keys.clone());
         let first = if self.is_on_disk() { &self.root } else { &self.own };
         let above = first.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for folder in journal.ancestors().take_while(|folder| folder.starts_with(first)) {
@@ -537,7 +541,8 @@ impl Archive {
     fn new(place: &Place, shards: u32) -> Self {
         let (root, own) = (place.root().to_owned(), place.state_dir().to_owned());
         let (store, disk, linger) = (place.store(), Disk::default(), publish::LINGER);
-        Self { root, own, store, shards, is_resharding: false, disk, linger }
+        let (is_resharding, resharding_since, pseudonym_keys) = (false, None, Vec::new());
+        Self { root, own, store, shards, is_resharding, resharding_since, pseudonym_keys, disk, linger }
     }
 
     fn create(place: &Place, shards: u32, now: Timestamp, disk: Disk) -> Result<Self, ArchiveError> {
@@ -573,6 +578,12 @@ impl ArchiveError {
     #[must_use]
     pub fn is_of_part(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Schema { .. })
+    }
+
+    /// Whether the object store gives no answer, or does not let it be done: both may pass.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Bucket(BucketError::Denied { .. } | BucketError::Failed { .. }))
     }
 
     /// Whether the credentials do not let it be done.

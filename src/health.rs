@@ -10,7 +10,7 @@ mod status;
 use serde::Serialize;
 
 pub use examine::{examine, examine_place};
-pub use status::{Status, StatusOptions, Sweep};
+pub use status::{Status, StatusOptions, Sweep, known_until};
 
 /// Something that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -257,7 +257,16 @@ impl Ingest {
         // Where it seems to have come in the future, the clock was set back, and nobody knows how long it has waited.
         let waited = |since: Timestamp| (now - since).to_std().unwrap_or(Duration::MAX);
         let waited = self.waiting_since.map_or(Duration::ZERO, waited);
-        if rule.is_due(waited, next, self.day_rows(now)?) { self.publish().map(Some) } else { Ok(None) }
+        let rows = match self.day_rows(now) {
+            // To try each day would take as long as the longest of its requests, and end in the same.
+            Err(IngestError::Archive(error)) if error.is_away() => {
+                let mut published = Published::default();
+                published.hold(&error);
+                return Ok(Some(published));
+            }
+            rows => rows?,
+        };
+        if rule.is_due(waited, next, rows) { self.publish().map(Some) } else { Ok(None) }
     }
 
     /// What is journalled and not published; none where nothing is.

@@ -40,6 +40,8 @@ pub struct ReportOptions {
     pub zone: Zone,
     /// When it is made.
     pub now: Timestamp,
+    /// What was asked of the API since is not known.
+    pub known_until: Timestamp,
     /// How many devices of each kind of trouble are shown.
     pub worst: usize,
 }

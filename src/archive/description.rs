@@ -10,9 +10,10 @@ use arrow_array::cast::AsArray;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Timestamp};
+use crate::disk::Disk;
 use crate::schema::Schema;
 
-use super::{ARCHIVE_FORMAT, Archive, ArchiveError, MOST_RACES, PartName, Scan, paths, shard_of, write};
+use super::{ARCHIVE_FORMAT, Archive, ArchiveError, MOST_RACES, PartName, Place, Scan, paths, shard_of, write};
 
 /// Devices by which a shard is told.
 const SEEN_DEVICES: usize = 50;
@@ -25,27 +26,27 @@ const MOST_SHARDS_SEEN: u32 = 1_024;
 
 /// What `_archive/archive.json` says.
 #[derive(Debug, Serialize)]
-struct Description {
+struct Description<'a> {
     format: u32,
-    shards: u32,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    resharding: bool,
-    created_at: String,
-    created_by: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pseudonym_keys: Vec<KeyMark>,
+    #[serde(flatten)]
+    said: &'a Said,
 }
 
-/// What has to be known of an archive: its description may have been written anew by hand.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Needed {
+/// What it says beside the format. It may have been written anew by hand: what does not have to be there need not be.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Said {
     pub(super) shards: u32,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) resharding: bool,
+    /// When the last one who files its days anew began: nobody else's beginning is the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) resharding_since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     created_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     created_by: Option<String>,
-    #[serde(default)]
-    pseudonym_keys: Vec<KeyMark>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) pseudonym_keys: Vec<KeyMark>,
 }
 
 /// A key with which pseudonyms were made: what tells it from another, and since when it was the one.
@@ -65,13 +66,35 @@ struct Format {
 }
 
 impl Archive {
-    /// The keys that its pseudonyms were made with, in the order in which they came.
+    /// Opens the archive at a place that cannot be asked just now as the last writer to it knew it: what is received can
+    /// be journalled until it can be asked again. None where this machine knows nothing of it, or the place is a folder.
     ///
     /// # Errors
-    /// Where the description cannot be read.
-    pub fn pseudonym_keys(&self) -> Result<Vec<KeyMark>, ArchiveError> {
-        let text = self.store.description()?;
-        text.map_or(Ok(Vec::new()), |text| Ok(self.read_description(&text)?.pseudonym_keys))
+    /// Where the folder of the state cannot be read, or belongs to another archive.
+    pub fn recall(place: impl Into<Place>, disk: Disk) -> Result<Option<Self>, ArchiveError> {
+        let archive = Self::new(&place.into(), 1).on(disk);
+        let Some(text) = archive.store.recall(&archive)? else { return Ok(None) };
+        // One that somebody bent is as good as none.
+        let known = archive.read_description(&text).ok();
+        Ok(known.map(|said| archive.described(said)))
+    }
+
+    /// Keeps on the local disk what [`Archive::recall`] needs. That it cannot be kept is only told.
+    pub(super) fn remember(&self, pseudonym_keys: Vec<KeyMark>) {
+        let said = Said { shards: self.shards, pseudonym_keys, ..Said::default() };
+        self.store.remember(self, &said.text()).unwrap_or_else(|error| tracing::warn!("{error}"));
+    }
+
+    /// The keys that its pseudonyms were made with when it was opened, in the order in which they came.
+    #[must_use]
+    pub fn pseudonym_keys(&self) -> &[KeyMark] {
+        &self.pseudonym_keys
+    }
+
+    /// The same archive, of which its description says something.
+    pub(super) fn described(self, said: Said) -> Self {
+        let Said { shards, resharding, resharding_since, pseudonym_keys, .. } = said;
+        Self { shards, is_resharding: resharding, resharding_since, pseudonym_keys, ..self }
     }
 
     /// Notes the key that pseudonyms are made with from now on. Returns the one before it, where this one is new.
@@ -83,84 +106,96 @@ impl Archive {
         let mut races = 0;
         loop {
             let Some(text) = self.store.description()? else { return Err(self.undescribed()) };
-            let mut needed = self.read_description(&text)?;
+            let said = self.read_description(&text)?;
+            let mut keys = said.pseudonym_keys;
             // One that came back is no new one, nor are two that two collectors have.
-            if needed.pseudonym_keys.iter().any(|key| key.mark == mark) {
+            if keys.iter().any(|key| key.mark == mark) {
                 return Ok(None);
             }
-            let former = needed.pseudonym_keys.last().cloned();
-            needed.pseudonym_keys.push(KeyMark { mark: mark.to_owned(), since: now });
+            let former = keys.last().cloned();
+            keys.push(KeyMark { mark: mark.to_owned(), since: now });
             // Where each start has a key of its own, they would fill the description.
-            let surplus = needed.pseudonym_keys.len().saturating_sub(MOST_KEYS);
-            needed.pseudonym_keys.drain(..surplus);
-            match self.describe(shard, needed, now, Some(&text)) {
+            keys.drain(..keys.len().saturating_sub(MOST_KEYS));
+            match self.describe(shard, Said { pseudonym_keys: keys.clone(), ..said }, now, Some(&text)) {
                 // Another collector wrote it, or a reshard.
                 Err(error) if error.is_replaced() && races < MOST_RACES => races += 1,
-                written => return written.map(|()| former),
+                written => {
+                    written?;
+                    self.remember(keys);
+                    return Ok(former);
+                }
             }
         }
     }
 
-    /// That no days were, or are being, filed into another number of shards since this was opened.
+    /// That no days were, or are being, filed into another number of shards since this was opened; and by nobody else
+    /// where this one does it.
     ///
     /// # Errors
     /// [`ArchiveError::Resharded`] or [`ArchiveError::Resharding`] where they were; or where the description cannot be read.
     pub fn check_shards(&self) -> Result<(), ArchiveError> {
         let Some(text) = self.store.description()? else { return Ok(()) };
-        let Needed { shards, resharding, .. } = self.read_description(&text)?;
-        let path = self.root.clone();
-        match (shards, resharding) == (self.shards, self.is_resharding) {
+        self.check_shards_of(&self.read_description(&text)?)
+    }
+
+    fn check_shards_of(&self, said: &Said) -> Result<(), ArchiveError> {
+        let (path, shards) = (self.root.clone(), said.shards);
+        let known = (self.shards, self.is_resharding, &self.resharding_since);
+        match (shards, said.resharding, &said.resharding_since) == known {
             true => Ok(()),
-            false if resharding => Err(ArchiveError::Resharding { path, shards }),
+            false if said.resharding => Err(ArchiveError::Resharding { path, shards }),
             false => Err(ArchiveError::Resharded { path, shards }),
         }
     }
 
-    /// The same archive with another number of shards. Until [`Archive::end_resharding`] nobody else can write to it.
-    /// Whoever calls it holds every shard's lock.
+    /// The same archive with another number of shards. Until [`Archive::end_resharding`] nobody else can write to it, also
+    /// none who had begun the same before. Whoever calls it holds every shard's lock.
     ///
     /// # Errors
     /// Where the description cannot be written.
     pub fn begin_resharding(self, shards: u32, now: Timestamp) -> Result<Self, ArchiveError> {
-        Self { shards, is_resharding: true, ..self }.redescribe(now)
+        let resharding_since = Some(clock::format_timestamp(now));
+        Self { shards, is_resharding: true, resharding_since, ..self }.redescribe(now, |_said| Ok(()))
     }
 
     /// Says that every day is in parts of the new number of shards.
     ///
     /// # Errors
-    /// Where the description cannot be written.
+    /// Where the description cannot be written, or somebody else has begun the same since.
     pub fn end_resharding(self, now: Timestamp) -> Result<Self, ArchiveError> {
-        Self { is_resharding: false, ..self }.redescribe(now)
+        let begun = self.clone();
+        Self { is_resharding: false, resharding_since: None, ..self }
+            .redescribe(now, |said| begun.check_shards_of(said))
     }
 
     /// Writes its first description.
     pub(super) fn describe_new(&self, now: Timestamp) -> Result<(), ArchiveError> {
         self.check_owner()?;
-        self.describe(0, Needed { shards: self.shards, ..Needed::default() }, now, None)
+        self.describe(0, Said { shards: self.shards, ..Said::default() }, now, None)
     }
 
-    /// Says what its shards are now.
-    fn redescribe(self, now: Timestamp) -> Result<Self, ArchiveError> {
+    /// Says what its shards are now, if what was said of it so far is as it should be.
+    fn redescribe(
+        self,
+        now: Timestamp,
+        check: impl FnOnce(&Said) -> Result<(), ArchiveError>,
+    ) -> Result<Self, ArchiveError> {
         let old = self.store.description()?;
-        let said = old.as_deref().map_or(Ok(Needed::default()), |text| self.read_description(text))?;
-        let needed = Needed { shards: self.shards, resharding: self.is_resharding, ..said };
-        self.describe(0, needed, now, old.as_deref())?;
+        let said = match &old {
+            Some(text) => self.read_description(text)?,
+            None => Said::default(),
+        };
+        old.as_ref().map_or(Ok(()), |_text| check(&said))?;
+        let (shards, resharding, resharding_since) = (self.shards, self.is_resharding, self.resharding_since.clone());
+        self.describe(0, Said { shards, resharding, resharding_since, ..said }, now, old.as_deref())?;
         Ok(self)
     }
 
     /// Writes the description, in place of the `old` one if there is one.
-    fn describe(&self, shard: u32, needed: Needed, now: Timestamp, old: Option<&str>) -> Result<(), ArchiveError> {
-        let Needed { shards, resharding, created_at, created_by, pseudonym_keys } = needed;
-        let description = Description {
-            format: ARCHIVE_FORMAT,
-            shards,
-            resharding,
-            created_at: created_at.unwrap_or_else(|| clock::format_timestamp(now)),
-            created_by: created_by.unwrap_or_else(write::tool),
-            pseudonym_keys,
-        };
-        let text = serde_json::to_string_pretty(&description).expect("a description always has a form in JSON");
-        self.store.describe(self, shard, &format!("{text}\n"), old)
+    fn describe(&self, shard: u32, mut said: Said, now: Timestamp, old: Option<&str>) -> Result<(), ArchiveError> {
+        said.created_at.get_or_insert_with(|| clock::format_timestamp(now));
+        said.created_by.get_or_insert_with(write::tool);
+        self.store.describe(self, shard, &said.text(), old)
     }
 
     /// What a folder without a description is.
@@ -218,7 +253,7 @@ impl Archive {
     }
 
     /// What has to be known of a description.
-    pub(super) fn read_description(&self, text: &str) -> Result<Needed, ArchiveError> {
+    pub(super) fn read_description(&self, text: &str) -> Result<Said, ArchiveError> {
         let damaged = |error: serde_json::Error| {
             let place = format!("at line {} column {}", error.line(), error.column());
             self.misdescribed(format!("not the JSON it was written as, {place}"))
@@ -228,8 +263,15 @@ impl Archive {
             return Err(ArchiveError::Format { path: self.root.clone(), found: format.format });
         }
         match serde_json::from_str(text).map_err(damaged)? {
-            Needed { shards: 0, .. } => Err(self.misdescribed("it has no shards".to_owned())),
-            needed => Ok(needed),
+            Said { shards: 0, .. } => Err(self.misdescribed("it has no shards".to_owned())),
+            said => Ok(said),
         }
+    }
+}
+
+impl Said {
+    fn text(&self) -> String {
+        let description = Description { format: ARCHIVE_FORMAT, said: self };
+        serde_json::to_string_pretty(&description).expect("a description always has a form in JSON") + "\n"
     }
 }

@@ -33,6 +33,9 @@ const END: u64 = 80 * 1024;
 /// The file in the state's folder that says which archive it belongs to.
 const CLAIM: &str = "archive-url";
 
+/// The file beside it that says of the archive what a writer has to know.
+const REMEMBERED: &str = "archive.json";
+
 /// A place in a bucket.
 #[derive(Debug)]
 pub(super) struct Objects {
@@ -154,6 +157,26 @@ impl Store for Objects {
         archive.write_durably(0, &archive.own.join(CLAIM), format!("{}\n", self.bucket.url()).as_bytes())
     }
 
+    fn recall(&self, archive: &Archive) -> Result<Option<String>, ArchiveError> {
+        if !self.is_claimed(archive)? {
+            return Ok(None);
+        }
+        let path = archive.own.join(REMEMBERED);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ArchiveError::io("read", &path)(error)),
+        }
+    }
+
+    fn remember(&self, archive: &Archive, text: &str) -> Result<(), ArchiveError> {
+        let path = archive.own.join(REMEMBERED);
+        match std::fs::read(&path) {
+            Ok(known) if known == text.as_bytes() => Ok(()),
+            _ => archive.write_durably(0, &path, text.as_bytes()),
+        }
+    }
+
     fn is_guarded(&self) -> Result<bool, ArchiveError> {
         // The description is there, and would be replaced by itself.
         let (text, ..) = self.bucket.end(&self.description_key(), DESCRIPTION_BYTES)?;
@@ -244,7 +267,11 @@ impl Store for Objects {
             let bytes = std::fs::read(&path).map_err(ArchiveError::io("read", &path))?;
             let (key, condition) = self.target(staged, *name);
             let is_new = matches!(condition, Condition::IsNew);
-            let version = self.bucket.put(&key, vec![bytes.into()], condition)?;
+            let version = match self.bucket.put(&key, vec![bytes.into()], condition) {
+                // Who reads the day once more would be refused all the same where that other one reshards.
+                Err(error @ BucketError::Replaced(_)) => return archive.check_shards().and(Err(error.into())),
+                put => put?,
+            };
             made.extend(is_new.then_some((key, version)));
         }
         // Where that began while they were sent, their rows may be filed already, or never be: they do not count.

@@ -29,6 +29,12 @@ pub(super) trait Store: fmt::Debug + Send + Sync {
     /// Makes sure, for a writer, that what is on the local disk belongs to this place.
     fn claim(&self, archive: &Archive) -> Result<(), ArchiveError>;
 
+    /// What [`Store::remember`] was last told, where the place itself cannot be asked; nothing where it always can.
+    fn recall(&self, archive: &Archive) -> Result<Option<String>, ArchiveError>;
+
+    /// Keeps on the local disk what a writer has to know of the archive while the place cannot be asked.
+    fn remember(&self, archive: &Archive, text: &str) -> Result<(), ArchiveError>;
+
     /// Whether one of two writers to a part is kept from overwriting the other's. Tries to write.
     fn is_guarded(&self) -> Result<bool, ArchiveError>;
 

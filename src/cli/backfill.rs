@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         let mut summaries = serde_json::Map::new();
         for ((name, client_options), wanted) in accounts.into_iter().zip(&wanted) {
             let budget = client_options.budget;
-            let client = collect::client(client_options, &place, &clock).await?;
+            let client = collect::client(client_options, Archive::is_absent(&place)?, &clock).await?;
             let (ingest, recovered) = collect::open(&place, &clock, "backfill", access, policy.clone())?;
             exit = collect::worse(exit, collect::note_recovered(&recovered));
             let plan = wanted.plan(Some(ingest.archive()), &policy, budget)?;

@@ -62,27 +62,34 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         return print_plans(&accounts, &options, &known);
     }
     until_stopped(async |stop| {
-        let mut clients: Vec<(String, Client)> = Vec::new();
-        for (name, client_options) in accounts {
-            let client = client(client_options, &place, &clock).await?;
-            let sharing = clients.iter().map(|(_, other)| other).find(|other| client.shares_limit(other));
-            let client = match sharing {
-                Some(other) => client.beside(other),
-                None => client,
-            };
-            clients.push((name, client));
-        }
-        let archive = match count {
-            None if shards != Shards::All => Archive::open(&place)?.on(Disk::new(access)),
-            count => Archive::open_or_create(&place, count.unwrap_or(1), clock.now(), Disk::new(access))?,
+        let found = find(&place, access)?;
+        let clients = connect(accounts, found.is_none(), &clock).await?;
+        let (archive, away) = match found {
+            Some(found) => (found.archive, found.away),
+            // Who names a shard and not how many there are means an archive that is there.
+            None if shards != Shards::All && count.is_none() => {
+                return Err(ArchiveError::Absent(place.root().to_owned()).into());
+            }
+            None => (Archive::open_or_create(&place, count.unwrap_or(1), clock.now(), Disk::new(access))?, None),
         };
         if let Some(count) = count.filter(|count| *count != archive.shards()) {
             return Err(ConfigError::ShardCount { said: count, found: archive.shards() }.into());
         }
         let mut ingest = Ingest::attach(archive, shards, &holder(&clock, "collect"), policy.clone())?;
-        heed_pseudonyms(&ingest, &clock)?;
-        let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
-        let exit = recovered.as_ref().map_or(Exit::Done, note_recovered);
+        let mut exit = Exit::Done;
+        match away {
+            // A new key could not be noted.
+            Some(error) if !ingest.is_key_known()? => return Err(error.into()),
+            Some(error) => {
+                let waits_in = place.state_dir().display();
+                print::note(&format!("warning: {error}; what is received waits in {waits_in}"));
+            }
+            None => {
+                heed_pseudonyms(&ingest, &clock)?;
+                let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
+                exit = recovered.as_ref().map_or(exit, note_recovered);
+            }
+        }
         let metrics = Metrics::new(place.disk(), command.metrics_file.clone(), every.is_some())?;
         if let Some(address) = command.metrics_listen {
             print::note(&format!("metrics: http://{}/metrics", metrics.listen(address).await?));
@@ -109,6 +116,48 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let clock = clock.clone();
         sweeps(Sweeps { collectors, accounts, command, every, metrics, resumes, clock, quiet }, &stop, exit).await
     })
+}
+
+/// An archive that is there.
+struct Found {
+    archive: Archive,
+    /// Why its bucket cannot be asked just now.
+    away: Option<ArchiveError>,
+}
+
+/// Opens the archive, if there is one. What Cloudflare has to say now does not wait for a bucket: where that cannot be
+/// asked, the archive is taken for what this machine knows of it.
+fn find(place: &Place, access: Access) -> Result<Option<Found>, ArchiveError> {
+    let disk = Disk::new(access);
+    let error = match Archive::open(place) {
+        Ok(archive) => return Ok(Some(Found { archive: archive.on(disk), away: None })),
+        Err(ArchiveError::Absent(_)) => return Ok(None),
+        Err(error) => error,
+    };
+    let known = if error.is_away() { Archive::recall(place, disk)? } else { None };
+    match known {
+        Some(archive) => Ok(Some(Found { archive, away: Some(error) })),
+        None => Err(error),
+    }
+}
+
+/// A client for each account, beside each other where they have one credential.
+async fn connect(
+    accounts: Vec<(String, ClientOptions)>,
+    is_absent: bool,
+    clock: &Clock,
+) -> anyhow::Result<Vec<(String, Client)>> {
+    let mut clients: Vec<(String, Client)> = Vec::new();
+    for (name, options) in accounts {
+        let client = client(options, is_absent, clock).await?;
+        let sharing = clients.iter().map(|(_, other)| other).find(|other| client.shares_limit(other));
+        let client = match sharing {
+            Some(other) => client.beside(other),
+            None => client,
+        };
+        clients.push((name, client));
+    }
+    Ok(clients)
 }
 
 /// Prints what a sweep of each account would ask for, given the devices that are known.
@@ -157,6 +206,9 @@ pub(super) fn until_stopped(work: impl AsyncFnOnce(Stop) -> anyhow::Result<Exit>
     let ended = runtime.block_on(async {
         let (switch, stop) = stop_pair();
         tokio::select! {
+            // Until it waits for something, a signal ends the process: what an earlier one left is read then, which may
+            // take long, and costs nothing where it is broken off.
+            biased;
             ended = work(stop) => ended,
             // What is journalled is published by the next start.
             () = two_signals(&switch) => Ok(Exit::Failed),
@@ -319,10 +371,10 @@ pub(super) fn seed(clock: &Clock) -> u64 {
     (clock.now().timestamp_micros() as u64) ^ (u64::from(std::process::id()) << 40)
 }
 
-/// A client; where the archive is still to be made, one that has reached the API.
-pub(super) async fn client(options: ClientOptions, place: &Place, clock: &Clock) -> anyhow::Result<Client> {
+/// A client; where the archive is absent and still to be made, one that has reached the API.
+pub(super) async fn client(options: ClientOptions, is_absent: bool, clock: &Clock) -> anyhow::Result<Client> {
     let client = Client::new(options, clock.clone())?;
-    if Archive::is_absent(place)? {
+    if is_absent {
         client.reach().await?;
     }
     Ok(client)
@@ -428,7 +480,7 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
     for number in 1_u64.. {
         let swept = Collector::sweep_side_by_side(&mut sweeps.collectors, sweep_number(number)).await;
         let ended = command.sweeps == Some(number) || stop.is_requested();
-        let Told { exit: told, stats, mut failed } = sweeps.tell(swept)?;
+        let Told { exit: told, stats, mut failed } = sweeps.tell(swept);
         exit = match told {
             // A loop that is stopped has done what it should; what its sweeps met was told when they met it.
             _ if every.is_some() && command.sweeps.is_none() && failed.is_none() && stats.held.is_empty() => Exit::Done,
@@ -491,7 +543,7 @@ struct Told {
 
 impl Sweeps<'_> {
     /// Tells how the accounts' sweeps went. Where one of several failed, it is told, and the others count.
-    fn tell(&self, swept: Vec<(CollectStats, Option<CollectError>)>) -> anyhow::Result<Told> {
+    fn tell(&self, swept: Vec<(CollectStats, Option<CollectError>)>) -> Told {
         let (several, now) = (swept.len() > 1, self.clock.now());
         // What was published, the first one says; what went wrong with that went wrong for all.
         let is_published = swept.first().is_none_or(|(stats, failed)| {
@@ -525,14 +577,12 @@ impl Sweeps<'_> {
             // In a loop the next sweep asks for them; who starts single ones is to know.
             exit = worse(exit, Exit::Partly);
         }
-        let written = self.metrics.publish(&total).and_then(|()| self.write_summary(&total, by_account));
-        match written {
-            // That nobody can read how it went is no reason to stop collecting.
-            Err(error) if self.every.is_some() => {
-                print::note(&format!("error: {error:#}"));
-                exit = Exit::Failed;
-            }
-            written => written?,
+        let (metrics, summary_file) = (self.metrics.publish(&total), self.write_summary(&total, by_account));
+        let written = metrics.and(summary_file);
+        if let Err(error) = written {
+            // That nobody can read how it went is no reason not to note where the next sweep goes on.
+            print::note(&format!("error: {error:#}"));
+            exit = Exit::Failed;
         }
         supervise::status(&summary(&total));
         let ended = failures.iter().position(|(_, error)| matches!(error, CollectError::Ended));
@@ -540,7 +590,7 @@ impl Sweeps<'_> {
             Some(at) => Some(failures.swap_remove(at).1),
             None => failures.pop().map(|(_, error)| error).filter(|_| all_failed),
         };
-        Ok(Told { exit, stats: total, failed })
+        Told { exit, stats: total, failed }
     }
 
     fn write_summary(

@@ -30,6 +30,7 @@ const SHORTEST_HEALING: Duration = Duration::from_secs(5);
 const MOST_BEGUN: usize = 4;
 
 /// Looks for holes of the last 7 days, and reads what the history has of them, for as long as there is time.
+#[derive(Clone)]
 pub(super) struct Healer {
     pub(super) archive: Archive,
     pub(super) account: AccountId,
@@ -61,7 +62,10 @@ impl Healer {
         number: u64,
     ) -> (Exit, Option<CollectError>) {
         let start = Instant::now();
-        let plan = match self.plan(time, waiting) {
+        let healer = self.clone();
+        // It may read for minutes, in which signals are heeded and whoever watches is told.
+        let planned = tokio::task::spawn_blocking(move || healer.plan(time, waiting)).await;
+        let plan = match planned.map_err(anyhow::Error::from).flatten() {
             Ok(Some(plan)) if !plan.windows.is_empty() => plan,
             Ok(_) => return (Exit::Done, None),
             Err(error) => {

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::archive::Archive;
-use crate::clock::{Clock, Timestamp, Zone};
+use crate::clock::{self, Clock, Timestamp, Zone};
 use crate::config::{self, ConfigError, ConfigFile};
+use crate::health;
 use crate::privacy::{Action, Policy, is_pseudonym};
 use crate::query::{
     Answer, AppsOptions, ChangesOptions, Days, GapsOptions, KNOWN_BEFORE, Named, QueryError, Shared, StateOptions,
@@ -44,10 +45,15 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
         Question::Latest(question) => (asker.latest(question)?, false),
         Question::Changes(question) => (asker.changes(question)?, false),
         Question::Apps(question) => (asker.apps(question)?, false),
-        Question::Gaps(question) => (asker.gaps(question)?, false),
+        Question::Gaps(question) => (asker.gaps(question, known_until(&archive, &file, asker.now)?)?, false),
     };
     show(&answer, output, plot)?;
     Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
+}
+
+/// Until when the archive knows what was asked for.
+pub(super) fn known_until(archive: &Archive, file: &ConfigFile, now: Timestamp) -> anyhow::Result<Timestamp> {
+    Ok(health::known_until(archive, file.archive.publish_rule()?.longest_wait(), now))
 }
 
 /// The days of an archive, of one account if one was typed.
@@ -125,14 +131,20 @@ impl Asker<'_> {
         Ok(apps(&self.days, &AppsOptions { devices, resource: question.resource.clone(), window, top: question.top })?)
     }
 
-    fn gaps(&self, question: &GapsArgs) -> anyhow::Result<Answer> {
+    fn gaps(&self, question: &GapsArgs, known_until: Timestamp) -> anyhow::Result<Answer> {
         let window = self.window(&question.window)?;
+        if known_until < window.until.min(self.now) {
+            let since = clock::format_in(known_until, self.zone);
+            print::note(&format!(
+                "what was received since {since} is not published yet: intervals that end later are not counted"
+            ));
+        }
         let every = config::parse_duration(&question.every)?;
         // Whoever has a state in an interval that the window only touches is meant too.
         let whole = whole_intervals(window, every, self.zone, self.now)?;
         let devices = self.devices_of(&question.device, whole, &|device, window| self.known_device(device, window))?;
         let (now, zone, each) = (self.now, self.zone, question.each);
-        let options = GapsOptions { devices, window, every, zone, each, now, known_until: now };
+        let options = GapsOptions { devices, window, every, zone, each, now, known_until };
         Ok(gaps(&self.days, &options)?)
     }
 

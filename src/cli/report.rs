@@ -28,6 +28,7 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
         expect: config::parse_duration(&command.expect)?,
         zone,
         now,
+        known_until: query::known_until(&archive, &file, now)?,
         worst: command.worst,
     };
     let report = Report::new(&asker.days, &plan, &options)?;

@@ -122,7 +122,8 @@ fn archive(place: &Place) -> Check {
 /// Whether pseudonyms go on as they began; nothing where there are none, or where the archive cannot be read.
 fn pseudonyms(place: &Place, key_mark: Option<&str>, is_ruled: bool) -> Option<Check> {
     let name = "pseudonyms";
-    let keys = Archive::open(place).ok()?.pseudonym_keys().ok()?;
+    let archive = Archive::open(place).ok()?;
+    let keys = archive.pseudonym_keys();
     let known = keys.iter().find(|key| Some(key.mark.as_str()) == key_mark);
     let since = clock::format_timestamp(known.or(keys.last())?.since);
     Some(match key_mark {

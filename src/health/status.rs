@@ -150,9 +150,7 @@ impl Status {
         let began = began(&days, now, &known)?;
         archive.check_state()?;
         let pending = Pending::read(archive);
-        // What was asked since something waits is known to the journal alone; of what waits too long, nobody knows why.
-        let longest = TimeDelta::from_std(2 * options.longest_wait).unwrap_or(HISTORY);
-        let until = pending.since.filter(|since| *since <= now && now - *since <= longest).unwrap_or(now);
+        let until = ordinarily(pending.since, options.longest_wait, now).unwrap_or(now);
         let covered = Covered::read(&days, options, until, &sweeps, &began)?;
         let Unexpected { states, unmapped: states_unmapped, timeless: states_timeless } =
             unexpected(&days, back(TimeDelta::days(1)))?;
@@ -190,7 +188,7 @@ impl Status {
             oldest_gap_days_left: covered.oldest_gap.map(|since| days_of(since + HISTORY - now)),
             before_first: covered.before_first.map(Moment),
             damaged: days.skipped(),
-            pseudonym_keys: archive.pseudonym_keys()?,
+            pseudonym_keys: archive.pseudonym_keys().to_vec(),
             resharding: archive.is_resharding().then(|| archive.shards()),
             checks: Vec::new(),
         };
@@ -522,6 +520,23 @@ struct Pending {
     since: Option<Timestamp>,
     /// Of each account, as far as the last segments tell.
     newest: BTreeMap<String, Timestamp>,
+}
+
+/// Until when the archive knows what was asked for: what was received since then waits in the journals, as it should.
+#[must_use]
+pub fn known_until(archive: &Archive, longest_wait: Duration, now: Timestamp) -> Timestamp {
+    let first = |journal: PathBuf| {
+        let segments = journal::segments(&journal).ok()?;
+        segments.iter().find_map(|(_, path)| Segment::read(path).ok()?.first_received())
+    };
+    let since = archive.journals().into_iter().filter_map(first).min();
+    ordinarily(since, longest_wait, now).unwrap_or(now)
+}
+
+/// Since when something waits that waits no longer than it should: of what does, nobody knows why.
+fn ordinarily(since: Option<Timestamp>, longest_wait: Duration, now: Timestamp) -> Option<Timestamp> {
+    let longest = TimeDelta::from_std(2 * longest_wait).unwrap_or(HISTORY);
+    since.filter(|since| *since <= now && now - *since <= longest)
 }
 
 impl Pending {

@@ -17,12 +17,25 @@ impl Ingest {
     /// [`IngestError::Unruled`] where there are pseudonyms and nobody said what may be written; or where the archive's
     /// description cannot be read or written.
     pub fn heed_pseudonyms(&self, now: Timestamp) -> Result<Option<KeyMark>, IngestError> {
-        let archive = self.archive();
-        let Some(mark) = self.policy().key_mark() else {
-            let is_plain = self.policy().is_said() || archive.pseudonym_keys()?.is_empty();
-            return if is_plain { Ok(None) } else { Err(IngestError::Unruled(archive.root().to_owned())) };
-        };
         let shard = self.locks().first().map_or(0, |lock| lock.shard);
-        Ok(archive.note_pseudonym_key(shard, &mark, now)?)
+        let is_known = self.is_key_known()?;
+        match self.policy().key_mark() {
+            Some(mark) if !is_known => Ok(self.archive().note_pseudonym_key(shard, &mark, now)?),
+            _ => Ok(None),
+        }
+    }
+
+    /// Holds what may be written against what was known of the pseudonyms when the archive was opened: whether they go on
+    /// with a key that was noted, or there is none.
+    ///
+    /// # Errors
+    /// [`IngestError::Unruled`] as above.
+    pub fn is_key_known(&self) -> Result<bool, IngestError> {
+        let (policy, known) = (self.policy(), self.archive().pseudonym_keys());
+        match policy.key_mark() {
+            Some(mark) => Ok(known.iter().any(|key| key.mark == mark)),
+            None if policy.is_said() || known.is_empty() => Ok(true),
+            None => Err(IngestError::Unruled(self.archive().root().to_owned())),
+        }
     }
 }

@@ -674,7 +674,7 @@ impl Reading<'_> {
         // More would take more room than there is: they are counted before any is told.
         let counts = self.seen.devices.iter().map(|(device, seeings)| self.gaps(device, seeings).len());
         if counts.sum::<usize>() > MOST_ROWS {
-            return Err(QueryError::Long { what: "gaps" });
+            return Err(QueryError::Long { what: "gaps", most: MOST_ROWS });
         }
         let rows = self.seen.devices.iter().flat_map(of_device).collect();
         Ok(Answer { title: self.title(), columns, rows })

@@ -95,6 +95,31 @@ fn status_tells_how_the_collecting_goes_and_when_it_does_not() {
 }
 
 #[test]
+fn gaps_are_counted_up_to_what_waits_in_the_journal() {
+    let (dir, archive) = place();
+    let api = Api::start(5, Duration::from_mins(1), |options| options);
+    let config = dir.path().join("config.toml");
+    put(&config, "[archive]\npublish = \"1h\"\n");
+    assert_eq!(run(&mut api.collect(&archive)).0, Some(0));
+    assert_eq!(run(api.collect(&archive).arg("--config").arg(&config)).0, Some(0));
+    let gaps = |config: &Path| {
+        let mut gaps = program();
+        gaps.arg("--archive").arg(&archive).arg("--config").arg(config);
+        gaps.args(["query", "gaps", "--since", "10m", "--every", "1s", "--format", "json"]);
+        (json(&mut gaps).1[0]["expected"].as_u64().expect("a number"), run(&mut gaps).1)
+    };
+    let later = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < later {
+        std::thread::yield_now();
+    }
+    let (expected, said) = gaps(&config);
+    assert!(expected < 600 && said.contains("is not published yet"), "{expected}: {said}");
+    rename(&archive.join("_archive/journal"), &dir.path().join("aside"));
+    let (all, said) = gaps(&config);
+    assert!(all > expected && said.is_empty(), "{all}: {said}");
+}
+
+#[test]
 fn status_knows_what_is_only_journalled_and_who_is_not_collected_at_all() {
     let (dir, archive) = place();
     let api =

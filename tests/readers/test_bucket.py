@@ -65,6 +65,46 @@ def test_credentials_that_expire_cost_nothing_that_was_received(server, tmp_path
     assert len(place.keys()) > 10_000
 
 
+def test_a_sweep_does_not_wait_for_the_bucket(server, tmp_path):
+    place = in_bucket(server, tmp_path)
+    place.run("init", "--shards", "2")
+    proxy = s3.Proxy(server, lambda number, method: DENIED)
+    with api(10) as env:
+        away = env | s3.variables(proxy.port)
+        # Of an archive that no writer on this machine has met, nothing is known.
+        assert "have expired" in place.run("collect", code=1, env=away).stderr and not os.path.exists(place.state)
+        place.run("collect", "--device", "cb49c27f-7f97-49c5-b6f3-f7c01ead0f00", env=env)
+        said = place.run("collect", code=1, env=away).stderr
+        assert "what is received waits in" in said and "10 devices" in said and "stays in the journal" in said, said
+        said = place.run("collect", "--every", "2s", "--sweeps", "2", code=1, env=away).stderr
+        assert said.count("10 devices") == 2, said
+    assert place.keys() == [] and len(os.listdir(f"{place.state}/journal/shard-0")) > 0
+    proxy.close()
+    # Without the API: what is there now, was received while the bucket was away.
+    take(place, dump(tmp_path / "more.ndjson", 1, 1))
+    assert len({device for device, _ in place.keys()}) == 11
+    assert len(place.parts()) > 2 and "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
+
+
+def test_whoever_is_hidden_stays_hidden_while_the_bucket_is_away(server, tmp_path):
+    place = in_bucket(server, tmp_path)
+    place.run("init")
+    config = tmp_path / "config.toml"
+    config.write_text('[privacy.classes]\nperson = "pseudonym"\n')
+    ruled, proxy = ("--config", str(config), "collect"), s3.Proxy(server, lambda number, method: DENIED)
+    with api(5) as env:
+        key = env | {"DEX_ARCHIVE_PRIVACY_KEY": "one of sixteen letters"}
+        away = s3.variables(proxy.port)
+        place.run(*ruled, env=key)
+        # The first start noted the key; this one knows it.
+        assert "what is received waits in" in place.run(*ruled, code=1, env=key | away).stderr
+        assert "holds pseudonyms, and this command has no [privacy] rules" in place.run("collect", code=2, env=env | away).stderr
+        other = key | away | {"DEX_ARCHIVE_PRIVACY_KEY": "another of sixteen letters"}
+        said = place.run(*ruled, code=1, env=other).stderr
+        assert "have expired" in said and "what is received" not in said, said
+    proxy.close()
+
+
 def test_logpush_is_read_from_a_bucket(server, tmp_path):
     lines = [json.dumps({"DeviceID": f"cb49c27f-7f97-49c5-b6f3-f7c01ead0f{n:02}", "AccountID": ACCOUNT,
                          "Timestamp": f"2026-10-01T0{n % 10}:00:00Z", "CPUPct": 0.25}) for n in range(20)]
@@ -239,6 +279,32 @@ def test_what_is_sent_while_others_reshard_does_not_count(server, tmp_path, stat
     keys = place.keys()
     assert len(keys) > 10_000 and len(keys) == len(set(keys))
     place.run("verify")
+
+
+def test_of_two_who_reshard_the_last_to_begin_ends_it(server, tmp_path, states):
+    place, begun, ended = in_bucket(server, tmp_path), threading.Event(), threading.Event()
+    take(place, states)
+    keys, puts = sorted(place.keys()), []
+
+    def before(method, path):
+        puts.extend([path] * (method == "PUT" and "/device_state/" in path))
+        # The second day: of the first one, something is done.
+        if len(puts) == 4 and not begun.is_set():
+            begun.set()
+            ended.wait(120)
+
+    proxy = s3.Proxy(server, before=before)
+    command = place.command("reshard", "--shards", "3")
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=place.env | s3.variables(proxy.port))
+    assert begun.wait(60)
+    elsewhere = Place(place.root, str(tmp_path / "elsewhere"), place.env, server)
+    elsewhere.run("reshard", "--shards", "2")
+    ended.set()
+    said = first.communicate()[1]
+    proxy.close()
+    assert first.returncode == 1 and "filed into 2 shards" in said, said
+    assert sorted(place.keys()) == keys and {key.split("part-")[1][0] for key in place.parts()} == {"0", "1"}
+    assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
 
 
 def test_an_object_that_cannot_be_asked_for_is_named(server, tmp_path, states):
