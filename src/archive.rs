@@ -83,7 +83,7 @@ use chrono::NaiveDate;
 use parquet::errors::ParquetError;
 
 use crate::bucket::BucketError;
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp};
 use crate::disk::{Disk, DiskError};
 use crate::schema::Schema;
 
@@ -215,6 +215,14 @@ pub enum ArchiveError {
     /// What comes into a day cannot be read.
     #[error(transparent)]
     Incoming(Box<dyn std::error::Error + Send + Sync>),
+    /// The object store gives no answer, or has not for some time.
+    #[error("{} gives no answer in {}: look at the network, and at the address of the store", path.display(), clock::format_duration(*waited))]
+    Slow {
+        /// The archive.
+        path: PathBuf,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The object store does not do it.
     #[error(transparent)]
     Bucket(#[from] BucketError),
@@ -583,7 +591,7 @@ impl ArchiveError {
     /// Whether the object store gives no answer, or does not let it be done: both may pass.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        matches!(self, Self::Bucket(BucketError::Denied { .. } | BucketError::Failed { .. }))
+        matches!(self, Self::Slow { .. } | Self::Bucket(BucketError::Denied { .. } | BucketError::Failed { .. }))
     }
 
     /// Whether the credentials do not let it be done.

@@ -22,6 +22,7 @@ mod schema;
 mod service;
 mod simulate;
 mod supervise;
+mod take;
 mod verify;
 
 use anyhow::Context;

@@ -87,6 +87,9 @@ pub struct CollectStats {
     pub damaged: Vec<String>,
     /// Why something is still in the journal; the next publish tries again.
     pub held: Vec<Held>,
+    /// Whether that is for want of the object store.
+    #[serde(skip)]
+    pub is_away: bool,
     /// Bytes in the journal that wait for a publish.
     pub waiting_bytes: u64,
     /// When the first of them was received.
@@ -169,6 +172,7 @@ impl CollectStats {
         self.failures.extend_from_slice(&other.failures);
         self.damaged.extend_from_slice(&other.damaged);
         self.held.extend_from_slice(&other.held);
+        self.is_away |= other.is_away;
         self.waiting_bytes += other.waiting_bytes;
         self.waiting_since = self.waiting_since.take().or_else(|| other.waiting_since.clone());
     }
@@ -193,6 +197,7 @@ impl CollectStats {
         self.journal_gaps += published.gaps;
         self.damaged.extend(published.damaged);
         self.held.extend(published.held);
+        self.is_away = published.is_away;
         fault.map_or(Ok(()), Err)
     }
 }

@@ -129,6 +129,9 @@ pub struct Published {
     pub held: Vec<Held>,
     /// Answers that could not be journalled and are in this process's memory alone.
     pub unwritten: u64,
+    /// Whether some of it is held because the object store gives no answer, or does not let it be done. Then nothing
+    /// more was tried.
+    pub is_away: bool,
 }
 
 /// Requests by how they ended.
@@ -165,6 +168,14 @@ pub enum IngestError {
     /// The archive's fault: what is journalled stays there until a publish succeeds.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+}
+
+impl IngestError {
+    /// As [`ArchiveError::is_away`].
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Archive(error) if error.is_away())
+    }
 }
 
 impl Takes {
@@ -259,9 +270,9 @@ impl Ingest {
         let waited = self.waiting_since.map_or(Duration::ZERO, waited);
         let rows = match self.day_rows(now) {
             // To try each day would take as long as the longest of its requests, and end in the same.
-            Err(IngestError::Archive(error)) if error.is_away() => {
+            Err(error) if error.is_away() => {
                 let mut published = Published::default();
-                published.hold(&error);
+                published.hold(error);
                 return Ok(Some(published));
             }
             rows => rows?,
@@ -460,6 +471,7 @@ impl Ingest {
         let mut published = std::mem::take(&mut self.published);
         // What was held before is tried again now.
         published.held.retain(|held| !held.is_tried_again);
+        published.is_away = false;
         self.publish_segments(&mut published)?;
         self.publish_lasting(&mut published);
         if !self.unwritten.is_empty() {
@@ -483,6 +495,19 @@ impl Ingest {
 
     fn publish_segments(&mut self, published: &mut Published) -> Result<(), IngestError> {
         for (shard, dir) in &self.journals {
+            if published.is_away {
+                break;
+            }
+            let is_own = self.locks.iter().any(|lock| lock.shard == *shard);
+            // Of a shard that there is no more, whoever does not know that yet may be writing to it.
+            let _orphan = match (!is_own).then(|| self.archive.lock(*shard, &self.holder)).transpose() {
+                Err(ArchiveError::Locked { .. }) if self.takes().is_some() => continue,
+                Err(error @ ArchiveError::Locked { .. }) if !journal::segments(dir)?.is_empty() => {
+                    published.hold(error);
+                    continue;
+                }
+                locked => locked?,
+            };
             self.publish_journal(*shard, dir, published)?;
         }
         Ok(())
@@ -491,9 +516,12 @@ impl Ingest {
     fn publish_journal(&self, shard: u32, dir: &Path, published: &mut Published) -> Result<(), IngestError> {
         let (mut batch, mut paths) = (Batch::default(), Vec::new());
         for (sequence, path) in journal::segments(dir)? {
+            if published.is_away {
+                return Ok(());
+            }
             match batch.read(&self.plans.states, (shard, sequence, &path)) {
                 Ok(()) => paths.push(path),
-                Err(error) => published.hold(&error),
+                Err(error) => published.hold(error),
             }
             if batch.is_full() {
                 self.publish_journalled(shard, std::mem::take(&mut batch), &std::mem::take(&mut paths), published);
@@ -527,7 +555,7 @@ impl Ingest {
         }
         for path in segments {
             let removed = self.archive.disk().remove(path);
-            removed.unwrap_or_else(|error| published.hold(&error));
+            removed.unwrap_or_else(|error| published.hold(ArchiveError::from(error)));
         }
     }
 
@@ -546,7 +574,7 @@ impl Ingest {
                 Err(IngestError::Changing) if divided.is_changed() => continue,
                 // Nothing of it is journalled: nobody knows what it is.
                 Err(error @ IngestError::Changing) => return published.held.push(Held::new(&error)),
-                Err(error) => published.hold(&error),
+                Err(error) => published.hold(error),
                 Ok(()) => (),
             }
             if published.held.len() > held_before {
@@ -567,7 +595,7 @@ impl Ingest {
     /// Files a batch; says whether all of it is in the archive now.
     fn is_filed(&self, shard: u32, divided: &mut Divided, published: &mut Published) -> bool {
         let held_before = published.held.len();
-        self.file(shard, divided, published).unwrap_or_else(|error| published.hold(&error));
+        self.file(shard, divided, published).unwrap_or_else(|error| published.hold(error));
         published.held.len() == held_before
     }
 
@@ -581,8 +609,11 @@ impl Ingest {
         }
         filed.is_quarantined = true;
         let polls = outcome::settle(&filed.polls, &states.fresh);
-        states.failed.iter().for_each(|error| published.hold(error));
+        states.failed.into_iter().for_each(|error| published.hold(error));
         for (part, staged) in states.days {
+            if published.is_away {
+                break;
+            }
             // Of what seemed to be states of a day, none was one.
             if staged.is_empty() {
                 filed.note_live(part);
@@ -594,10 +625,13 @@ impl Ingest {
                     published.count_states(&fresh);
                     filed.note_live(part);
                 }
-                Err(error) => published.hold(&error),
+                Err(error) => published.hold(error),
             }
         }
         published.count(filed, &polls);
+        if published.is_away {
+            return Ok(());
+        }
         self.publish_polls(shard, &filed.told(polls, &states.fresh), &mut borrowed, published)
     }
 
@@ -612,7 +646,7 @@ impl Ingest {
         for error in staged.failed {
             match error {
                 // Another collector has that shard: what is ours does not wait for it.
-                ArchiveError::Locked { .. } => published.hold(&error),
+                ArchiveError::Locked { .. } => published.hold(error),
                 error => return Err(error.into()),
             }
         }
@@ -644,6 +678,11 @@ impl Ingest {
         // Of a day that cannot be staged nobody knows what is new; it will be when it can.
         let mut staged = StagedDays { fresh: vec![Some(true); divided.len()], ..StagedDays::default() };
         for (part, rows) in &divided.parts {
+            if staged.failed.iter().any(ArchiveError::is_away) {
+                // Each would wait as long, for the same answer.
+                rows.in_order().for_each(drop);
+                continue;
+            }
             let supply = Arc::clone(rows) as Arc<dyn Supply>;
             match self.stage_part(*part, self.plans.states.schema(), supply, borrowed) {
                 Ok(_) if !rows.is_all_found() => staged.failed.push(ArchiveError::Incoming(UNREAD.into())),
@@ -742,7 +781,9 @@ impl Published {
     }
 
     /// Notes why something stays in the journal.
-    fn hold(&mut self, error: &dyn fmt::Display) {
+    fn hold(&mut self, error: impl Into<IngestError>) {
+        let error = error.into();
+        self.is_away |= error.is_away();
         self.held.push(Held { is_tried_again: true, ..Held::new(&format!("{error}; {STAYS}")) });
     }
 
@@ -857,6 +898,30 @@ mod tests {
         Disk::default().remove(&pipe).expect("ours");
         drop(Disk::default().create(&pipe).expect("room"));
         assert_eq!(journal::segments(&journal).expect("a folder").len(), 1);
+    }
+
+    #[test]
+    fn a_journal_that_another_one_still_writes_to_is_left_to_that_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = dir.path().join("a");
+        let archive = Archive::open_or_create(&root, 2, time(NOW), Disk::default()).expect("an archive");
+        let policy = Policy::default;
+        let mut second = Ingest::attach(archive.clone(), Shards::One(1), "the second", policy()).expect("a shard");
+        let take = |ingest: &mut Ingest, id: &str| {
+            let state = format!(r#"{{"deviceId":"{id}","timestamp":"2026-10-01T11:00:00Z"}}"#);
+            ingest.append(answer(&[&state])).and_then(|()| ingest.sync()).expect("a journal");
+        };
+        take(&mut second, "a");
+        // It does not know that its shard is no more.
+        let filed = archive.begin_resharding(1, time(NOW)).and_then(|archive| archive.end_resharding(time(NOW)));
+        let (mut first, recovered) =
+            Ingest::open(filed.expect("room"), Shards::All, "a test", policy()).expect("a shard");
+        let said = recovered.held.iter().map(Held::to_string).collect::<String>();
+        assert!(said.contains("is in use by the second") && recovered.states_new == 0, "{said}");
+        take(&mut second, "b");
+        drop(second);
+        let published = first.publish().expect("a publish");
+        assert_eq!((published.states_new, &published.held[..]), (2, &[][..]));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! In a folder a day changes at once. In a bucket its parts come and go one by one: who reads meanwhile may find rows
 //! twice, but misses none.
 
-use crate::archive::{Archive, ArchiveError, Partition, ShardLock};
+use crate::archive::{Archive, ArchiveError, MOST_RACES, Partition, ShardLock};
 use crate::clock::Timestamp;
 use crate::schema::Schema;
 
@@ -55,17 +55,36 @@ pub fn reshard(
     let mut all = Resharded::default();
     for schema in Schema::all() {
         for partition in archive.partitions(&schema)? {
-            let staged = archive.stage_resharded(first, &schema, &partition, shards)?;
-            if staged.info.rows > 0 {
-                all.rows += staged.publish()?.rows;
-            } else {
-                drop(staged);
-                archive.remove_day(&partition)?;
-            }
+            all.rows += file_anew(&archive, first, &schema, &partition, shards)?;
             all.days += 1;
             done(&partition);
         }
     }
     archive.end_resharding(now)?;
     Ok(all)
+}
+
+/// Files a day; returns its rows. What somebody else had begun to file before this one began may still come: then it is
+/// read once more.
+fn file_anew(
+    archive: &Archive,
+    first: &ShardLock,
+    schema: &Schema,
+    partition: &Partition,
+    shards: u32,
+) -> Result<u64, ArchiveError> {
+    let mut races = 0;
+    loop {
+        let filed = archive.stage_resharded(first, schema, partition, shards).and_then(|staged| {
+            if staged.info.rows > 0 {
+                return Ok(staged.publish()?.rows);
+            }
+            drop(staged);
+            archive.remove_day(partition).map(|()| 0)
+        });
+        match filed {
+            Err(error) if error.is_replaced() && races < MOST_RACES => races += 1,
+            filed => return filed,
+        }
+    }
 }

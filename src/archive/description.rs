@@ -67,16 +67,19 @@ struct Format {
 
 impl Archive {
     /// Opens the archive at a place that cannot be asked just now as the last writer to it knew it: what is received can
-    /// be journalled until it can be asked again. None where this machine knows nothing of it, or the place is a folder.
+    /// be journalled until it can be asked again. It may have been filed into other shards since: who says how many there
+    /// are knows more. None where this machine knows nothing of it, or the place is a folder.
     ///
     /// # Errors
-    /// Where the folder of the state cannot be read, or belongs to another archive.
-    pub fn recall(place: impl Into<Place>, disk: Disk) -> Result<Option<Self>, ArchiveError> {
+    /// Where the folder of the state belongs to another archive.
+    pub fn recall(place: impl Into<Place>, shards: Option<u32>, disk: Disk) -> Result<Option<Self>, ArchiveError> {
         let archive = Self::new(&place.into(), 1).on(disk);
         let Some(text) = archive.store.recall(&archive)? else { return Ok(None) };
         // One that somebody bent is as good as none.
-        let known = archive.read_description(&text).ok();
-        Ok(known.map(|said| archive.described(said)))
+        let format = serde_json::from_str(&text).is_ok_and(|Format { format }| format == ARCHIVE_FORMAT);
+        let known: Option<Said> = serde_json::from_str(&text).ok().filter(|_| format);
+        let known = known.map(|said| Said { shards: shards.unwrap_or(said.shards), ..said });
+        Ok(known.filter(|said| (1..=MOST_SHARDS_SEEN).contains(&said.shards)).map(|said| archive.described(said)))
     }
 
     /// Keeps on the local disk what [`Archive::recall`] needs. That it cannot be kept is only told.
@@ -164,8 +167,10 @@ impl Archive {
     /// Where the description cannot be written, or somebody else has begun the same since.
     pub fn end_resharding(self, now: Timestamp) -> Result<Self, ArchiveError> {
         let begun = self.clone();
-        Self { is_resharding: false, resharding_since: None, ..self }
-            .redescribe(now, |said| begun.check_shards_of(said))
+        let ended = Self { is_resharding: false, resharding_since: None, ..self };
+        let ended = ended.redescribe(now, |said| begun.check_shards_of(said))?;
+        ended.remember(ended.pseudonym_keys.clone());
+        Ok(ended)
     }
 
     /// Writes its first description.

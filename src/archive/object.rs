@@ -100,6 +100,17 @@ impl Objects {
         }
     }
 
+    /// Sends a staged part. `made` has those of which there was none before.
+    fn send(&self, staged: &Staged, name: PartName, made: &mut Vec<(String, Version)>) -> Result<(), ArchiveError> {
+        let path = staged.folder.path().join(name.to_string());
+        let bytes = std::fs::read(&path).map_err(ArchiveError::io("read", &path))?;
+        let (key, condition) = self.target(staged, name);
+        let is_new = matches!(condition, Condition::IsNew);
+        let version = self.bucket.put(&key, vec![bytes.into()], condition)?;
+        made.extend(is_new.then_some((key, version)));
+        Ok(())
+    }
+
     /// Where the objects of a shard's parts are, and what they have to be to be replaced.
     fn target(&self, staged: &Staged, name: PartName) -> (String, Condition) {
         let key = self.key(&staged.partition.dir(&self.root).join(name.to_string()));
@@ -143,8 +154,11 @@ impl Store for Objects {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(ArchiveError::io("read", &path)(error)),
         };
-        if claimed.trim_end() == self.bucket.url() {
-            return Ok(true);
+        match claimed.trim_end() {
+            // Nobody's, though somebody's once.
+            "" => return Ok(false),
+            url if url == self.bucket.url() => return Ok(true),
+            _ => (),
         }
         let claimed = claimed.chars().filter(|letter| !letter.is_control()).take(200).collect();
         Err(ArchiveError::Claimed { path: archive.own.clone(), claimed })
@@ -161,12 +175,8 @@ impl Store for Objects {
         if !self.is_claimed(archive)? {
             return Ok(None);
         }
-        let path = archive.own.join(REMEMBERED);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(ArchiveError::io("read", &path)(error)),
-        }
+        // One that cannot be read is as good as none.
+        Ok(std::fs::read_to_string(archive.own.join(REMEMBERED)).ok())
     }
 
     fn remember(&self, archive: &Archive, text: &str) -> Result<(), ArchiveError> {
@@ -262,25 +272,17 @@ impl Store for Objects {
         // No lock keeps a collector elsewhere from writing while days are filed into other shards.
         archive.check_shards()?;
         let mut made = Vec::new();
-        for name in &staged.names {
-            let path = staged.folder.path().join(name.to_string());
-            let bytes = std::fs::read(&path).map_err(ArchiveError::io("read", &path))?;
-            let (key, condition) = self.target(staged, *name);
-            let is_new = matches!(condition, Condition::IsNew);
-            let version = match self.bucket.put(&key, vec![bytes.into()], condition) {
-                // Who reads the day once more would be refused all the same where that other one reshards.
-                Err(error @ BucketError::Replaced(_)) => return archive.check_shards().and(Err(error.into())),
-                put => put?,
-            };
-            made.extend(is_new.then_some((key, version)));
-        }
+        let sent = staged.names.iter().try_for_each(|name| self.send(staged, *name, &mut made));
         // Where that began while they were sent, their rows may be filed already, or never be: they do not count.
         if let Err(error) = archive.check_shards() {
             if matches!(error, ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. }) {
                 made.iter().for_each(|(key, version)| self.remove(key, version).unwrap_or_else(|error| told(&error)));
+                return Err(error);
             }
-            return Err(error);
+            // What kept them from being sent says more.
+            return sent.and(Err(error));
         }
+        sent?;
         let mut gone = staged.bases.iter().map(|(name, _)| *name).filter(|name| !staged.names.contains(name));
         gone.try_for_each(|name| match self.target(staged, name) {
             (key, Condition::Is(read)) => self.remove(&key, &read),

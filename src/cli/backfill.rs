@@ -16,7 +16,7 @@ use crate::snapshot::{AccountId, DeviceId, HISTORY, Source};
 use super::args::{Args, BackfillArgs, ResolutionArg};
 use super::collect::until_stopped;
 use super::progress::Bar;
-use super::{Exit, collect, print, sweep_number};
+use super::{Exit, collect, print, sweep_number, take};
 
 /// So many windows of a plan are shown, unless all are wanted.
 const MOST_WINDOWS: usize = 20;
@@ -47,8 +47,8 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         for ((name, client_options), wanted) in accounts.into_iter().zip(&wanted) {
             let budget = client_options.budget;
             let client = collect::client(client_options, Archive::is_absent(&place)?, &clock).await?;
-            let (ingest, recovered) = collect::open(&place, &clock, "backfill", access, policy.clone())?;
-            exit = collect::worse(exit, collect::note_recovered(&recovered));
+            let (ingest, recovered) = take::open(&place, &clock, "backfill", access, policy.clone())?;
+            exit = collect::worse(exit, take::note_recovered(&recovered));
             let plan = wanted.plan(Some(ingest.archive()), &policy, budget)?;
             if !args.quiet {
                 print::note(&format!("plan ({name}): {plan}"));

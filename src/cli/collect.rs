@@ -7,15 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::api::{Client, ClientOptions};
-use crate::archive::{Archive, ArchiveError, Place, ShardLock, Shards};
+use crate::archive::{Archive, ArchiveError, Place, Shards};
 use crate::clock::{self, Clock};
 use crate::collect::{
     CollectError, CollectOptions, CollectStats, Collector, Plan, Resume, SourceChoice, Stop, StopSwitch, stop_pair,
 };
 use crate::config::{self, ConfigError};
-use crate::disk::{Access, Disk};
-use crate::ingest::{Held, Ingest, PublishRule, Published};
-use crate::privacy::Policy;
+use crate::disk::Disk;
+use crate::ingest::{Held, PublishRule, Published};
 use crate::query::{Days, Window, devices_seen};
 use crate::snapshot::{AccountId, DeviceId};
 
@@ -23,13 +22,11 @@ use super::args::{Args, CollectArgs, SourceArg};
 use super::heal::{Healer, healer};
 use super::metrics::Metrics;
 use super::progress::Bar;
+use super::take::{ASKING, Taken, find};
 use super::{Exit, print, supervise, sweep_number};
 
 /// The interval that a single sweep has to fit, where nothing is said.
 const INTERVAL: Duration = Duration::from_mins(5);
-
-/// The longest that is waited for the archive's description between two sweeps.
-const ASKING: Duration = Duration::from_secs(5);
 
 /// For so long back the devices are counted of which a plan is made.
 const KNOWN: chrono::TimeDelta = chrono::TimeDelta::days(7);
@@ -62,34 +59,10 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         return print_plans(&accounts, &options, &known);
     }
     until_stopped(async |stop| {
-        let found = find(&place, access)?;
+        let found = find(&place, count, access).await?;
         let clients = connect(accounts, found.is_none(), &clock).await?;
-        let (archive, away) = match found {
-            Some(found) => (found.archive, found.away),
-            // Who names a shard and not how many there are means an archive that is there.
-            None if shards != Shards::All && count.is_none() => {
-                return Err(ArchiveError::Absent(place.root().to_owned()).into());
-            }
-            None => (Archive::open_or_create(&place, count.unwrap_or(1), clock.now(), Disk::new(access))?, None),
-        };
-        if let Some(count) = count.filter(|count| *count != archive.shards()) {
-            return Err(ConfigError::ShardCount { said: count, found: archive.shards() }.into());
-        }
-        let mut ingest = Ingest::attach(archive, shards, &holder(&clock, "collect"), policy.clone())?;
-        let mut exit = Exit::Done;
-        match away {
-            // A new key could not be noted.
-            Some(error) if !ingest.is_key_known()? => return Err(error.into()),
-            Some(error) => {
-                let waits_in = place.state_dir().display();
-                print::note(&format!("warning: {error}; what is received waits in {waits_in}"));
-            }
-            None => {
-                heed_pseudonyms(&ingest, &clock)?;
-                let recovered = ingest.publish_if_due(rule, clock.now(), options.interval)?;
-                exit = recovered.as_ref().map_or(exit, note_recovered);
-            }
-        }
+        let taken = Taken { place: &place, shards, count, disk: Disk::new(access), policy: policy.clone() };
+        let (ingest, exit) = taken.begin(found, &options, &clock).await?;
         let metrics = Metrics::new(place.disk(), command.metrics_file.clone(), every.is_some())?;
         if let Some(address) = command.metrics_listen {
             print::note(&format!("metrics: http://{}/metrics", metrics.listen(address).await?));
@@ -116,29 +89,6 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let clock = clock.clone();
         sweeps(Sweeps { collectors, accounts, command, every, metrics, resumes, clock, quiet }, &stop, exit).await
     })
-}
-
-/// An archive that is there.
-struct Found {
-    archive: Archive,
-    /// Why its bucket cannot be asked just now.
-    away: Option<ArchiveError>,
-}
-
-/// Opens the archive, if there is one. What Cloudflare has to say now does not wait for a bucket: where that cannot be
-/// asked, the archive is taken for what this machine knows of it.
-fn find(place: &Place, access: Access) -> Result<Option<Found>, ArchiveError> {
-    let disk = Disk::new(access);
-    let error = match Archive::open(place) {
-        Ok(archive) => return Ok(Some(Found { archive: archive.on(disk), away: None })),
-        Err(ArchiveError::Absent(_)) => return Ok(None),
-        Err(error) => error,
-    };
-    let known = if error.is_away() { Archive::recall(place, disk)? } else { None };
-    match known {
-        Some(archive) => Ok(Some(Found { archive, away: Some(error) })),
-        None => Err(error),
-    }
 }
 
 /// A client for each account, beside each other where they have one credential.
@@ -219,69 +169,11 @@ pub(super) fn until_stopped(work: impl AsyncFnOnce(Stop) -> anyhow::Result<Exit>
     ended
 }
 
-/// Opens the archive for writing, or makes it.
-pub(super) fn open(
-    place: &Place,
-    clock: &Clock,
-    what: &str,
-    access: Access,
-    policy: Policy,
-) -> anyhow::Result<(Ingest, Published)> {
-    let (ingest, recovered) =
-        take(Archive::open_or_create(place, 1, clock.now(), Disk::new(access))?, clock, what, policy)?;
-    heed_pseudonyms(&ingest, clock)?;
-    Ok((ingest, recovered))
-}
-
-/// Sees to it that pseudonyms go on as they began, or says that they do not.
-fn heed_pseudonyms(ingest: &Ingest, clock: &Clock) -> anyhow::Result<()> {
-    if let Some(former) = ingest.heed_pseudonyms(clock.now())? {
-        let since = clock::format_timestamp(former.since);
-        print::note(&format!(
-            "warning: the key of the pseudonyms has changed, which was the same since {since}: from now on the same person or \
-             device has another pseudonym than before; if that was not meant, put the former key back"
-        ));
-    }
-    Ok(())
-}
-
-/// Takes an archive for writing, all of it.
-pub(super) fn take(archive: Archive, clock: &Clock, what: &str, policy: Policy) -> anyhow::Result<(Ingest, Published)> {
-    Ok(Ingest::open(archive, Shards::All, &holder(clock, what), policy)?)
-}
-
 /// Which shards are to be collected, and how many the archive is said to have.
 fn shards(command: &CollectArgs) -> Result<(Shards, Option<u32>), ConfigError> {
     let Some(text) = &command.shard else { return Ok((Shards::All, None)) };
     let (shard, count) = config::parse_shard(text)?;
     Ok((Shards::One(shard), count))
-}
-
-/// What another one who wants the lock is told.
-pub(super) fn holder(clock: &Clock, what: &str) -> String {
-    let since = clock::format_timestamp(clock.now());
-    format!("dex-archive {what}, process {}, since {since}", std::process::id())
-}
-
-/// Takes every shard of an archive.
-pub(super) fn lock_all(archive: &Archive, clock: &Clock, what: &str) -> anyhow::Result<Vec<ShardLock>> {
-    Ok(archive.lock_shards(Shards::All, &holder(clock, what))?)
-}
-
-/// Says what an earlier process left in the journal: what was found there is part of what this run ends with.
-pub(super) fn note_recovered(recovered: &Published) -> Exit {
-    let states = recovered.states_new + recovered.states_known;
-    if states > 0 || recovered.has_findings() {
-        tracing::warn!(
-            states,
-            new = recovered.states_new,
-            unreadable = recovered.gaps,
-            quarantined = recovered.quarantined,
-            "published what an earlier process had left in the journal"
-        );
-    }
-    tell(&recovered.damaged, &recovered.held);
-    exit_of(recovered)
 }
 
 /// What publishing means for the exit code.
@@ -486,7 +378,7 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
             _ if every.is_some() && command.sweeps.is_none() && failed.is_none() && stats.held.is_empty() => Exit::Done,
             told => worse(exit, told),
         };
-        if command.self_heal && failed.is_none() && !stop.is_requested() {
+        if command.self_heal && failed.is_none() && !stats.is_away && !stop.is_requested() {
             let (told, error) = sweeps.heal(&stats, number).await;
             (exit, failed) = (worse(exit, told), error);
         }

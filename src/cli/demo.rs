@@ -20,7 +20,7 @@ use crate::snapshot::AccountId;
 
 use super::args::{Args, DemoArgs};
 use super::progress::Bar;
-use super::{Exit, collect, print, query, runtime};
+use super::{Exit, collect, print, query, runtime, take};
 
 /// Where the demo's archive goes, where nothing is said.
 const FOLDER: &str = "dex-archive-demo";
@@ -60,7 +60,7 @@ async fn sweep(fleet: &Fleet, root: &Path, start: Timestamp, end: Timestamp) -> 
     print::note(&format!("simulating {} devices at {url}; archive: {}", fleet.options().devices, root.display()));
     let _server = tokio::spawn(server.run(std::future::pending()));
     let client = Client::new(client_options(url, fleet)?, clock.clone())?;
-    let (ingest, _) = collect::open(&root.into(), &clock, "demo", Access::default(), Policy::default())?;
+    let (ingest, _) = take::open(&root.into(), &clock, "demo", Access::default(), Policy::default())?;
     let options = CollectOptions {
         source: SourceChoice::Auto,
         devices: Vec::new(),

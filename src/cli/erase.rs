@@ -15,7 +15,7 @@ use crate::snapshot::DeviceId;
 
 use super::args::{Args, ForgetArgs, PruneArgs};
 use super::progress::Bar;
-use super::{Exit, collect, print};
+use super::{Exit, print, take};
 
 /// Removes days that are too old.
 pub(super) fn prune(args: &Args, command: &PruneArgs) -> anyhow::Result<Exit> {
@@ -28,7 +28,7 @@ pub(super) fn prune(args: &Args, command: &PruneArgs) -> anyhow::Result<Exit> {
     let first_kept = first_kept.min(now.date_naive());
     let (archive, _) = args.open_archive()?;
     // A rehearsal need not wait for a collector.
-    let _locks = if command.dry_run { Vec::new() } else { collect::lock_all(&archive, &clock, "prune")? };
+    let _locks = if command.dry_run { Vec::new() } else { take::lock_all(&archive, &clock, "prune")? };
     let erased = erase::prune(&archive, (first_kept, now.date_naive()), command.dry_run)?;
     tell(&erased, command.dry_run, args.quiet)?;
     Ok(Exit::Done)
@@ -47,8 +47,8 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
         }
         search(args, &archive, None, &subject, &mut erased)
     } else {
-        let (ingest, recovered) = collect::take(archive.clone(), &clock, "forget", policy.clone())?;
-        collect::note_recovered(&recovered);
+        let (ingest, recovered) = take::take(archive.clone(), &clock, "forget", policy.clone())?;
+        take::note_recovered(&recovered);
         if !recovered.held.is_empty() {
             bail!("something is not published yet and may be about it: mend that first");
         }

@@ -18,7 +18,7 @@ use crate::ingest::{Bodies, Ingest};
 use crate::snapshot::sweep_id;
 
 use super::args::{Args, ImportArgs, ImportFormat};
-use super::{Exit, collect, print, sweep_number};
+use super::{Exit, collect, print, sweep_number, take};
 
 /// A file of so many bytes is not copied into the journal. Smaller ones are: a day is written anew for every few open
 /// files, and for a journal of many bodies.
@@ -60,8 +60,8 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         let found = below(path, &mut BTreeSet::new()).with_context(|| format!("cannot read {}", path.display()))?;
         files.extend(found.into_iter().map(Source::File));
     }
-    let (mut ingest, recovered) = collect::open(&place, &clock, "import", file.archive.readable_by, policy)?;
-    let exit = collect::note_recovered(&recovered);
+    let (mut ingest, recovered) = take::open(&place, &clock, "import", file.archive.readable_by, policy)?;
+    let exit = take::note_recovered(&recovered);
     let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, sweep_number(0)), collected_at };
     let (total, read) = match read_all(&mut ingest, files, &options, command.collected_at.is_none()) {
         Ok(read) => read,

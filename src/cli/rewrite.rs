@@ -13,7 +13,7 @@ use crate::upgrade::{outdated, upgrade as upgrade_part};
 
 use super::args::{Args, ReshardArgs, UpgradeArgs};
 use super::progress::Bar;
-use super::{Exit, collect, print};
+use super::{Exit, print, take};
 
 /// Files the archive's days into another number of shards.
 pub(super) fn reshard(args: &Args, command: &ReshardArgs) -> anyhow::Result<Exit> {
@@ -25,8 +25,8 @@ pub(super) fn reshard(args: &Args, command: &ReshardArgs) -> anyhow::Result<Exit
     }
     if archive.is_resharding() {
         // Broken off: the journals were empty when it began, and nobody has written since.
-        let locks = collect::lock_all(&archive, &clock, "reshard")?;
-        return file(args, archive, &locks, command.shards, &clock);
+        let locks = take::lock_all(&archive, &clock, "reshard")?;
+        return file(args, &archive, &locks, command.shards, &clock);
     }
     let ingest = writer(archive, &clock, "reshard")?;
     if !ingest.archive().is_on_disk() {
@@ -35,18 +35,26 @@ pub(super) fn reshard(args: &Args, command: &ReshardArgs) -> anyhow::Result<Exit
             ingest.archive().state_dir().display()
         ));
     }
-    file(args, ingest.archive().clone(), ingest.locks(), command.shards, &clock)
+    file(args, ingest.archive(), ingest.locks(), command.shards, &clock)
 }
 
-fn file(args: &Args, archive: Archive, locks: &[ShardLock], shards: u32, clock: &Clock) -> anyhow::Result<Exit> {
+fn file(args: &Args, archive: &Archive, locks: &[ShardLock], shards: u32, clock: &Clock) -> anyhow::Result<Exit> {
     let first = locks.first().context("an archive has at least one shard")?;
-    let days = reshard::days(&archive)?.len() as u64;
+    let days = reshard::days(archive)?.len() as u64;
     let bar = Bar::new(args.quiet);
     bar.plan(&format!("{days} days from {} into {shards} shards", archive.shards()));
     bar.start("days", Some(days));
-    let done = reshard::reshard(archive, first, shards, clock.now(), &mut |_day| bar.advance(1));
+    let done = reshard::reshard(archive.clone(), first, shards, clock.now(), &mut |_day| bar.advance(1));
     bar.finish();
-    let done = done?;
+    let done = match (done, archive.check_shards()) {
+        // Until it is ended nobody can write, which whoever broke off should know.
+        (Err(error), Err(remedy @ ArchiveError::Resharding { .. }))
+            if !matches!(error, ArchiveError::Resharding { .. }) =>
+        {
+            bail!("{error}; {remedy}")
+        }
+        (done, _) => done?,
+    };
     if !args.quiet {
         print::note(&format!("{} days, {} rows in {shards} shards", done.days, done.rows));
     }
@@ -107,8 +115,8 @@ fn passed_over(damaged: &[ArchiveError]) -> Exit {
 
 /// Takes the archive, with nothing left in its journals.
 fn writer(archive: Archive, clock: &Clock, what: &str) -> anyhow::Result<Ingest> {
-    let (ingest, recovered) = collect::take(archive, clock, what, Policy::default())?;
-    collect::note_recovered(&recovered);
+    let (ingest, recovered) = take::take(archive, clock, what, Policy::default())?;
+    take::note_recovered(&recovered);
     if !recovered.held.is_empty() {
         bail!("something is not published yet: mend that first");
     }

@@ -11,7 +11,7 @@ use crate::verify::{Report, Severity, VerifyOptions, count_parts, repair, verify
 
 use super::args::{Args, CheckFormat, VerifyArgs};
 use super::progress::Bar;
-use super::{Exit, collect, print};
+use super::{Exit, collect, print, take};
 
 /// Says whether the archive is what it should be, and mends what can safely be mended.
 pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
@@ -23,8 +23,8 @@ pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
     let options = VerifyOptions { deep: command.deep, treated };
     let mut exit = Exit::Done;
     if command.repair {
-        let (ingest, recovered) = collect::take(archive.clone(), &Clock::system(), "verify", policy.clone())?;
-        exit = collect::note_recovered(&recovered);
+        let (ingest, recovered) = take::take(archive.clone(), &Clock::system(), "verify", policy.clone())?;
+        exit = take::note_recovered(&recovered);
         let report = look(args, ingest.archive(), &options)?;
         let repaired = repair(ingest.archive(), ingest.locks(), &report)?;
         repaired.sentences.iter().for_each(|sentence| print::note(sentence));

@@ -1,6 +1,7 @@
 """Whatever can go wrong between the program and a bucket: a busy server, credentials, other writers, kills."""
 
 import gzip
+import io
 import json
 import os
 import random
@@ -10,6 +11,8 @@ import sys
 import threading
 import time
 
+import pyarrow.parquet
+import pytest
 import s3
 from places import ACCOUNT, DENIED, WINDOW, Place, api, dump, in_bucket, take
 
@@ -75,9 +78,19 @@ def test_a_sweep_does_not_wait_for_the_bucket(server, tmp_path):
         assert "have expired" in place.run("collect", code=1, env=away).stderr and not os.path.exists(place.state)
         place.run("collect", "--device", "cb49c27f-7f97-49c5-b6f3-f7c01ead0f00", env=env)
         said = place.run("collect", code=1, env=away).stderr
-        assert "what is received waits in" in said and "10 devices" in said and "stays in the journal" in said, said
+        assert "what is received waits in" in said and "10 devices" in said and said.count("stays in the journal") == 1, said
+        # What is remembered may be bent, or of former days: who says how many shards there are knows more.
+        with open(f"{place.state}/archive.json", "w") as file:
+            file.write('{"format":1,"shards":4}')
+        assert "10 devices" in place.run("collect", code=1, env=away).stderr
+        said = place.run("collect", "--shard", "1/2", code=1, env=away).stderr
+        assert "what is received waits in" in said and "devices" in said, said
+        with open(f"{place.state}/archive.json", "w") as file:
+            file.write("bent")
+        assert "what is received" not in place.run("collect", code=1, env=away).stderr
+        place.run("collect", "--device", "cb49c27f-7f97-49c5-b6f3-f7c01ead0f00", env=env)
         said = place.run("collect", "--every", "2s", "--sweeps", "2", code=1, env=away).stderr
-        assert said.count("10 devices") == 2, said
+        assert said.count("10 devices: ") == 2, said
     assert place.keys() == [] and len(os.listdir(f"{place.state}/journal/shard-0")) > 0
     proxy.close()
     # Without the API: what is there now, was received while the bucket was away.
@@ -305,6 +318,89 @@ def test_of_two_who_reshard_the_last_to_begin_ends_it(server, tmp_path, states):
     assert first.returncode == 1 and "filed into 2 shards" in said, said
     assert sorted(place.keys()) == keys and {key.split("part-")[1][0] for key in place.parts()} == {"0", "1"}
     assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
+
+
+def of_shard(folder, ids, count):
+    """Which shard of so many each device falls into."""
+    place = Place(str(folder / f"of-{count}"))
+    place.run("init", "--shards", str(count))
+    lines = [json.dumps({"deviceId": device, "timestamp": "2026-10-01T00:00:00Z"}) for device in ids]
+    (folder / "ids.ndjson").write_text("\n".join(lines))
+    take(place, str(folder / "ids.ndjson"))
+    read = lambda body: pyarrow.parquet.read_table(io.BytesIO(body), columns=["device_id"]).column(0).to_pylist()
+    return {device: int(key.split("part-")[1][0]) for key, body in place.parts().items() for device in read(body)}
+
+
+@pytest.mark.parametrize("is_refused", [True, False])
+def test_what_the_first_of_two_who_reshard_put_at_last_is_undone_or_read(server, tmp_path, is_refused):
+    """The first one's object comes when the second has listed the day. Where the first has another to send, which the second
+    has sent by then, that is refused; else the second is, and reads the day once more."""
+    ids = [f"{7919 * number:08x}-0000-4000-8000-{number:012}" for number in range(60)]
+    two, three = of_shard(tmp_path, ids, 2), of_shard(tmp_path, ids, 3)
+    if is_refused:
+        ids = [device for device in ids if two[device] == 1 and three[device] in (0, 1)]
+    place = in_bucket(server, tmp_path)
+    states = [{"deviceId": device, "timestamp": f"2026-10-01T00:0{minute}:00Z"} for device in ids for minute in range(3)]
+    (tmp_path / "s.ndjson").write_text("\n".join(json.dumps(state) for state in states))
+    take(place, str(tmp_path / "s.ndjson"))
+    keys = sorted(place.keys())
+    checked, listed, put, sent = (threading.Event() for _ in range(4))
+    first, second = [], []
+
+    def before_first(method, path):
+        if method == "PUT" and "/device_state/" in path:
+            first.append(path)
+            if len(first) == 1:
+                checked.set()
+                listed.wait(60)
+            elif is_refused:
+                sent.wait(60)
+
+    def before_second(method, path):
+        if method == "PUT" and "/device_state/" in path:
+            second.append(path)
+            if len(second) == 1:
+                listed.set()
+                put.wait(60)
+
+    def after(done):
+        def bends(method, path, status, body):
+            if method == "PUT" and "/device_state/" in path:
+                done.set()
+            return body
+        return bends
+
+    proxies = [s3.Proxy(server, before=before_first, bends=after(put)), s3.Proxy(server, before=before_second, bends=after(sent))]
+    command = place.command("reshard", "--shards", "3")
+    began = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=place.env | s3.variables(proxies[0].port))
+    assert checked.wait(60)
+    elsewhere = Place(place.root, str(tmp_path / "elsewhere"), place.env, server)
+    elsewhere.run("reshard", "--shards", "2", env=s3.variables(proxies[1].port))
+    said = began.communicate()[1]
+    for proxy in proxies:
+        proxy.close()
+    assert began.returncode == 1 and " into " in said, said
+    assert sorted(place.keys()) == keys, said
+    assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
+
+
+def test_a_store_that_takes_its_time_holds_up_no_sweep(server, tmp_path):
+    place = in_bucket(server, tmp_path)
+    place.run("init")
+    descriptions = []
+
+    def before(method, path):
+        if path.endswith("/archive.json"):
+            descriptions.append(path)
+            if len(descriptions) == 1:
+                time.sleep(9)
+
+    proxy = s3.Proxy(server, before=before)
+    with api(5) as env:
+        place.run("collect", env=env)
+        said = place.run("collect", env=env | s3.variables(proxy.port)).stderr
+    assert "gives no answer in 5s" in said and "what is received waits in" in said and "5 devices" in said, said
+    proxy.close()
 
 
 def test_an_object_that_cannot_be_asked_for_is_named(server, tmp_path, states):
