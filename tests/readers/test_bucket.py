@@ -72,30 +72,34 @@ def test_a_sweep_does_not_wait_for_the_bucket(server, tmp_path):
     place = in_bucket(server, tmp_path)
     place.run("init", "--shards", "2")
     proxy = s3.Proxy(server, lambda number, method: DENIED)
+
+    def remember(text):
+        with open(f"{place.state}/archive.json", "w") as file:
+            file.write(text)
+
     with api(10) as env:
         away = env | s3.variables(proxy.port)
         # Of an archive that no writer on this machine has met, nothing is known.
         assert "have expired" in place.run("collect", code=1, env=away).stderr and not os.path.exists(place.state)
         place.run("collect", "--device", "cb49c27f-7f97-49c5-b6f3-f7c01ead0f00", env=env)
         said = place.run("collect", code=1, env=away).stderr
-        assert "what is received waits in" in said and "10 devices" in said and said.count("stays in the journal") == 1, said
+        assert "what is received waits in" in said and " devices: " in said and said.count("stays in the journal") == 1, said
         # What is remembered may be bent, or of former days: who says how many shards there are knows more.
-        with open(f"{place.state}/archive.json", "w") as file:
-            file.write('{"format":1,"shards":4}')
-        assert "10 devices" in place.run("collect", code=1, env=away).stderr
+        remember('{"format":1,"shards":4}')
+        assert " devices: " in place.run("collect", code=1, env=away).stderr
         said = place.run("collect", "--shard", "1/2", code=1, env=away).stderr
-        assert "what is received waits in" in said and "devices" in said, said
-        with open(f"{place.state}/archive.json", "w") as file:
-            file.write("bent")
+        assert "what is received waits in" in said and " devices: " in said, said
+        remember("bent")
         assert "what is received" not in place.run("collect", code=1, env=away).stderr
-        place.run("collect", "--device", "cb49c27f-7f97-49c5-b6f3-f7c01ead0f00", env=env)
+        remember('{"format":1,"shards":2}')
         said = place.run("collect", "--every", "2s", "--sweeps", "2", code=1, env=away).stderr
-        assert said.count("10 devices: ") == 2, said
+        assert said.count(" devices: ") == 2, said
     assert place.keys() == [] and len(os.listdir(f"{place.state}/journal/shard-0")) > 0
     proxy.close()
     # Without the API: what is there now, was received while the bucket was away.
     take(place, dump(tmp_path / "more.ndjson", 1, 1))
-    assert len({device for device, _ in place.keys()}) == 11
+    # Some are off, by day and by night.
+    assert len({device for device, _ in place.keys()}) > 3
     assert len(place.parts()) > 2 and "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
 
 
@@ -399,7 +403,7 @@ def test_a_store_that_takes_its_time_holds_up_no_sweep(server, tmp_path):
     with api(5) as env:
         place.run("collect", env=env)
         said = place.run("collect", env=env | s3.variables(proxy.port)).stderr
-    assert "gives no answer in 5s" in said and "what is received waits in" in said and "5 devices" in said, said
+    assert "gives no answer in 5s" in said and "what is received waits in" in said and " devices: " in said, said
     proxy.close()
 
 
