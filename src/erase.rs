@@ -9,7 +9,7 @@
 mod quarantine;
 mod subject;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,8 +27,8 @@ pub use subject::{Subject, SubjectKind};
 /// What was taken out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Erased {
-    /// The days, oldest first: dataset, date, rows that went.
-    pub days: Vec<(String, NaiveDate, u64)>,
+    /// How many rows of each dataset's days went.
+    pub days: BTreeMap<(NaiveDate, String), u64>,
     /// Bytes of parts that went, less those of the parts that took their place.
     pub bytes: u64,
     /// Files of the quarantine that went, and lines that went out of others.
@@ -101,18 +101,6 @@ pub trait Watch {
 /// # Errors
 /// Where the journal is not empty, or the file system says no. What went before is gone, and told in `erased`.
 pub fn forget(
-    archive: &Archive,
-    locks: Option<&[ShardLock]>,
-    subject: &Subject,
-    watch: &dyn Watch,
-    erased: &mut Erased,
-) -> Result<(), EraseError> {
-    let forgotten = take_out(archive, locks, subject, watch, erased);
-    erased.days.sort_by_key(|(dataset, date, _)| (*date, dataset.clone()));
-    forgotten
-}
-
-fn take_out(
     archive: &Archive,
     locks: Option<&[ShardLock]>,
     subject: &Subject,
@@ -207,7 +195,7 @@ pub fn prune(
             if !dry_run {
                 archive.remove_day(&partition)?;
             }
-            erased.days.push((partition.dataset, partition.date, rows));
+            erased.add(&partition, rows);
         }
     }
     quarantine::prune(&archive, first_kept, dry_run, &mut erased)?;
@@ -235,17 +223,11 @@ fn leaves_a_day(archive: &Archive, first_kept: NaiveDate, today: NaiveDate) -> R
 
 impl Erased {
     fn add(&mut self, partition: &Partition, rows: u64) {
-        let is_its = |(dataset, date, _): &&mut (String, NaiveDate, u64)| {
-            *dataset == partition.dataset && *date == partition.date
-        };
-        match self.days.iter_mut().find(is_its) {
-            Some((_, _, known)) => *known += rows,
-            None => self.days.push((partition.dataset.clone(), partition.date, rows)),
-        }
+        *self.days.entry((partition.date, partition.dataset.clone())).or_default() += rows;
     }
 
     fn rows(&self) -> u64 {
-        self.days.iter().map(|(.., rows)| rows).sum()
+        self.days.values().sum()
     }
 
     fn leave(&mut self, path: PathBuf) {

@@ -2,7 +2,7 @@
 //!
 //! [`Status::read`] reads what the archive says of the last days, [`examine()`] asks the API itself, and looks at what a
 //! collector needs on this machine. Both end in [`Check`]s: what was found, how bad it is, and what to do. Nothing here
-//! changes anything.
+//! changes anything but that it tries whether a bucket can be written to.
 
 mod examine;
 mod status;

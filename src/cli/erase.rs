@@ -155,12 +155,12 @@ fn subject(command: &ForgetArgs, file: &ConfigFile, policy: &Policy) -> Result<S
 
 /// Days, rows and bytes.
 fn tell(erased: &Erased, dry_run: bool, quiet: bool) -> anyhow::Result<()> {
-    let rows = erased.days.iter().map(|(_, _, rows)| rows).sum::<u64>();
-    let lines = erased.days.iter().map(|(dataset, date, rows)| format!("{dataset} {date}: {rows} rows\n"));
+    let rows = erased.days.values().sum::<u64>();
+    let lines = erased.days.iter().map(|((date, dataset), rows)| format!("{dataset} {date}: {rows} rows\n"));
     print::data(lines.collect::<String>())?;
     if !quiet {
         let verb = if dry_run { "would go" } else { "went" };
-        let days: BTreeSet<_> = erased.days.iter().map(|(_, date, _)| date).collect();
+        let days: BTreeSet<_> = erased.days.keys().map(|(date, _)| date).collect();
         print::note(&format!(
             "{} days, {rows} rows, {} and {} entries of the quarantine {verb}",
             days.len(),
