@@ -129,8 +129,8 @@ pub struct Published {
     pub held: Vec<Held>,
     /// Answers that could not be journalled and are in this process's memory alone.
     pub unwritten: u64,
-    /// Whether some of it is held because the object store gives no answer, or does not let it be done. Then nothing
-    /// more was tried.
+    /// Whether some of it is held because the object store gives no answer, or lets nothing be done. Then nothing more of
+    /// the journal was tried.
     pub is_away: bool,
 }
 
@@ -271,8 +271,8 @@ impl Ingest {
         let rows = match self.day_rows(now) {
             // To try each day would take as long as the longest of its requests, and end in the same.
             Err(error) if error.is_away() => {
-                let mut published = Published::default();
-                published.hold(error);
+                let mut published = Published { is_away: true, ..Published::default() };
+                published.hold(&error);
                 return Ok(Some(published));
             }
             rows => rows?,
@@ -501,9 +501,10 @@ impl Ingest {
             let is_own = self.locks.iter().any(|lock| lock.shard == *shard);
             // Of a shard that there is no more, whoever does not know that yet may be writing to it.
             let _orphan = match (!is_own).then(|| self.archive.lock(*shard, &self.holder)).transpose() {
-                Err(ArchiveError::Locked { .. }) if self.takes().is_some() => continue,
-                Err(error @ ArchiveError::Locked { .. }) if !journal::segments(dir)?.is_empty() => {
-                    published.hold(error);
+                Err(error @ ArchiveError::Locked { .. }) => {
+                    if self.takes().is_none() && !journal::segments(dir)?.is_empty() {
+                        published.hold(&error);
+                    }
                     continue;
                 }
                 locked => locked?,
@@ -521,7 +522,7 @@ impl Ingest {
             }
             match batch.read(&self.plans.states, (shard, sequence, &path)) {
                 Ok(()) => paths.push(path),
-                Err(error) => published.hold(error),
+                Err(error) => published.hold(&error),
             }
             if batch.is_full() {
                 self.publish_journalled(shard, std::mem::take(&mut batch), &std::mem::take(&mut paths), published);
@@ -555,7 +556,7 @@ impl Ingest {
         }
         for path in segments {
             let removed = self.archive.disk().remove(path);
-            removed.unwrap_or_else(|error| published.hold(ArchiveError::from(error)));
+            removed.unwrap_or_else(|error| published.hold(&error));
         }
     }
 
@@ -574,7 +575,7 @@ impl Ingest {
                 Err(IngestError::Changing) if divided.is_changed() => continue,
                 // Nothing of it is journalled: nobody knows what it is.
                 Err(error @ IngestError::Changing) => return published.held.push(Held::new(&error)),
-                Err(error) => published.hold(error),
+                Err(error) => published.hold(&error),
                 Ok(()) => (),
             }
             if published.held.len() > held_before {
@@ -595,7 +596,7 @@ impl Ingest {
     /// Files a batch; says whether all of it is in the archive now.
     fn is_filed(&self, shard: u32, divided: &mut Divided, published: &mut Published) -> bool {
         let held_before = published.held.len();
-        self.file(shard, divided, published).unwrap_or_else(|error| published.hold(error));
+        self.file(shard, divided, published).unwrap_or_else(|error| published.hold(&error));
         published.held.len() == held_before
     }
 
@@ -609,9 +610,10 @@ impl Ingest {
         }
         filed.is_quarantined = true;
         let polls = outcome::settle(&filed.polls, &states.fresh);
-        states.failed.into_iter().for_each(|error| published.hold(error));
+        states.failed.iter().for_each(|error| published.hold(error));
+        let mut is_away = states.is_away;
         for (part, staged) in states.days {
-            if published.is_away {
+            if is_away {
                 break;
             }
             // Of what seemed to be states of a day, none was one.
@@ -625,11 +627,15 @@ impl Ingest {
                     published.count_states(&fresh);
                     filed.note_live(part);
                 }
-                Err(error) => published.hold(error),
+                Err(error) => {
+                    is_away = self.is_away(&error);
+                    published.hold(&error);
+                }
             }
         }
         published.count(filed, &polls);
-        if published.is_away {
+        published.is_away |= is_away;
+        if is_away {
             return Ok(());
         }
         self.publish_polls(shard, &filed.told(polls, &states.fresh), &mut borrowed, published)
@@ -646,7 +652,7 @@ impl Ingest {
         for error in staged.failed {
             match error {
                 // Another collector has that shard: what is ours does not wait for it.
-                ArchiveError::Locked { .. } => published.hold(error),
+                ArchiveError::Locked { .. } => published.hold(&error),
                 error => return Err(error.into()),
             }
         }
@@ -678,7 +684,7 @@ impl Ingest {
         // Of a day that cannot be staged nobody knows what is new; it will be when it can.
         let mut staged = StagedDays { fresh: vec![Some(true); divided.len()], ..StagedDays::default() };
         for (part, rows) in &divided.parts {
-            if staged.failed.iter().any(ArchiveError::is_away) {
+            if staged.is_away {
                 // Each would wait as long, for the same answer.
                 rows.in_order().for_each(drop);
                 continue;
@@ -692,6 +698,7 @@ impl Ingest {
                     staged.days.push((*part, day));
                 }
                 Err(error) => {
+                    staged.is_away = self.is_away(&error);
                     staged.failed.push(error);
                     // What is no device state among them is found all the same.
                     rows.in_order().for_each(drop);
@@ -708,12 +715,23 @@ impl Ingest {
         let (schema, shards) = (self.plans.polls.schema(), self.archive.shards());
         let rows = batch::poll_columns(&self.plans.polls, polls).finish();
         for (part, incoming) in Incoming::by_part(schema, rows, shards, journal_shard % shards) {
+            if staged.is_away {
+                break;
+            }
             match self.stage_part(part, schema, Arc::new(incoming), borrowed) {
                 Ok(day) => staged.days.push((part, day)),
-                Err(error) => staged.failed.push(error),
+                Err(error) => {
+                    staged.is_away = self.is_away(&error);
+                    staged.failed.push(error);
+                }
             }
         }
         staged
+    }
+
+    /// Whether an error means that the place cannot be asked at all, and not only for what it is about.
+    fn is_away(&self, error: &ArchiveError) -> bool {
+        error.is_away() && self.archive.check_shards().is_err_and(|error| error.is_away())
     }
 
     /// Stages a part. A lock of another shard that it takes is held until all is published.
@@ -747,6 +765,8 @@ const UNREAD: &str = "some of the bodies of a day became neither rows nor findin
 struct StagedDays {
     days: Vec<((u32, NaiveDate), Staged)>,
     failed: Vec<ArchiveError>,
+    /// Whether nothing more was tried, for nothing can be asked.
+    is_away: bool,
     /// For each body: whether its key is new; none where it is no row.
     fresh: Vec<Option<bool>>,
 }
@@ -781,9 +801,7 @@ impl Published {
     }
 
     /// Notes why something stays in the journal.
-    fn hold(&mut self, error: impl Into<IngestError>) {
-        let error = error.into();
-        self.is_away |= error.is_away();
+    fn hold(&mut self, error: &dyn fmt::Display) {
         self.held.push(Held { is_tried_again: true, ..Held::new(&format!("{error}; {STAYS}")) });
     }
 
@@ -911,17 +929,35 @@ mod tests {
             let state = format!(r#"{{"deviceId":"{id}","timestamp":"2026-10-01T11:00:00Z"}}"#);
             ingest.append(answer(&[&state])).and_then(|()| ingest.sync()).expect("a journal");
         };
+        let segments = || journal::segments(&archive.journal_path(1)).expect("a journal").len();
+        let filed =
+            archive.clone().begin_resharding(1, time(NOW)).and_then(|archive| archive.end_resharding(time(NOW)));
+        let filed = filed.expect("room");
+        let (first, nothing) = Ingest::open(filed.clone(), Shards::All, "a test", policy()).expect("a shard");
+        assert_eq!((segments(), &nothing.held[..]), (0, &[][..]), "of what has nothing in it, nothing is said");
+        drop(first);
         take(&mut second, "a");
         // It does not know that its shard is no more.
-        let filed = archive.begin_resharding(1, time(NOW)).and_then(|archive| archive.end_resharding(time(NOW)));
-        let (mut first, recovered) =
-            Ingest::open(filed.expect("room"), Shards::All, "a test", policy()).expect("a shard");
+        let (mut first, recovered) = Ingest::open(filed, Shards::All, "a test", policy()).expect("a shard");
         let said = recovered.held.iter().map(Held::to_string).collect::<String>();
         assert!(said.contains("is in use by the second") && recovered.states_new == 0, "{said}");
         take(&mut second, "b");
         drop(second);
         let published = first.publish().expect("a publish");
         assert_eq!((published.states_new, &published.held[..]), (2, &[][..]));
+    }
+
+    #[test]
+    fn what_stands_in_a_file_is_published_whatever_another_batch_met() {
+        let (dir, mut ingest, _) = published(&[]);
+        let (path, state) = (dir.path().join("file"), r#"{"deviceId":"a","timestamp":"2026-10-01T11:00:00Z"}"#);
+        let mut file = Disk::default().create(&path).expect("room");
+        std::io::Write::write_all(&mut file, state.as_bytes()).expect("room");
+        let file = Arc::new(Bodies::open(&path).expect("a file"));
+        ingest.append_lasting(answer(&[state]), &file, &[0]).expect("a file");
+        let mut met = Published { is_away: true, ..Published::default() };
+        ingest.publish_lasting(&mut met);
+        assert_eq!((met.states_new, &met.held[..]), (1, &[][..]));
     }
 
     #[test]

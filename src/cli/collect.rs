@@ -156,8 +156,7 @@ pub(super) fn until_stopped(work: impl AsyncFnOnce(Stop) -> anyhow::Result<Exit>
     let ended = runtime.block_on(async {
         let (switch, stop) = stop_pair();
         tokio::select! {
-            // Until it waits for something, a signal ends the process: what an earlier one left is read then, which may
-            // take long, and costs nothing where it is broken off.
+            // Until it waits for something, a signal ends the process, which costs nothing.
             biased;
             ended = work(stop) => ended,
             // What is journalled is published by the next start.

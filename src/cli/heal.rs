@@ -63,7 +63,7 @@ impl Healer {
     ) -> (Exit, Option<CollectError>) {
         let start = Instant::now();
         let healer = self.clone();
-        // It may read for minutes, in which signals are heeded and whoever watches is told.
+        // It may read for minutes, in which a second signal ends it, and whoever watches is told that it goes on.
         let planned = tokio::task::spawn_blocking(move || healer.plan(time, waiting)).await;
         let plan = match planned.map_err(anyhow::Error::from).flatten() {
             Ok(Some(plan)) if !plan.windows.is_empty() => plan,

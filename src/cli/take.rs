@@ -32,7 +32,7 @@ pub(super) async fn find(place: &Place, shards: Option<u32>, access: Access) -> 
     let known = Archive::recall(place, shards, disk.clone())?;
     let longest = if known.is_some() { ASKING } else { Duration::MAX };
     let asked = place.clone();
-    // A signal ends it meanwhile.
+    // A second signal ends it meanwhile.
     let asking = tokio::task::spawn_blocking(move || Archive::open(&asked));
     let opened = match tokio::time::timeout(longest, asking).await {
         Ok(opened) => opened?,
@@ -91,7 +91,8 @@ impl Taken<'_> {
     }
 }
 
-/// Publishes what an earlier process left, which may take long: signals are heeded meanwhile, and whoever watches is told.
+/// Publishes what an earlier process left, which may take long: a second signal ends it meanwhile, and whoever watches is
+/// told that it goes on.
 async fn recover(mut ingest: Ingest, options: &CollectOptions, clock: Clock) -> anyhow::Result<(Ingest, Exit)> {
     let (rule, next) = (options.publish, options.interval);
     let recovering = tokio::task::spawn_blocking(move || {

@@ -529,7 +529,9 @@ pub fn known_until(archive: &Archive, longest_wait: Duration, now: Timestamp) ->
         let segments = journal::segments(&journal).ok()?;
         segments.iter().find_map(|(_, path)| Segment::read(path).ok()?.first_received())
     };
-    let since = archive.journals().into_iter().filter_map(first).min();
+    // Those of another archive say nothing of this one.
+    let journals = if archive.check_state().is_ok() { archive.journals() } else { Vec::new() };
+    let since = journals.into_iter().filter_map(first).min();
     ordinarily(since, longest_wait, now).unwrap_or(now)
 }
 

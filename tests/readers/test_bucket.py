@@ -324,6 +324,23 @@ def test_of_two_who_reshard_the_last_to_begin_ends_it(server, tmp_path, states):
     assert "0 errors, 0 warnings" in place.run("verify", "--deep").stderr
 
 
+def test_a_day_that_is_refused_holds_up_no_other(server, tmp_path, states):
+    place = in_bucket(server, tmp_path)
+    take(place, states)
+    first = lambda: sum(at.startswith("2026-10-01") for _, at in place.keys())
+    before, of_first = len(place.keys()), first()
+    # As of an object that was moved to where only its owner fetches it from.
+    is_first = lambda method, path: DENIED if "/device_state/" in path and "2026-10-01/" in path else None
+    proxy = s3.Proxy(server, before=is_first)
+    more = dump(tmp_path / "more.ndjson", 3, 3 * 288, seed=9)
+    said = place.run("import", "--account", ACCOUNT, more, code=1, env=s3.variables(proxy.port)).stderr
+    assert "stays in the journal" in said, said
+    assert len(place.keys()) > before + 300 and first() == of_first
+    proxy.close()
+    take(place, dump(tmp_path / "last.ndjson", 1, 1))
+    assert first() > of_first
+
+
 def of_shard(folder, ids, count):
     """Which shard of so many each device falls into."""
     place = Place(str(folder / f"of-{count}"))
