@@ -399,6 +399,13 @@ mod tests {
 
     /// An archive's writer that has read a file of these bytes.
     fn read(file: &[u8]) -> (tempfile::TempDir, Ingest) {
+        let (dir, ingest, (_, read)) = try_to_read(file);
+        read.expect("a file");
+        (dir, ingest)
+    }
+
+    /// One that has tried to, and what came of it.
+    fn try_to_read(file: &[u8]) -> (tempfile::TempDir, Ingest, (ImportStats, Result<(), ImportError>)) {
         let dir = tempfile::tempdir().expect("a folder");
         let now = clock::parse_timestamp("2026-10-02T12:00:00Z").expect("a time");
         let archive = Archive::open_or_create(&dir.path().join("a"), 1, now, Disk::default()).expect("an archive");
@@ -407,8 +414,8 @@ mod tests {
         let options =
             ImportOptions { form: Form::Api, account_id: Some(account), sweep_id: "s".to_owned(), collected_at: now };
         let file = Box::new(Cursor::new(file.to_vec()));
-        read_file(&mut ingest, file, None, "file", &options).1.expect("a file");
-        (dir, ingest)
+        let read = read_file(&mut ingest, file, None, "file", &options);
+        (dir, ingest, read)
     }
 
     fn states(count: usize, between: &str) -> String {
@@ -445,24 +452,16 @@ mod tests {
 
     #[test]
     fn a_line_has_an_end() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let now = clock::parse_timestamp("2026-10-02T12:00:00Z").expect("a time");
-        let archive = Archive::open_or_create(&dir.path().join("a"), 1, now, Disk::default()).expect("an archive");
-        let (mut ingest, _) = Ingest::open(archive, Shards::All, "a test", Policy::default()).expect("the shard");
-        let account = AccountId::parse("01a7362d577a6c3019a474fd6f485823").ok();
-        let options =
-            ImportOptions { form: Form::Api, account_id: account, sweep_id: "s".to_owned(), collected_at: now };
         let long = vec![b'x'; 2 * LINE_BYTES];
         let array = "[\n".to_owned() + &states(2, ",\n");
         // Of the last one, what stood before the limit for values is kept as it is.
         for (before, bodies) in [("", 0), (&(states(3, "\n") + "\n"), 3), (&array, 2)] {
-            let file = Cursor::new([before.as_bytes(), &long, b"\n", states(1, "").as_bytes()].concat());
-            let (stats, read) = read_file(&mut ingest, Box::new(file), None, "file", &options);
+            let file = [before.as_bytes(), &long, b"\n", states(1, "").as_bytes()].concat();
+            let (_, _, (stats, read)) = try_to_read(&file);
             assert!(matches!(read, Err(ImportError::Read { .. })) && stats.bodies == bodies, "{stats:?} {read:?}");
         }
         let most = "x".repeat(LINE_BYTES - 1) + "\n";
-        let (_, read) = read_file(&mut ingest, Box::new(Cursor::new(most)), None, "file", &options);
-        read.expect("a line");
+        try_to_read(most.as_bytes()).2.1.expect("a line");
     }
 
     #[test]

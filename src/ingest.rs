@@ -43,7 +43,7 @@ use serde::Serialize;
 use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, Supply, shard_of};
 use crate::clock::Timestamp;
 use crate::flatten::Plan;
-use crate::journal::{self, JournalError, Segment, Writer};
+use crate::journal::{self, JournalError, Writer};
 use crate::privacy::Policy;
 use crate::schema::Schema;
 use crate::snapshot::{Answer, Poll};
@@ -170,14 +170,6 @@ pub enum IngestError {
     Archive(#[from] ArchiveError),
 }
 
-impl IngestError {
-    /// As [`ArchiveError::is_away`].
-    #[must_use]
-    pub fn is_away(&self) -> bool {
-        matches!(self, Self::Archive(error) if error.is_away())
-    }
-}
-
 impl Takes {
     #[cfg(test)]
     pub(crate) fn of(is_own: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
@@ -231,9 +223,7 @@ impl Ingest {
         journals.extend(archive.orphaned_journals()?);
         let segments = journals.iter().map(|(_, dir)| journal::segments(dir)).collect::<Result<Vec<_>, _>>()?;
         let last = segments.first().and_then(|own| own.last()).map_or(0, |(sequence, _)| *sequence);
-        let first_of =
-            |own: &Vec<(u64, PathBuf)>| own.iter().find_map(|(_, path)| Segment::read(path).ok()?.first_received());
-        let waiting_since = segments.iter().filter_map(first_of).min();
+        let waiting_since = segments.iter().filter_map(|own| journal::first_received(own)).min();
         let plans = Plans { states: Arc::new(Plan::new(Schema::device_state())), polls: Plan::new(Schema::poll()) };
         let next_sequence = last + 1;
         Ok(Self {
@@ -270,7 +260,7 @@ impl Ingest {
         let waited = self.waiting_since.map_or(Duration::ZERO, waited);
         let rows = match self.day_rows(now) {
             // To try each day would take as long as the longest of its requests, and end in the same.
-            Err(error) if error.is_away() => {
+            Err(IngestError::Archive(error)) if error.is_away() => {
                 let mut published = Published { is_away: true, ..Published::default() };
                 published.hold(&error);
                 return Ok(Some(published));

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::DiskError;
 
-pub use reader::{Bodies, Item, Segment, segments};
+pub use reader::{Bodies, Item, Segment, first_received, segments};
 pub use writer::Writer;
 
 /// The version of the format above.

@@ -150,7 +150,7 @@ impl Status {
         let began = began(&days, now, &known)?;
         archive.check_state()?;
         let pending = Pending::read(archive);
-        let until = ordinarily(pending.since, options.longest_wait, now).unwrap_or(now);
+        let until = known_but_for(pending.since, options.longest_wait, now);
         let covered = Covered::read(&days, options, until, &sweeps, &began)?;
         let Unexpected { states, unmapped: states_unmapped, timeless: states_timeless } =
             unexpected(&days, back(TimeDelta::days(1)))?;
@@ -525,20 +525,17 @@ struct Pending {
 /// Until when the archive knows what was asked for: what was received since then waits in the journals, as it should.
 #[must_use]
 pub fn known_until(archive: &Archive, longest_wait: Duration, now: Timestamp) -> Timestamp {
-    let first = |journal: PathBuf| {
-        let segments = journal::segments(&journal).ok()?;
-        segments.iter().find_map(|(_, path)| Segment::read(path).ok()?.first_received())
-    };
+    let first = |journal: PathBuf| journal::first_received(&journal::segments(&journal).ok()?);
     // Those of another archive say nothing of this one.
     let journals = if archive.check_state().is_ok() { archive.journals() } else { Vec::new() };
     let since = journals.into_iter().filter_map(first).min();
-    ordinarily(since, longest_wait, now).unwrap_or(now)
+    known_but_for(since, longest_wait, now)
 }
 
-/// Since when something waits that waits no longer than it should: of what does, nobody knows why.
-fn ordinarily(since: Option<Timestamp>, longest_wait: Duration, now: Timestamp) -> Option<Timestamp> {
+/// The same, where something waits since then. Of what waits longer than it should, nobody knows why.
+fn known_but_for(since: Option<Timestamp>, longest_wait: Duration, now: Timestamp) -> Timestamp {
     let longest = TimeDelta::from_std(2 * longest_wait).unwrap_or(HISTORY);
-    since.filter(|since| *since <= now && now - *since <= longest)
+    since.filter(|since| *since <= now && now - *since <= longest).unwrap_or(now)
 }
 
 impl Pending {

@@ -73,6 +73,12 @@ pub fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
     Ok(found)
 }
 
+/// When the first answer in some segments was received; those that cannot be read are passed over.
+#[must_use]
+pub fn first_received(segments: &[(u64, PathBuf)]) -> Option<Timestamp> {
+    segments.iter().find_map(|(_, path)| Segment::read(path).ok()?.first_received())
+}
+
 impl Segment {
     /// Reads a segment.
     ///

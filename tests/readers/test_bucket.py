@@ -366,32 +366,29 @@ def test_what_the_first_of_two_who_reshard_put_at_last_is_undone_or_read(server,
     take(place, str(tmp_path / "s.ndjson"))
     keys = sorted(place.keys())
     checked, listed, put, sent = (threading.Event() for _ in range(4))
-    first, second = [], []
+    is_state = lambda method, path: method == "PUT" and "/device_state/" in path
 
-    def before_first(method, path):
-        if method == "PUT" and "/device_state/" in path:
-            first.append(path)
-            if len(first) == 1:
-                checked.set()
-                listed.wait(60)
-            elif is_refused:
-                sent.wait(60)
+    def between(reached, until, later, done):
+        """The first object is sent when something has happened, the others when something later has."""
+        asked = []
 
-    def before_second(method, path):
-        if method == "PUT" and "/device_state/" in path:
-            second.append(path)
-            if len(second) == 1:
-                listed.set()
-                put.wait(60)
+        def before(method, path):
+            if is_state(method, path):
+                asked.append(path)
+                if len(asked) == 1:
+                    reached.set()
+                    until.wait(60)
+                elif later:
+                    later.wait(60)
 
-    def after(done):
         def bends(method, path, status, body):
-            if method == "PUT" and "/device_state/" in path:
+            if is_state(method, path):
                 done.set()
             return body
-        return bends
 
-    proxies = [s3.Proxy(server, before=before_first, bends=after(put)), s3.Proxy(server, before=before_second, bends=after(sent))]
+        return s3.Proxy(server, before=before, bends=bends)
+
+    proxies = [between(checked, listed, sent if is_refused else None, put), between(listed, put, None, sent)]
     command = place.command("reshard", "--shards", "3")
     began = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=place.env | s3.variables(proxies[0].port))
     assert checked.wait(60)
