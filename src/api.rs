@@ -21,7 +21,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use reqwest::Url;
+use reqwest::{RequestBuilder, Url};
 
 use crate::clock::{self, Clock, Timestamp};
 use crate::snapshot::{AccountId, Answer, DeviceId, Endpoint, Listing, Outcome, PAGE_ROWS, Poll, Source};
@@ -71,6 +71,8 @@ pub struct Client {
     pacer: Pacer,
     clock: Clock,
     options: ClientOptions,
+    /// Of the options at first; a loop outlives a token.
+    credential: Mutex<Credential>,
     random: Mutex<StdRng>,
     clock_ahead: Mutex<Option<TimeDelta>>,
     /// When the last request was made.
@@ -153,6 +155,7 @@ impl Client {
             random: Mutex::new(StdRng::seed_from_u64(options.seed)),
             clock_ahead: Mutex::default(),
             requested: Mutex::default(),
+            credential: Mutex::new(options.credential.clone()),
             options,
         })
     }
@@ -168,6 +171,16 @@ impl Client {
     #[must_use]
     pub fn shares_limit(&self, other: &Self) -> bool {
         self.options.credential == other.options.credential
+    }
+
+    /// Asks with another credential from the next request on.
+    pub fn renew(&self, credential: Credential) {
+        *self.credential.lock().expect("no holder of it panics") = credential;
+    }
+
+    /// Adds the credential to a request.
+    fn signed(&self, request: RequestBuilder) -> RequestBuilder {
+        self.credential.lock().expect("no holder of it panics").sign(request)
     }
 
     /// Whose fleet is asked for.

@@ -82,7 +82,7 @@ impl Attempt {
     /// Sends a request once, which uses up the permit.
     pub(super) async fn send(client: &Client, _permit: Permit, url: Url, endpoint: Endpoint) -> Self {
         let start = Instant::now();
-        let mut attempt = match client.options.credential.sign(client.http.get(url)).send().await {
+        let mut attempt = match client.signed(client.http.get(url)).send().await {
             Ok(response) => Self::receive(client, response, endpoint).await,
             Err(error) => Self { said: Err(trouble(&error)), ..Self::default() },
         };

@@ -12,7 +12,7 @@ use crate::clock::{self, Clock};
 use crate::collect::{
     CollectError, CollectOptions, CollectStats, Collector, Plan, Resume, SourceChoice, Stop, StopSwitch, stop_pair,
 };
-use crate::config::{self, ConfigError};
+use crate::config::{self, ConfigError, ConfigFile};
 use crate::disk::Disk;
 use crate::ingest::{Held, PublishRule, Published};
 use crate::query::{Days, Window, devices_seen};
@@ -87,7 +87,8 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         }
         let quiet = args.quiet;
         let clock = clock.clone();
-        sweeps(Sweeps { collectors, accounts, command, every, metrics, resumes, clock, quiet }, &stop, exit).await
+        let file = &file;
+        sweeps(Sweeps { collectors, accounts, command, file, every, metrics, resumes, clock, quiet }, &stop, exit).await
     })
 }
 
@@ -331,6 +332,7 @@ struct Sweeps<'a> {
     collectors: Vec<Collector<'a>>,
     accounts: Vec<Account>,
     command: &'a CollectArgs,
+    file: &'a ConfigFile,
     every: Option<Duration>,
     metrics: Metrics,
     resumes: Resumes,
@@ -396,6 +398,7 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
             break;
         }
         check_shards(sweeps.resumes.archive.clone()).await?;
+        sweeps.renew_credentials();
     }
     if every.is_some() && ended_by.is_none() {
         let published = sweeps.collectors[0].publish_waiting().await?;
@@ -433,6 +436,18 @@ struct Told {
 }
 
 impl Sweeps<'_> {
+    /// Takes the tokens that the files hold by now: a loop outlives them. Where one cannot be read, all stay as they were.
+    fn renew_credentials(&self) {
+        match self.command.api.clients(self.file, seed(&self.clock)) {
+            Ok(clients) => {
+                for (collector, (_, options)) in self.collectors.iter().zip(clients) {
+                    collector.renew(options.credential);
+                }
+            }
+            Err(error) => print::note(&format!("warning: {error}: it goes on with the token that it had")),
+        }
+    }
+
     /// Tells how the accounts' sweeps went. Where one of several failed, it is told, and the others count.
     fn tell(&self, swept: Vec<(CollectStats, Option<CollectError>)>) -> Told {
         let (several, now) = (swept.len() > 1, self.clock.now());

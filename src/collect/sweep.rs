@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::api::{Client, Exchange, Failure};
+use crate::api::{Client, Credential, Exchange, Failure};
 use crate::clock::Clock;
 use crate::envelope;
 use crate::ingest::{Ingest, Published, Takes};
@@ -143,6 +143,11 @@ impl<'a> Collector<'a> {
             publish: Duration::ZERO,
             unwritten: 0,
         }
+    }
+
+    /// Asks with another credential from the next request on.
+    pub fn renew(&self, credential: Credential) {
+        self.client.renew(credential);
     }
 
     /// Begins the next sweep where another process's ended.

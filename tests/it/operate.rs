@@ -421,6 +421,28 @@ fn several_accounts_are_swept_side_by_side_into_one_archive() {
 }
 
 #[test]
+fn a_loop_takes_the_token_that_its_file_holds_by_now() {
+    let (dir, archive) = place();
+    let api = Api::start(5, Duration::from_secs(2), |options| ServerOptions {
+        token: Some("renewed".to_owned()),
+        ..options
+    });
+    let (token, log) = (dir.path().join("token"), dir.path().join("log"));
+    put(&token, "expired");
+    put(&log, "");
+    let said = |words: &str| std::fs::read_to_string(&log).expect("a file").contains(words);
+    let mut collect = api.collect(&archive);
+    collect.args(["--every", "1s", "--token-file"]).arg(&token);
+    collect.stderr(std::fs::OpenOptions::new().append(true).open(&log).expect("a file"));
+    let _running = Running(collect.spawn().expect("the program starts"));
+    wait_for(|| said("the API refused"));
+    std::fs::remove_file(&token).expect("a file");
+    wait_for(|| said("it goes on with the token that it had"));
+    put(&token, "renewed");
+    wait_for(|| said(" 0 failed"));
+}
+
+#[test]
 fn accounts_of_one_token_are_held_back_together() {
     let (dir, archive) = place();
     let limit = |requests| RateLimit { requests, window: Duration::from_secs(1), block: Duration::from_secs(1) };
