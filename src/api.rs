@@ -311,6 +311,7 @@ impl Client {
             attempts: 0,
             latency_ms: None,
             cf_ray: None,
+            shard: None,
         }
     }
 

@@ -40,7 +40,7 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use serde::Serialize;
 
-use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, Supply, shard_of};
+use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, Supply, shard_name, shard_of};
 use crate::clock::Timestamp;
 use crate::flatten::Plan;
 use crate::journal::{self, JournalError, Writer};
@@ -88,9 +88,12 @@ pub struct Ingest {
     waiting_since: Option<Timestamp>,
 }
 
-/// Says of a device, by the id that the API gives it, whether it is one's own.
+/// The shard whose devices alone are one's own.
 #[derive(Clone)]
-pub struct Takes(Arc<dyn Fn(&str) -> bool + Send + Sync>);
+pub struct Takes {
+    shard: String,
+    is_own: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+}
 
 /// Bodies that are journalled together where a file's have to be.
 const JOURNALLED_BODIES: usize = 256;
@@ -171,21 +174,26 @@ pub enum IngestError {
 }
 
 impl Takes {
-    #[cfg(test)]
-    pub(crate) fn of(is_own: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(is_own))
+    pub(crate) fn of(shard: String, is_own: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        Self { shard, is_own: Arc::new(is_own) }
     }
 
-    /// Whether a device is one's own.
+    /// Which shard, of how many.
+    #[must_use]
+    pub fn shard(&self) -> &str {
+        &self.shard
+    }
+
+    /// Whether a device, by the id that the API gives it, is one's own.
     #[must_use]
     pub fn is_own(&self, device_id: &str) -> bool {
-        (self.0)(device_id)
+        (self.is_own)(device_id)
     }
 }
 
 impl fmt::Debug for Takes {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("Takes")
+        write!(formatter, "Takes({})", self.shard)
     }
 }
 
@@ -321,9 +329,12 @@ impl Ingest {
     #[must_use]
     pub fn takes(&self) -> Option<Takes> {
         let (policy, shards) = (self.policy.clone(), self.archive.shards());
-        let ours: Vec<u32> = self.locks.iter().map(|lock| lock.shard).collect();
-        let is_ours = move |id: &str| ours.contains(&shard_of(&policy.stored_device(id), shards));
-        (self.locks.len() < shards as usize).then(|| Takes(Arc::new(is_ours)))
+        match self.locks[..] {
+            [ShardLock { shard, .. }] if shards > 1 => Some(Takes::of(shard_name(shard, shards), move |id| {
+                shard_of(&policy.stored_device(id), shards) == shard
+            })),
+            _ => None,
+        }
     }
 
     /// Journals what may be written of an answer. It is durable after the next [`Ingest::sync`].

@@ -114,6 +114,7 @@ mod tests {
             attempts: 1,
             latency_ms: Some(12.5),
             cf_ray: Some("8f1-SJC".to_owned()),
+            shard: None,
         };
         Answer {
             account_id,

@@ -131,6 +131,8 @@ pub struct Poll {
     pub latency_ms: Option<f64>,
     /// Cloudflare's name for the answer.
     pub cf_ray: Option<String>,
+    /// The only shard whose devices the collector keeps, as [`shard_name`](crate::archive::shard_name) writes it.
+    pub shard: Option<String>,
 }
 
 /// What one request, or one stretch of an imported file, brought.

@@ -22,6 +22,19 @@ pub fn shard_of(device_id: &str, shards: u32) -> u32 {
     u32::try_from(hash % u64::from(shards.max(1))).expect("a remainder is smaller than what it is of")
 }
 
+/// A shard, and how many there are: `3/8`.
+#[must_use]
+pub fn shard_name(shard: u32, shards: u32) -> String {
+    format!("{shard}/{shards}")
+}
+
+/// Whether a device, by its id as it stands in the archive, falls into a shard of such a name.
+#[must_use]
+pub fn is_in_shard(device_id: &str, name: &str) -> bool {
+    let parts = name.split_once('/').and_then(|(shard, shards)| shard.parse().ok().zip(shards.parse().ok()));
+    parts.is_some_and(|(shard, shards): (u32, u32)| shard_of(device_id, shards) == shard)
+}
+
 /// The shard of each row of a batch; `otherwise` for those that are of no device.
 pub(super) fn shards_of(schema: &Schema, batch: &RecordBatch, shards: u32, otherwise: u32) -> Vec<u32> {
     let ids = schema.index_of(SHARD_BY).map(|at| batch.column(at).as_string::<i32>());

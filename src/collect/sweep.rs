@@ -500,20 +500,20 @@ impl Sweep {
 /// An answer without the states of devices that are others' to collect. What was asked of a device of one's own is one's
 /// own, however the API writes its id.
 fn own(mut answer: Answer, takes: &Takes) -> Answer {
-    if answer.poll.as_ref().is_some_and(|poll| poll.endpoint == Endpoint::Live) {
-        return answer;
+    if let Some(poll) = &mut answer.poll {
+        poll.shard = Some(takes.shard().to_owned());
+        if poll.endpoint == Endpoint::Live {
+            return answer;
+        }
     }
     let id = |body: &Body| std::str::from_utf8(&body.bytes).ok().and_then(envelope::device_id);
     let before = answer.bodies.len();
     // What is of no device, one of the collectors keeps.
     answer.bodies.retain(|body| takes.is_own(&id(body).unwrap_or_default()));
     let is_empty = answer.bodies.is_empty() && before > 0;
-    if let Some(poll) = &mut answer.poll {
-        poll.rows = u32::try_from(answer.bodies.len()).unwrap_or(u32::MAX);
-        // Nobody of one's own is on that page.
-        if is_empty && poll.outcome == Outcome::State {
-            poll.outcome = Outcome::Absent;
-        }
+    // Nobody of one's own is on that page, which ends no list: its rows are those that it showed.
+    if let Some(poll) = answer.poll.as_mut().filter(|poll| is_empty && poll.outcome == Outcome::State) {
+        poll.outcome = Outcome::Absent;
     }
     answer
 }
@@ -554,6 +554,7 @@ mod tests {
             attempts: 1,
             latency_ms: None,
             cf_ray: None,
+            shard: None,
         }
     }
 
@@ -580,7 +581,7 @@ mod tests {
 
     #[test]
     fn what_was_asked_of_ones_own_device_is_kept_however_its_id_is_written() {
-        let takes = Takes::of(|id| id == "mine");
+        let takes = Takes::of("0/2".to_owned(), |id| id == "mine");
         let answered = |endpoint, ids: &[&str]| {
             let kept = own(answer(endpoint, ids), &takes);
             (kept.bodies.len(), kept.poll.map(|poll| poll.outcome))
@@ -588,5 +589,12 @@ mod tests {
         assert_eq!(answered(Endpoint::List, &["mine", "yours"]), (1, Some(Outcome::State)));
         assert_eq!(answered(Endpoint::List, &["yours"]), (0, Some(Outcome::Absent)));
         assert_eq!(answered(Endpoint::Live, &["MINE"]), (1, Some(Outcome::State)));
+        let polls = [(Endpoint::List, "yours"), (Endpoint::Live, "mine")].map(|(endpoint, id)| {
+            let mut page = answer(endpoint, &[id]);
+            page.poll.iter_mut().for_each(|poll| poll.rows = 1);
+            own(page, &takes).poll.map(|poll| (poll.rows, poll.shard))
+        });
+        // A page of others' devices alone is not the empty one that ends the list.
+        assert_eq!(polls, [(); 2].map(|()| Some((1, Some("0/2".to_owned())))));
     }
 }

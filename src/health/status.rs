@@ -62,7 +62,7 @@ pub struct StatusOptions {
 /// How the collecting goes.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
-    /// The newest pass over the fleet, of each account.
+    /// The newest pass over the fleet, of each account and, where collectors divide the fleet, of each shard.
     pub last_sweeps: Vec<Sweep>,
     /// Accounts that were collected before, or are to be, and have neither a pass of the last 7 days nor one that waits.
     pub silent_accounts: Vec<String>,
@@ -127,8 +127,12 @@ pub struct Sweep {
     pub requests: u64,
     /// How many of them failed.
     pub failed: u64,
-    /// States that they brought.
+    /// States in the answers.
     pub states: u64,
+    /// The only shard whose devices it kept, of how many: `3/8`.
+    pub shard: Option<String>,
+    /// When the newest answer was received that waits in the journal, and may be of a newer pass.
+    pub waiting: Option<Moment>,
 }
 
 /// A point in time.
@@ -156,15 +160,21 @@ impl Status {
             unexpected(&days, back(TimeDelta::days(1)))?;
         let empty = empty_accounts(&days, &sweeps, now)?;
         let Pending { bytes: pending_bytes, unreadable: pending_unreadable, since: pending_since, newest } = pending;
-        let collected =
-            |account: &String| sweeps.iter().any(|sweep| sweep.account_id == *account) || newest.contains_key(account);
+        let mut newest_by_account: BTreeMap<String, Moment> = BTreeMap::new();
+        for ((account, _), at) in &newest {
+            let known = newest_by_account.entry(account.clone()).or_insert(Moment(*at));
+            *known = Moment(known.0.max(*at));
+        }
+        let collected = |account: &String| {
+            sweeps.iter().any(|sweep| sweep.account_id == *account) || newest_by_account.contains_key(account)
+        };
         let silent = known.iter().chain(options.accounts.keys()).filter(|account| !collected(account));
         let silent: BTreeSet<String> = silent.cloned().collect();
         let (day_count, bytes, bytes_per_day) = size(archive, now)?;
         let free_bytes = disk::free_bytes(archive.state_dir());
         let mut status = Self {
             silent_accounts: silent.into_iter().collect(),
-            last_sweeps: sweeps.into_iter().map(Sweep::from).collect(),
+            last_sweeps: sweeps.into_iter().map(|sweep| Sweep::new(sweep, &newest)).collect(),
             expected: covered.last_day.expected,
             present: covered.last_day.present,
             missed: covered.last_day.missed,
@@ -175,7 +185,7 @@ impl Status {
             pending_bytes,
             pending_unreadable,
             pending_since: pending_since.map(Moment),
-            pending_newest: newest.into_iter().map(|(account, at)| (account, Moment(at))).collect(),
+            pending_newest: newest_by_account,
             days: day_count,
             bytes,
             bytes_per_day,
@@ -204,14 +214,15 @@ impl Status {
 
     fn checks(&self, options: &StatusOptions) -> Vec<Check> {
         let unpublished = self.unpublished();
-        let several = self.last_sweeps.len() + unpublished.len() + self.silent_accounts.len() > 1;
+        let swept: BTreeSet<&String> = self.last_sweeps.iter().map(|sweep| &sweep.account_id).collect();
+        let several = swept.len() + unpublished.len() + self.silent_accounts.len() > 1;
         let name = |account: &str| {
             let called = options.accounts.get(account).map_or(account, String::as_str);
             if several { format!("last sweep, {called}") } else { "last sweep".to_owned() }
         };
         let of_sweep = |sweep: &Sweep| {
-            let newest = self.pending_newest.get(&sweep.account_id).map(|newest| newest.0);
-            match sweep.check(&name(&sweep.account_id), options, newest) {
+            let shard = sweep.shard.as_ref().map_or(String::new(), |shard| format!(", shard {shard}"));
+            match sweep.check(&(name(&sweep.account_id) + &shard), options) {
                 check if check.level == Level::Fine && self.empty_accounts.contains(&sweep.account_id) => Check::poor(
                     &check.name,
                     format!("{}; nobody was seen in 7 days", check.found),
@@ -362,28 +373,22 @@ impl Status {
 }
 
 impl Sweep {
-    /// What waits in the journal is of a sweep as well, and may be of a newer one.
-    fn check(&self, name: &str, options: &StatusOptions, waiting: Option<Timestamp>) -> Check {
-        let ended = waiting.map_or(self.ended.0, |waiting| waiting.max(self.ended.0));
+    fn new(sweep: LastSweep, waiting: &BTreeMap<(String, Option<String>), Timestamp>) -> Self {
+        let LastSweep { account_id, sweep_id, ended, requests, failed, states, shard, .. } = sweep;
+        let collector = (account_id, shard);
+        let waiting = waiting.get(&collector).copied().map(Moment);
+        let (account_id, shard) = collector;
+        Self { account_id, sweep_id, ended: Moment(ended), requests, failed, states, shard, waiting }
+    }
+
+    fn check(&self, name: &str, options: &StatusOptions) -> Check {
+        let ended = self.waiting.map_or(self.ended.0, |waiting| waiting.0.max(self.ended.0));
         let counts = format!("{} states by {} requests, {} failed", self.states, self.requests, self.failed);
         let check = by_age(name, ended, &counts, options);
         if check.level == Level::Fine && ratio(self.failed, self.requests.max(1)) > MOST_FAILED {
             return Check::poor(name, check.found, "see what the API says: `dex-archive doctor`");
         }
         check
-    }
-}
-
-impl From<LastSweep> for Sweep {
-    fn from(sweep: LastSweep) -> Self {
-        Self {
-            account_id: sweep.account_id,
-            sweep_id: sweep.sweep_id,
-            ended: Moment(sweep.ended),
-            requests: sweep.requests,
-            failed: sweep.failed,
-            states: sweep.states,
-        }
     }
 }
 
@@ -469,7 +474,7 @@ impl Covered {
         // it may be all that is known.
         let is_all_seen = began.is_empty() && until == now || window.check().is_err();
         let seen = if is_all_seen { BTreeSet::new() } else { devices_seen(days, window)? };
-        for account in sweeps.iter().map(|sweep| &sweep.account_id) {
+        for account in sweeps.iter().map(|sweep| &sweep.account_id).collect::<BTreeSet<_>>() {
             // Before the collecting began there was nothing to miss; the interval in which it did is not counted.
             let first = began.get(account).map(|began| next_whole(*began, options.expect));
             let since = |earliest: Timestamp| first.map_or(earliest, |first| first.max(earliest));
@@ -518,8 +523,8 @@ struct Pending {
     /// Segments that nobody can read, up to the first that can be.
     unreadable: u64,
     since: Option<Timestamp>,
-    /// Of each account, as far as the last segments tell.
-    newest: BTreeMap<String, Timestamp>,
+    /// By account and shard, as far as the last segments tell.
+    newest: BTreeMap<(String, Option<String>), Timestamp>,
 }
 
 /// Until when the archive knows what was asked for: what was received since then waits in the journals, as it should.
@@ -557,8 +562,8 @@ impl Pending {
             let Some(since) = received.next() else { continue };
             pending.since = Some(pending.since.map_or(since, |other| other.min(since)));
             let last = segments.iter().rev().take(LAST_SEGMENTS).filter_map(|(_, path)| Segment::read(path).ok());
-            for (account, at) in last.flat_map(|segment| segment.newest_by_account()) {
-                let newest = pending.newest.entry(account).or_insert(at);
+            for (collector, at) in last.flat_map(|segment| segment.newest_by_collector()) {
+                let newest = pending.newest.entry(collector).or_insert(at);
                 *newest = at.max(*newest);
             }
         }

@@ -115,11 +115,14 @@ impl Segment {
         })
     }
 
-    /// When the last answer of each account in it was received.
+    /// When the last answer in it was received, by account and by the shard, if any, that the collector keeps alone.
     #[must_use]
-    pub fn newest_by_account(&self) -> BTreeMap<String, Timestamp> {
+    pub fn newest_by_collector(&self) -> BTreeMap<(String, Option<String>), Timestamp> {
         let answers = self.items().filter_map(|item| match item {
-            Item::Answer { answer, .. } => Some((answer.account_id.as_str().to_owned(), answer.collected_at)),
+            Item::Answer { answer, .. } => {
+                let shard = answer.poll.and_then(|poll| poll.shard);
+                Some(((answer.account_id.as_str().to_owned(), shard), answer.collected_at))
+            }
             Item::Gap { .. } => None,
         });
         answers.collect()

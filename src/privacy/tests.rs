@@ -220,6 +220,7 @@ fn poll(error: &str) -> Poll {
         attempts: 1,
         latency_ms: None,
         cf_ray: None,
+        shard: None,
     }
 }
 

@@ -13,7 +13,7 @@ use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use chrono::TimeDelta;
 
-use crate::archive::Scan;
+use crate::archive::{Scan, is_in_shard};
 use crate::clock::{Timestamp, Zone};
 use crate::schema::{Kind, Schema};
 use crate::snapshot::{HISTORY, Outcome, Source};
@@ -172,7 +172,7 @@ pub fn coverage(days: &Days, options: &GapsOptions, account: &str) -> Result<Cov
 /// Expected and present intervals of each device, and why the others have no state; or each gap by itself.
 ///
 /// Expected is every device that is named, or has a state or was asked for in the window, in every interval of it that
-/// is over. A page of the list asks for every device of its account.
+/// is over. A page of the list asks for every device of its account that the collector keeps: all, or those of a shard.
 ///
 /// # Errors
 /// Where the window has no length or too many intervals, there is neither state nor request in it, or the archive
@@ -233,14 +233,17 @@ struct Seeings(Vec<Seeing>);
 /// An account and a device.
 type Device = (String, String);
 
+/// Whom a list asks for: an account's devices, or those of a shard, by its name.
+type Listed = (String, Option<String>);
+
 /// What was seen in a window, by interval.
 struct Seen {
     buckets: Buckets,
     /// Of so many intervals it is known what was asked: the one after those of the window is among them, once it is over.
     asked: usize,
     devices: BTreeMap<Device, Seeings>,
-    /// What came of asking for all devices of an account.
-    lists: BTreeMap<String, Seeings>,
+    /// What came of the lists.
+    lists: BTreeMap<Listed, Seeings>,
     names: BTreeMap<String, String>,
     searched: Searched,
 }
@@ -249,10 +252,10 @@ struct Seen {
 #[derive(Default)]
 struct Found {
     devices: BTreeMap<Device, Seeings>,
-    /// What came of asking for all devices of an account.
-    lists: BTreeMap<String, Seeings>,
-    /// When each sweep of an account read the list, and whether all of it.
-    sweeps: BTreeMap<(String, String), Pages>,
+    /// What came of the lists.
+    lists: BTreeMap<Listed, Seeings>,
+    /// When each sweep, by its name, read a list, and whether all of it.
+    sweeps: BTreeMap<(Listed, String), Pages>,
     names: BTreeMap<String, (i64, String)>,
 }
 
@@ -365,7 +368,8 @@ impl Seen {
         let scan = scan(&states, options, &["account_id", "device_id", "timestamp", "device_name"]);
         let add = |found: &mut Found, batch: &RecordBatch| found.states(batch, question);
         days.fold(&states, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
-        let names = ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id", "page", "rows"];
+        let names =
+            ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id", "page", "rows", "shard"];
         let scan = self::scan(&polls, options, &names);
         let (asked, window) = one_more(options).unwrap_or_else(|| (buckets.clone(), window));
         let question = &Question { window, buckets: &asked, asked: Asked::of(options.devices.as_deref()) };
@@ -391,19 +395,42 @@ impl Seen {
         Reading { options, buckets: &self.buckets, seen: self, has_accounts: accounts.len() > 1 }
     }
 
-    /// Why a device has no state in an interval; none where it has one.
-    fn cause(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Option<Cause> {
-        if seeings.at(bucket).has(Seeing::PRESENT) {
+    /// What was seen of a device, by itself and by the lists that it should be on.
+    fn of<'a>(&'a self, device: &'a Device, own: &'a Seeings) -> OfDevice<'a> {
+        let (account, id) = device;
+        let mut lists = Seeings::default();
+        let of_account = self.lists.iter().filter(|((listed, _), _)| listed == account);
+        for ((_, shard), list) in of_account {
+            if shard.as_ref().is_none_or(|shard| is_in_shard(id, shard)) {
+                lists.merge(list);
+            }
+        }
+        OfDevice { seen: self, device, own, lists }
+    }
+}
+
+/// What was seen of a device.
+struct OfDevice<'a> {
+    seen: &'a Seen,
+    device: &'a Device,
+    own: &'a Seeings,
+    lists: Seeings,
+}
+
+impl OfDevice<'_> {
+    /// Why it has no state in an interval; none where it has one.
+    fn cause(&self, bucket: usize) -> Option<Cause> {
+        if self.own.at(bucket).has(Seeing::PRESENT) {
             return None;
         }
-        let own = self.asked_in(device, seeings, bucket);
+        let own = self.asked_in(bucket);
         // What it has a state of there may have come from elsewhere.
-        let after = (bucket + 1 < self.asked).then(|| self.asked_in(device, seeings, bucket + 1));
+        let after = (bucket + 1 < self.seen.asked).then(|| self.asked_in(bucket + 1));
         let Some(missed) = [Some(own), after].into_iter().flatten().find(|cause| cause.is_missed()) else {
             return Some(own);
         };
         // Where the history has nothing, nothing was missed, whatever failed at the time.
-        let is_searched = self.is_searched(device, bucket);
+        let is_searched = self.is_searched(bucket);
         Some(if !is_searched {
             missed
         } else if own.is_missed() {
@@ -414,9 +441,8 @@ impl Seen {
     }
 
     /// What came of asking in an interval, as if there were no state of it.
-    fn asked_in(&self, device: &Device, seeings: &Seeings, bucket: usize) -> Cause {
-        let own = seeings.at(bucket);
-        let list = self.lists.get(&device.0).map_or_else(Seeing::default, |seeings| seeings.at(bucket));
+    fn asked_in(&self, bucket: usize) -> Cause {
+        let (own, list) = (self.own.at(bucket), self.lists.at(bucket));
         let causes = [
             (own.has(Seeing::ANSWERED), Cause::Silent),
             (own.has(Seeing::ABSENT), Cause::Absent),
@@ -428,8 +454,9 @@ impl Seen {
     }
 
     /// Whether the history of an interval was read to its end.
-    fn is_searched(&self, device: &Device, bucket: usize) -> bool {
-        self.searched.covers(&device.0, &device.1, &self.buckets.range(bucket))
+    fn is_searched(&self, bucket: usize) -> bool {
+        let (account, id) = self.device;
+        self.seen.searched.covers(account, id, &self.seen.buckets.range(bucket))
     }
 }
 
@@ -451,7 +478,7 @@ impl Found {
         let rows = Rows::of(batch, "requested_at");
         let (outcomes, sources, sweeps) = (texts(batch, "outcome"), texts(batch, "source"), texts(batch, "sweep_id"));
         let count = |name| batch.column_by_name(name).expect("the scan has it").as_primitive::<Int64Type>();
-        let (pages, shown) = (count("page"), count("rows"));
+        let (pages, shown, shards) = (count("page"), count("rows"), texts(batch, "shard"));
         // A page of the history says nothing of the time at which it was asked for.
         let is_of_now = |row: usize| sources.is_null(row) || sources.value(row) == Source::List.as_str();
         rows.each_run(question, |account, device, bucket, rows| {
@@ -467,24 +494,25 @@ impl Found {
                     self.see(account, device, bucket, seeing);
                 }
                 None => seen.for_each(|(row, seeing)| {
+                    let shard = shards.is_valid(row).then(|| shards.value(row).to_owned());
                     let page = (pages.value(row), shown.is_valid(row) && shown.value(row) > 0);
-                    self.page(account, sweeps.value(row), bucket, seeing, page);
+                    self.page((account.to_owned(), shard), sweeps.value(row), bucket, seeing, page);
                 }),
             }
         });
     }
 
     /// Takes in a page of the list that a sweep asked for: its number, and whether it shows anybody.
-    fn page(&mut self, account: &str, sweep: &str, bucket: usize, seeing: Seeing, (page, is_filled): (i64, bool)) {
-        self.lists.entry(account.to_owned()).or_default().see(bucket, seeing);
+    fn page(&mut self, listed: Listed, sweep: &str, bucket: usize, seeing: Seeing, (page, is_filled): (i64, bool)) {
+        self.lists.entry(listed.clone()).or_default().see(bucket, seeing);
         let has_failed = seeing.has(Seeing::FAILED);
         let filled = Vec::from_iter((!has_failed && is_filled).then_some(page));
         let empty = Vec::from_iter((!has_failed && !is_filled).then_some(page));
         let pages = Pages { first: bucket, last: bucket, has_failed, filled, empty };
-        self.pages((account.to_owned(), sweep.to_owned()), pages);
+        self.pages((listed, sweep.to_owned()), pages);
     }
 
-    fn pages(&mut self, sweep: (String, String), pages: Pages) {
+    fn pages(&mut self, sweep: (Listed, String), pages: Pages) {
         match self.sweeps.entry(sweep) {
             Entry::Vacant(place) => drop(place.insert(pages)),
             Entry::Occupied(all) => all.into_mut().merge(pages),
@@ -495,8 +523,8 @@ impl Found {
     /// knows: that is as good as a page that failed.
     fn note_whole_lists(&mut self, intervals: usize) {
         let read = std::mem::take(&mut self.sweeps).into_iter().filter(|(_, pages)| !pages.has_failed);
-        for ((account, _), pages) in read {
-            let list = self.lists.entry(account).or_default();
+        for ((listed, _), pages) in read {
+            let list = self.lists.entry(listed).or_default();
             let intervals_read = pages.first..=pages.last;
             let seeing = if pages.are_all(intervals) { Seeing::WHOLE } else { Seeing::FAILED };
             intervals_read.for_each(|bucket| list.see(bucket, seeing));
@@ -518,8 +546,9 @@ impl Found {
                 let window = options.window;
                 let since = window.since.checked_sub_signed(HISTORY).unwrap_or(window.since);
                 let seen = devices_seen(days, Window { since, until: window.since })?;
-                let of_these = seen.into_iter().filter(|(account, _)| self.lists.contains_key(account));
-                self.devices.extend(of_these.map(|device| (device, Seeings::default())));
+                let is_listed = |account: &String| self.lists.keys().any(|(listed, _)| listed == account);
+                let of_these: Vec<Device> = seen.into_iter().filter(|(account, _)| is_listed(account)).collect();
+                self.devices.extend(of_these.into_iter().map(|device| (device, Seeings::default())));
             }
             return Ok(());
         };
@@ -567,8 +596,8 @@ impl Found {
         for (key, seeings) in other.devices {
             self.devices.entry(key).or_default().merge(&seeings);
         }
-        for (account, seeings) in other.lists {
-            self.lists.entry(account).or_default().merge(&seeings);
+        for (listed, seeings) in other.lists {
+            self.lists.entry(listed).or_default().merge(&seeings);
         }
         for (sweep, pages) in other.sweeps {
             self.pages(sweep, pages);
@@ -702,8 +731,9 @@ impl Reading<'_> {
     /// The gaps of a device: intervals that follow each other and have no state for the same cause.
     fn gaps(&self, device: &Device, seeings: &Seeings) -> Vec<Gap> {
         let mut gaps: Vec<Gap> = Vec::new();
+        let seen = self.seen.of(device, seeings);
         for bucket in 0..self.buckets.count() {
-            let Some(cause) = self.seen.cause(device, seeings, bucket) else { continue };
+            let Some(cause) = seen.cause(bucket) else { continue };
             match gaps.last_mut() {
                 Some(gap) if (gap.cause, gap.last + 1) == (cause, bucket) => gap.last = bucket,
                 _ => gaps.push(Gap { cause, first: bucket, last: bucket }),
@@ -790,7 +820,8 @@ mod tests {
             (8, "g", 1, answered),
         ];
         for (bucket, sweep, page, seeing) in pages {
-            found.page("account", sweep, bucket, seeing, (page, seeing.has(answered)));
+            let all = ("account".to_owned(), None);
+            found.page(all, sweep, bucket, seeing, (page, seeing.has(answered)));
         }
         // It is known of a ninth hour that nobody asked in it.
         found.note_whole_lists(9);
@@ -798,12 +829,14 @@ mod tests {
         let (lists, searched) = (found.lists, Searched::default());
         let seen = Seen { buckets, asked: 9, devices: BTreeMap::new(), lists, names: BTreeMap::new(), searched };
         let device = ("account".to_owned(), "device".to_owned());
-        let within = |bucket| seen.asked_in(&device, &Seeings::default(), bucket);
+        let nothing = Seeings::default();
+        let of_device = seen.of(&device, &nothing);
+        let within = |bucket| of_device.asked_in(bucket);
         let (silent, failed, not_asked) = (Cause::Silent, Cause::Failed, Cause::NotAsked);
         let expected = [silent, silent, failed, failed, failed, silent, not_asked, silent, silent];
         assert_eq!([0, 1, 2, 3, 4, 5, 6, 7, 8].map(within), expected);
         // What came after the last answer before an outage, nobody saw.
-        let cause = |bucket| seen.cause(&device, &Seeings::default(), bucket);
+        let cause = |bucket| of_device.cause(bucket);
         let expected = [silent, failed, failed, failed, failed, not_asked, not_asked, silent];
         assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(cause), expected.map(Some));
     }
@@ -817,7 +850,7 @@ mod tests {
         let cause = |asked: usize, seen_in: [Seeing; 2]| {
             let (devices, lists, names) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
             let seen = Seen { buckets: buckets.clone(), asked, devices, lists, names, searched: Searched::default() };
-            seen.cause(&("account".to_owned(), "device".to_owned()), &Seeings(seen_in.to_vec()), 0)
+            seen.of(&("account".to_owned(), "device".to_owned()), &Seeings(seen_in.to_vec())).cause(0)
         };
         let nothing = Seeing::default();
         for (after, expected) in [

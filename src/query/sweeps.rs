@@ -31,12 +31,14 @@ pub struct LastSweep {
     pub requests: u64,
     /// How many of them failed.
     pub failed: u64,
-    /// States that they brought.
+    /// States in the answers.
     pub states: u64,
+    /// The only shard whose devices it kept, of how many: `3/8`.
+    pub shard: Option<String>,
 }
 
-/// By account and pass.
-type Sweeps = BTreeMap<(String, String), Tally>;
+/// By account, pass and shard: passes that two collectors began in one second may have one name.
+type Sweeps = BTreeMap<(String, String, Option<String>), Tally>;
 
 #[derive(Clone, Copy)]
 struct Tally {
@@ -47,13 +49,19 @@ struct Tally {
     states: u64,
 }
 
-/// The newest pass over the fleet of each account that began in a window. What asked the history is none.
+/// The newest passes over the fleet of each account that began in a window: one, or one of each shard, as the fleet was
+/// divided by the newest of them. What asked the history is none.
 ///
 /// # Errors
 /// Where the archive cannot be read.
 pub fn last_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, QueryError> {
-    let newest = sweeps(days, window)?.map(|sweep| (sweep.account_id.clone(), sweep));
-    Ok(newest.collect::<BTreeMap<_, _>>().into_values().collect())
+    let newest = sweeps(days, window)?.map(|sweep| ((sweep.account_id.clone(), sweep.shard.clone()), sweep));
+    let newest: Vec<LastSweep> = newest.collect::<BTreeMap<_, _>>().into_values().collect();
+    let is_current = |sweep: &&LastSweep| {
+        let of_account = newest.iter().filter(|other| other.account_id == sweep.account_id);
+        of_account.max_by_key(|other| other.ended).is_some_and(|last| last.division() == sweep.division())
+    };
+    Ok(newest.iter().filter(is_current).cloned().collect())
 }
 
 /// The oldest of each.
@@ -90,7 +98,7 @@ pub fn outages(days: &Days, window: Window, account: &str, most: TimeDelta) -> R
 /// By account, and then by time: the names of passes sort so.
 fn sweeps(days: &Days, window: Window) -> Result<impl Iterator<Item = LastSweep>, QueryError> {
     let polls = Schema::poll();
-    let names = ["account_id", "sweep_id", "requested_at", "source", "outcome", "rows"];
+    let names = ["account_id", "sweep_id", "requested_at", "source", "outcome", "rows", "shard"];
     let columns = names.iter().map(|name| column(&polls, name)).collect();
     let scan = Scan { columns, ..Scan::default() };
     let mut all = Sweeps::new();
@@ -98,15 +106,15 @@ fn sweeps(days: &Days, window: Window) -> Result<impl Iterator<Item = LastSweep>
     days.fold(&polls, window, &scan, Sweeps::new, add, |found| {
         found.into_iter().for_each(|(key, tally)| all.entry(key).or_insert(Tally::NONE).merge(tally));
     })?;
-    Ok(all.into_iter().map(|((account_id, sweep_id), tally)| {
+    Ok(all.into_iter().map(|((account_id, sweep_id, shard), tally)| {
         let time = |micros| clock::from_micros(micros).unwrap_or_default();
         let Tally { began, ended, requests, failed, states } = tally;
-        LastSweep { account_id, sweep_id, began: time(began), ended: time(ended), requests, failed, states }
+        LastSweep { account_id, sweep_id, began: time(began), ended: time(ended), requests, failed, states, shard }
     }))
 }
 
 fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
-    let (accounts, sweeps) = (texts(batch, "account_id"), texts(batch, "sweep_id"));
+    let (accounts, sweeps, shards) = (texts(batch, "account_id"), texts(batch, "sweep_id"), texts(batch, "shard"));
     let (sources, outcomes, at) = (texts(batch, "source"), texts(batch, "outcome"), times(batch, "requested_at"));
     let rows = batch.column_by_name("rows").expect("the scan has it").as_primitive::<Int64Type>();
     let is_history = |row: usize| {
@@ -114,7 +122,8 @@ fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
     };
     for row in (0..batch.num_rows()).filter(|&row| at.is_valid(row) && window.holds(at.value(row)) && !is_history(row))
     {
-        let key = (accounts.value(row).to_owned(), sweeps.value(row).to_owned());
+        let shard = shards.is_valid(row).then(|| shards.value(row).to_owned());
+        let key = (accounts.value(row).to_owned(), sweeps.value(row).to_owned(), shard);
         found.entry(key).or_insert(Tally::NONE).merge(Tally {
             began: at.value(row),
             ended: at.value(row),
@@ -122,6 +131,13 @@ fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
             failed: u64::from(outcomes.value(row) == Outcome::Failed.as_str()),
             states: u64::try_from(rows.value(row)).unwrap_or(0),
         });
+    }
+}
+
+impl LastSweep {
+    /// Among how many shards the fleet was divided.
+    fn division(&self) -> Option<&str> {
+        self.shard.as_deref().map(|shard| shard.split_once('/').map_or(shard, |(_, shards)| shards))
     }
 }
 

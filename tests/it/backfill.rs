@@ -10,11 +10,11 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use chrono::{Datelike, TimeDelta};
 use dex_archive::api::{Budget, Client, ClientOptions};
-use dex_archive::archive::{Archive, Shards};
+use dex_archive::archive::{Archive, Shards, is_in_shard, shard_of};
 use dex_archive::clock::{self, Clock, Timestamp, Zone};
 use dex_archive::collect::{BackfillPlan, CollectOptions, Collector, SourceChoice, Stop, Stretch, stop_pair};
 use dex_archive::disk::Disk;
-use dex_archive::health::{Status, StatusOptions};
+use dex_archive::health::{Level, Status, StatusOptions};
 use dex_archive::ingest::{Ingest, PublishRule};
 use dex_archive::privacy::Policy;
 use dex_archive::query::{Answer, Cell, Days, GapsOptions, Searched, Window, gaps, holes};
@@ -107,6 +107,66 @@ fn of_an_outage_it_is_told_who_was_missed_also_where_nobody_was_seen() {
     assert_eq!(one.rows[0][failed], Cell::Count(4));
     let unknown = of("00000000-0000-4000-8000-00000000abcd").expect_err("nobody").to_string();
     assert!(unknown.starts_with("no device \"00000000-"), "{unknown}");
+}
+
+#[test]
+fn a_collector_of_a_shard_asks_for_nobody_elses_devices() {
+    let (_dir, root) = place();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let start = clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time");
+    let clock = Clock::simulated(start);
+    runtime.block_on(async {
+        let (_switch, stop) = stop_pair();
+        let (client, _) = simulated(&clock).await;
+        let (other, _) = simulated(&clock).await;
+        let mut both = [(client, 0), (other, 1)].map(|(client, shard)| {
+            let archive = Archive::open_or_create(&root, 2, clock.now(), Disk::default()).expect("an archive");
+            let (ingest, _) = Ingest::open(archive, Shards::One(shard), "test", Policy::default()).expect("the shard");
+            let options = CollectOptions { source: SourceChoice::List, ..options() };
+            Collector::new(client, ingest, clock.clone(), options, &Silent, stop.clone())
+        });
+        for step in 0..12 {
+            // The second one ends after an hour.
+            for collector in &mut both[..if step < 4 { 2 } else { 1 }] {
+                assert!(collector.sweep(step).await.1.is_none());
+            }
+            clock.advance(TimeDelta::minutes(15));
+        }
+    });
+    let archive = Archive::open(&root).expect("an archive");
+    let window = Window { since: start, until: clock.now() };
+    let Answer { columns, rows, .. } =
+        gaps(&Days::new(&archive, false), &question(window, clock.now())).expect("an answer");
+    let at = |name: &str| columns.iter().position(|column| column.name == name).expect("a column");
+    for row in &rows {
+        let id = row[at("device_id")].text().expect("an id");
+        let (missed, is_left) = (row[at("not_asked")].number(), is_in_shard(&id, "1/2"));
+        // What came after its last answer nobody saw either.
+        assert_eq!(missed, Some(if is_left { 9.0 } else { 0.0 }), "{id}: {row:?}");
+    }
+    assert!(
+        [0, 1].iter().all(|shard| rows
+            .iter()
+            .any(|row| row[at("device_id")].text().is_some_and(|id| shard_of(&id, 2) == *shard)))
+    );
+    let options = StatusOptions {
+        now: clock.now(),
+        max_age: Duration::from_hours(1),
+        expect: EVERY,
+        longest_wait: Duration::from_hours(1),
+        accounts: BTreeMap::new(),
+    };
+    let status = Status::read(&archive, &options).expect("an archive");
+    let sweeps = status
+        .checks
+        .iter()
+        .filter(|check| check.name.starts_with("last sweep"))
+        .map(|check| (&*check.name, check.level));
+    assert_eq!(
+        Vec::from_iter(sweeps),
+        [("last sweep, shard 0/2", Level::Fine), ("last sweep, shard 1/2", Level::Poor)]
+    );
+    assert!(status.missed > 0, "{status:?}");
 }
 
 #[test]

@@ -241,6 +241,7 @@ fn answer(sweep: usize, at: Timestamp, page: Option<u32>, device_id: Option<Stri
         attempts: 1,
         latency_ms: Some(12.5),
         cf_ray: None,
+        shard: None,
     };
     let source = if page.is_some() { Source::List } else { Source::Live };
     let bodies = bodies.iter().map(|body| Body::new(body)).collect();

@@ -423,10 +423,8 @@ fn several_accounts_are_swept_side_by_side_into_one_archive() {
 #[test]
 fn a_loop_takes_the_token_that_its_file_holds_by_now() {
     let (dir, archive) = place();
-    let api = Api::start(5, Duration::from_secs(2), |options| ServerOptions {
-        token: Some("renewed".to_owned()),
-        ..options
-    });
+    let api =
+        Api::start(5, Duration::from_secs(2), |options| ServerOptions { token: Some("renewed".to_owned()), ..options });
     let (token, log) = (dir.path().join("token"), dir.path().join("log"));
     put(&token, "expired");
     put(&log, "");
