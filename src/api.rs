@@ -235,8 +235,7 @@ impl Client {
         since_minutes: u32,
         end: impl Future<Output = ()>,
     ) -> Exchange {
-        let path = ["dex", "devices", device.as_str(), "fleet-status", "live"];
-        let url = self.url(&path, &[("since_minutes", since_minutes.to_string())]);
+        let url = self.live_url(device, since_minutes);
         let mut poll = self.poll(sweep_id, Endpoint::Live);
         poll.device_id = Some(device.as_str().to_owned());
         self.exchange(permit, url, Source::Live, poll, end).await
@@ -253,6 +252,18 @@ impl Client {
         page: u32,
         end: impl Future<Output = ()>,
     ) -> Exchange {
+        let url = self.list_url(listing, device, page);
+        let mut poll = self.list_poll(sweep_id, listing, page);
+        poll.device_id = device.map(|device| device.as_str().to_owned());
+        self.exchange(permit, url, listing.source, poll, end).await
+    }
+
+    fn live_url(&self, device: &DeviceId, since_minutes: u32) -> Url {
+        let path = ["dex", "devices", device.as_str(), "fleet-status", "live"];
+        self.url(&path, &[("since_minutes", since_minutes.to_string())])
+    }
+
+    fn list_url(&self, listing: &Listing, device: Option<&DeviceId>, page: u32) -> Url {
         let source = match listing.source {
             Source::Raw => "raw",
             Source::Hourly => "hourly",
@@ -269,10 +280,7 @@ impl Client {
             ("sort_by", if listing.source == Source::Raw { "timestamp" } else { "device_id" }.to_owned()),
         ];
         query.extend(device.map(|device| ("device_id", device.as_str().to_owned())));
-        let url = self.url(&["dex", "fleet-status", "devices"], &query);
-        let mut poll = self.list_poll(sweep_id, listing, page);
-        poll.device_id = device.map(|device| device.as_str().to_owned());
-        self.exchange(permit, url, listing.source, poll, end).await
+        self.url(&["dex", "fleet-status", "devices"], &query)
     }
 
     /// What came of a page of the list that there was no time to ask for.

@@ -95,7 +95,7 @@ pub use merge::{Incoming, Stretches, Supply};
 pub use order::{Spot, day_of, is_any_of, is_in_shard, misplaced, partitions_of, shard_name, shard_of};
 pub use paths::{PartName, Partition};
 pub use place::Place;
-pub use publish::{Aside, MOST_RACES, PartInfo, Staged};
+pub use publish::{Aside, Live, MOST_RACES, PartInfo, Staged};
 pub use read::{Part, PartFile, Piece, Scan};
 pub use refile::Refiled;
 pub use store::Entry;

@@ -347,7 +347,7 @@ impl Day<'_> {
             archive.remove_day(partition)?;
             return Ok(before);
         }
-        Ok(before.saturating_sub(staged.publish()?.bytes))
+        Ok(before.saturating_sub(staged.publish()?.info.bytes))
     }
 }
 

@@ -40,7 +40,7 @@ use std::time::Duration;
 use chrono::NaiveDate;
 use serde::Serialize;
 
-use crate::archive::{Archive, ArchiveError, Incoming, ShardLock, Shards, Staged, Supply, shard_name, shard_of};
+use crate::archive::{Archive, ArchiveError, Incoming, Live, ShardLock, Shards, Staged, Supply, shard_name, shard_of};
 use crate::clock::Timestamp;
 use crate::flatten::Plan;
 use crate::journal::{self, JournalError, Writer};
@@ -467,18 +467,29 @@ impl Ingest {
     /// # Errors
     /// Where the journal itself cannot be used.
     pub fn publish(&mut self) -> Result<Published, IngestError> {
-        self.close_segment()?;
-        self.unpublished = 0;
         let mut published = std::mem::take(&mut self.published);
         // What was held before is tried again now.
         published.held.retain(|held| !held.is_tried_again);
         published.is_away = false;
-        self.publish_segments(&mut published)?;
-        self.publish_lasting(&mut published);
+        match self.publish_into(&mut published) {
+            Ok(()) => Ok(published),
+            Err(error) => {
+                // What it brought all the same, the next one tells.
+                self.published = published;
+                Err(error)
+            }
+        }
+    }
+
+    fn publish_into(&mut self, published: &mut Published) -> Result<(), IngestError> {
+        self.close_segment()?;
+        self.unpublished = 0;
+        self.publish_segments(published)?;
+        self.publish_lasting(published);
         if !self.unwritten.is_empty() {
             // Publishing may have made the room that was wanting.
             match self.write().and_then(|()| self.close_segment()) {
-                Ok(()) => self.publish_segments(&mut published)?,
+                Ok(()) => self.publish_segments(published)?,
                 Err(error) => {
                     let count = self.unwritten.len();
                     published.unwritten = count as u64;
@@ -491,7 +502,7 @@ impl Ingest {
         if self.unwritten.is_empty() && self.segments()?.is_empty() {
             self.waiting_since = None;
         }
-        Ok(published)
+        Ok(())
     }
 
     fn publish_segments(&mut self, published: &mut Published) -> Result<(), IngestError> {
@@ -581,6 +592,8 @@ impl Ingest {
             }
             if published.held.len() > held_before {
                 divided = self.unchanged(divided, published);
+                // Those are in the quarantine by now, and not journalled.
+                published.quarantined += if divided.is_quarantined { divided.quarantined() } else { 0 };
                 self.journal(&divided).unwrap_or_else(|error| published.held.push(Held::new(&error)));
             }
             return;
@@ -604,7 +617,7 @@ impl Ingest {
     /// The polls become live after the states, and only those of which all are live ([`Divided::told`]). Should the process
     /// end between the two, the polls take for known what was new. `shard` is the journal's.
     fn file(&self, shard: u32, filed: &mut Divided, published: &mut Published) -> Result<(), IngestError> {
-        let mut borrowed = Vec::new();
+        let (mut borrowed, held_before) = (Vec::new(), published.held.len());
         let states = self.stage_states(filed, &mut borrowed)?;
         for aside in filed.gaps.iter().cloned().map(Ok).chain(filed.asides()) {
             self.archive.quarantine(shard, &aside?)?;
@@ -622,9 +635,8 @@ impl Ingest {
                 filed.note_live(part);
                 continue;
             }
-            let fresh = staged.fresh.clone();
             match published.take(staged) {
-                Ok(()) => {
+                Ok(fresh) => {
                     published.count_states(&fresh);
                     filed.note_live(part);
                 }
@@ -634,12 +646,17 @@ impl Ingest {
                 }
             }
         }
-        published.count(filed, &polls);
         published.is_away |= is_away;
         if is_away {
             return Ok(());
         }
-        self.publish_polls(shard, &filed.told(polls, &states.fresh), &mut borrowed, published)
+        let outcomes = PollCounts::of(&polls);
+        self.publish_polls(shard, &filed.told(polls, &states.fresh), &mut borrowed, published)?;
+        // What is held comes again, and is counted then.
+        if published.held.len() == held_before {
+            published.count(filed, outcomes);
+        }
+        Ok(())
     }
 
     fn publish_polls(
@@ -806,14 +823,13 @@ impl Published {
         self.held.push(Held { is_tried_again: true, ..Held::new(&format!("{error}; {STAYS}")) });
     }
 
-    /// Publishes a day.
-    fn take(&mut self, staged: Staged) -> Result<(), ArchiveError> {
-        let damage = staged.damage();
-        let info = staged.publish()?;
+    /// Publishes a day; says of each row whether it is new.
+    fn take(&mut self, staged: Staged) -> Result<Vec<bool>, ArchiveError> {
+        let Live { info, fresh, damage } = staged.publish()?;
         self.damaged.extend(damage);
         self.bytes += info.bytes;
         self.rows += info.rows;
-        Ok(())
+        Ok(fresh)
     }
 
     fn count_states(&mut self, fresh: &[bool]) {
@@ -822,10 +838,10 @@ impl Published {
         self.states_known += fresh.len() as u64 - new;
     }
 
-    fn count(&mut self, filed: &Divided, polls: &[Poll]) {
+    fn count(&mut self, filed: &Divided, polls: PollCounts) {
         self.quarantined += filed.quarantined();
         self.gaps += filed.gaps.len() as u64;
-        polls.iter().for_each(|poll| self.polls.count(poll.outcome));
+        self.polls.add(polls);
         for (path, count) in filed.drift() {
             *self.drift.entry(path).or_default() += count;
         }
@@ -992,6 +1008,22 @@ mod tests {
         ingest.archive.disk().remove(&in_the_way).expect("our own file");
         let published = ingest.publish().expect("a publish");
         assert_eq!((published.states_new, &published.held[..]), (1, &[][..]));
+    }
+
+    #[test]
+    fn what_is_held_is_counted_once() {
+        let (_dir, mut ingest, _) = published(&[]);
+        let in_the_way = ingest.archive.root().join("device_state");
+        drop(ingest.archive.disk().create(&in_the_way).expect("room on the disk"));
+        let state = r#"{"deviceId":"a","timestamp":"2026-10-01T11:00:00Z","unheardOf":1}"#;
+        ingest.append(answer(&[state, "{}"])).expect("a journal");
+        let counts = |published: &Published| (published.states_new, published.quarantined, published.drift.len());
+        for _ in 0..2 {
+            assert_eq!(counts(&ingest.publish().expect("a journal")), (0, 0, 0));
+        }
+        ingest.archive.disk().remove(&in_the_way).expect("our own file");
+        assert_eq!(counts(&ingest.publish().expect("a journal")), (1, 1, 1));
+        assert_eq!(counts(&ingest.publish().expect("a journal")), (0, 0, 0));
     }
 
     #[test]

@@ -77,7 +77,7 @@ fn file_anew(
     loop {
         let filed = archive.stage_resharded(first, schema, partition, shards).and_then(|staged| {
             if staged.info.rows > 0 {
-                return Ok(staged.publish()?.rows);
+                return Ok(staged.publish()?.info.rows);
             }
             drop(staged);
             archive.remove_day(partition).map(|()| 0)

@@ -131,7 +131,7 @@ pub struct Poll {
     pub latency_ms: Option<f64>,
     /// Cloudflare's name for the answer.
     pub cf_ray: Option<String>,
-    /// The only shard whose devices the collector keeps, as [`shard_name`](crate::archive::shard_name) writes it.
+    /// The only shard whose devices the collector keeps, and of how many: `3/8`.
     pub shard: Option<String>,
 }
 

@@ -75,7 +75,7 @@ pub fn upgrade(
         match staged.publish() {
             // Somebody else has written the day since it was read.
             Err(error) if error.is_replaced() && attempt < MOST_RACES => (),
-            info => return Ok(Some(Upgraded { values, bytes: info?.bytes })),
+            live => return Ok(Some(Upgraded { values, bytes: live?.info.bytes })),
         }
     }
     unreachable!("the last attempt returns")

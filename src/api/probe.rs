@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use reqwest::Url;
 
-use crate::clock;
-use crate::snapshot::{Body, DeviceId, Endpoint, PAGE_ROWS};
+use crate::snapshot::{Body, DeviceId, Endpoint, Listing, Source};
 
 use super::attempt::{Attempt, Said};
 use super::{Client, Failure};
 
 /// How far a request for a device's state looks back, in minutes: the most that the API allows.
-const SINCE_MINUTES: &str = "60";
+const SINCE_MINUTES: u32 = 60;
 
 /// How the API answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,26 +36,18 @@ impl Client {
     /// Asks for a page of the list.
     pub async fn probe_list(&self) -> Probe {
         let now = self.clock.now();
-        let from = clock::format_timestamp(now - TimeDelta::hours(1));
-        let query = [
-            ("from", from),
-            ("to", clock::format_timestamp(now)),
-            ("page", "1".to_owned()),
-            ("per_page", PAGE_ROWS.to_string()),
-            ("source", "last_seen".to_owned()),
-        ];
-        self.probe(&["dex", "fleet-status", "devices"], &query, Endpoint::List).await
+        let listing = Listing { source: Source::List, from: now - TimeDelta::hours(1), to: now };
+        self.probe(self.list_url(&listing, None, 1), Endpoint::List).await
     }
 
     /// Asks for the state of a device.
     pub async fn probe_live(&self, device: &DeviceId) -> Probe {
-        let path = ["dex", "devices", device.as_str(), "fleet-status", "live"];
-        self.probe(&path, &[("since_minutes", SINCE_MINUTES.to_owned())], Endpoint::Live).await
+        self.probe(self.live_url(device, SINCE_MINUTES), Endpoint::Live).await
     }
 
-    async fn probe(&self, path: &[&str], query: &[(&str, String)], endpoint: Endpoint) -> Probe {
+    async fn probe(&self, url: Url, endpoint: Endpoint) -> Probe {
         let permit = self.permit().await;
-        let attempt = Attempt::send(self, permit, self.url(path, query), endpoint).await;
+        let attempt = Attempt::send(self, permit, url, endpoint).await;
         self.pacer.observe(&attempt.limits);
         let is_fine = attempt.is_absent(endpoint) || attempt.is_success() && attempt.is_readable(endpoint);
         Probe {

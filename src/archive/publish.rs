@@ -72,6 +72,17 @@ pub struct PartInfo {
     pub bytes: u64,
 }
 
+/// What became live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// What the part holds.
+    pub info: PartInfo,
+    /// For each row that was merged: whether its key was new to the archive.
+    pub fresh: Vec<bool>,
+    /// What was found wrong with the day's old part: a sentence.
+    pub damage: Option<String>,
+}
+
 /// What was found wrong with the part that a staged one takes the place of.
 #[derive(Debug)]
 pub(super) struct Damage {
@@ -110,7 +121,7 @@ impl Staged {
     /// # Errors
     /// Where the file system or the object store says no. The old version then stands; or, where
     /// [`ArchiveError::is_replaced`], another one that somebody else wrote meanwhile.
-    pub fn publish(mut self) -> Result<PartInfo, ArchiveError> {
+    pub fn publish(mut self) -> Result<Live, ArchiveError> {
         for _ in 0..MOST_RACES {
             let published = self.publish_once();
             match (&published, self.redo.take()) {
@@ -120,18 +131,21 @@ impl Staged {
                     drop(self);
                     self = archive.stage_from(shard, &redo)?;
                 }
-                _ => return published,
+                _ => return published.map(|()| self.into_live()),
             }
         }
-        self.publish_once()
+        self.publish_once().map(|()| self.into_live())
     }
 
-    fn publish_once(&mut self) -> Result<PartInfo, ArchiveError> {
+    fn into_live(mut self) -> Live {
+        Live { info: self.info, fresh: std::mem::take(&mut self.fresh), damage: self.damage() }
+    }
+
+    fn publish_once(&mut self) -> Result<(), ArchiveError> {
         let archive = self.folder.archive.clone();
         let _lock = archive.lock_publish()?;
         self.keep_damaged(&archive)?;
-        Arc::clone(&archive.store).replace(&archive, self)?;
-        Ok(self.info)
+        Arc::clone(&archive.store).replace(&archive, self)
     }
 
     /// Whether a part of the day is one that it takes the place of: one that was read for it. What else stands there has

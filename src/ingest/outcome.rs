@@ -26,12 +26,17 @@ fn settle_one(mut poll: Poll, fresh: &[Option<bool>]) -> Poll {
 }
 
 impl PollCounts {
-    pub(super) fn count(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::State => self.state += 1,
-            Outcome::Unchanged => self.unchanged += 1,
-            Outcome::Absent => self.absent += 1,
-            Outcome::Failed => self.failed += 1,
-        }
+    pub(super) fn of(polls: &[Poll]) -> Self {
+        let count = |outcome| polls.iter().filter(|poll| poll.outcome == outcome).count() as u64;
+        let [state, unchanged, absent, failed] =
+            [Outcome::State, Outcome::Unchanged, Outcome::Absent, Outcome::Failed].map(count);
+        Self { state, unchanged, absent, failed }
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.state += other.state;
+        self.unchanged += other.unchanged;
+        self.absent += other.absent;
+        self.failed += other.failed;
     }
 }
