@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use arrow_schema::DataType;
+use arrow_cmp::make_comparator;
+use arrow_schema::{DataType, SortOptions};
 use chrono::NaiveDate;
 
 use crate::clock;
@@ -150,10 +151,10 @@ pub(super) struct Keys<'a> {
     content: Vec<usize>,
     columns: Vec<KeyColumn<'a>>,
     /// A column of them, and what tells rows apart where it is null.
-    twin: Option<(&'a ArrayRef, KeyColumn<'a>)>,
+    fallback: Option<(&'a ArrayRef, KeyColumn<'a>)>,
     /// The time, and what stands for it where it is null.
     time: &'a TimestampMicrosecondArray,
-    stand_in: Option<KeyColumn<'a>>,
+    time_fallback: Option<KeyColumn<'a>>,
     newest_by: Option<KeyColumn<'a>>,
     /// What rows have that yield to others of their key.
     yields: Option<(&'a StringArray, &'a [String])>,
@@ -172,9 +173,9 @@ impl<'a> Keys<'a> {
             batch,
             content: (0..schema.columns.len()).filter(says).collect(),
             columns: schema.key.iter().map(|&at| KeyColumn::new(batch.column(at))).collect(),
-            twin: schema.stand_in.map(|(at, by)| (batch.column(at), KeyColumn::new(batch.column(by)))),
+            fallback: schema.stand_in.map(|(at, by)| (batch.column(at), KeyColumn::new(batch.column(by)))),
             time: times(batch, schema.partition_by[0]),
-            stand_in: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
+            time_fallback: schema.partition_by.get(1).map(|&at| KeyColumn::new(batch.column(at))),
             newest_by: schema.newest_by.map(|at| KeyColumn::new(batch.column(at))),
             yields: schema.yields.as_ref().map(|(at, values)| (batch.column(*at).as_string(), &values[..])),
         }
@@ -183,20 +184,29 @@ impl<'a> Keys<'a> {
     pub(super) fn compare(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
         let columns = self.columns.iter().zip(&other.columns);
         let unequal = columns.map(|(a, b)| a.compare(row, b, other_row)).find(|order| order.is_ne());
-        let unequal = unequal.or_else(|| match (&self.twin, &other.twin) {
+        let unequal = unequal.or_else(|| match (&self.fallback, &other.fallback) {
             (Some((column, a)), Some((_, b))) if column.is_null(row) => {
                 Some(a.compare(row, b, other_row)).filter(|order| order.is_ne())
             }
             _ => None,
         });
-        unequal.unwrap_or_else(|| match (&self.stand_in, &other.stand_in) {
+        unequal.unwrap_or_else(|| match (&self.time_fallback, &other.time_fallback) {
             // Without a time, several states may share the rest of the key: what they say tells them apart.
             (Some(a), Some(b)) if self.time.is_null(row) => {
-                let texts = || self.text(row).cmp(&other.text(other_row));
-                a.compare(row, b, other_row).then_with(texts).then_with(|| self.lists(row).cmp(&other.lists(other_row)))
+                a.compare(row, b, other_row).then_with(|| self.compare_content(row, other, other_row))
             }
             _ => Ordering::Equal,
         })
+    }
+
+    /// By all that rows say, but for where they come from: column by column, in the schema's order.
+    fn compare_content(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
+        let nulls_first = SortOptions { descending: false, nulls_first: true };
+        let mut columns = self.content.iter().map(|&at| {
+            let compare = make_comparator(self.batch.column(at), other.batch.column(at), nulls_first);
+            compare.expect("both sides are of one schema, whose types have an order")(row, other_row)
+        });
+        columns.find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
     }
 
     /// Of two rows with one key, that of the higher rank stays.
@@ -206,25 +216,7 @@ impl<'a> Keys<'a> {
             texts.zip(values).and_then(|(texts, values)| values.iter().position(|value| value == texts.value(row)));
         place.unwrap_or(usize::MAX)
     }
-
-    /// All that a row says, but for where it comes from and the middle of long lists; the same for the same values.
-    fn text(&self, row: usize) -> String {
-        let columns = self.content.iter().map(|&at| self.batch.column(at).slice(row, 1));
-        format!("{:?}", columns.collect::<Vec<_>>())
-    }
-
-    /// All of its lists. Files are in the order of the [texts](Self::text) first.
-    fn lists(&self, row: usize) -> String {
-        let lists = self.content.iter().filter_map(|&at| self.batch.column(at).as_list_opt::<i32>());
-        let items = lists.map(|list| list.value(row)).flat_map(|items| {
-            (0..items.len()).step_by(SHOWN).map(move |at| items.slice(at, SHOWN.min(items.len() - at)))
-        });
-        format!("{:?}", items.collect::<Vec<_>>())
-    }
 }
-
-/// So many items of an array are all shown.
-const SHOWN: usize = 10;
 
 impl<'a> KeyColumn<'a> {
     fn new(array: &'a ArrayRef) -> Self {
