@@ -42,7 +42,7 @@ pub use device::{Named, Shared, TimesSeen, devices_seen, resolve_devices, shared
 pub use drift::{Unexpected, drift, unexpected};
 pub use gaps::{Cause, Coverage, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, coverage, gaps, holes, whole_intervals};
 pub use latest::{StateOptions, latest};
-pub use metric::{Metric, MetricKind, is_pattern, metrics};
+pub use metric::{Metric, MetricKind, is_pattern, metric_groups, metrics};
 pub use newest::newest_names;
 pub use scan::Days;
 pub use searched::Searched;

@@ -5,7 +5,7 @@
 //! and nothing here reads a file: the tables are embedded in the binary, as the JSON that `schemas/build.rs` makes of
 //! them.
 
-mod spelling;
+mod path;
 mod table;
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 use arrow_schema::{DataType, Field, Fields, Metadata, SchemaRef, TimeUnit};
 use serde::Deserialize;
 
-pub use spelling::strokes;
+pub use path::without_positions;
 
 /// The format of the tables that this version reads.
 pub const TABLE_FORMAT: u32 = 1;

@@ -13,7 +13,7 @@ use crate::bucket::Bucket;
 use crate::clock::Zone;
 use crate::config::{self, ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
 use crate::disk::Disk;
-use crate::query::Agg;
+use crate::query::{Agg, metric_groups};
 
 /// Over the options that every command has, in its help behind its own.
 const COMMON: &str = "Options of all commands";
@@ -397,9 +397,13 @@ pub(super) struct TrendArgs {
     /// All devices, together where they share the value of a column
     #[arg(long, requires = "fleet", conflicts_with = "device", value_name = "COLUMN")]
     pub(super) by: Option<String>,
-    /// Columns, groups (rtt, tunnel, cpu, disk, network, battery, wifi) or patterns, with commas between them; of a
-    /// column of text, the share of each value
-    #[arg(long, value_delimiter = ',', default_value = "cpu_pct,rtt_rtt_us_downstream", value_name = "METRIC")]
+    #[arg(
+        long,
+        help = metrics_help(),
+        value_delimiter = ',',
+        default_value = "cpu_pct,rtt_rtt_us_downstream",
+        value_name = "METRIC"
+    )]
     pub(super) metric: Vec<String>,
     #[command(flatten)]
     pub(super) window: WindowArgs,
@@ -761,6 +765,13 @@ fn zone(text: &str) -> Result<Zone, String> {
 }
 
 /// Reads an aggregate by its name.
+fn metrics_help() -> String {
+    let groups = metric_groups().join(", ");
+    format!(
+        "Columns, groups ({groups}) or patterns, with commas between them; of a column of text, the share of each value"
+    )
+}
+
 fn aggs() -> impl TypedValueParser<Value = Agg> {
     let named = |name: String| Agg::ALL.into_iter().find(|agg| agg.name() == name);
     PossibleValuesParser::new(Agg::ALL.map(Agg::name)).map(move |name| named(name).expect("only these names get here"))

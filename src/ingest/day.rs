@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::archive::{ArchiveError, Incoming, Stretches, Supply};
 use crate::flatten::{Cell, Columns, FlattenError, Plan, Row};
-use crate::schema::Schema;
+use crate::schema::{Schema, without_positions};
 
 use super::batch::{Bodies, Head, Place, SortedBy};
 
@@ -175,32 +175,5 @@ impl Stamp {
         ];
         texts.into_iter().for_each(|(at, text)| row.set_text(at, text));
         row.set(self.collected_at, Cell::Timestamp(head.collected_at.timestamp_micros()));
-    }
-}
-
-/// A path without the positions in lists: `cpuPctByApp[3].pid` counts as `cpuPctByApp[].pid`.
-fn without_positions(path: &str) -> String {
-    let mut short = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((before, after)) = rest.split_once('[') {
-        short.push_str(before);
-        short.push('[');
-        rest = after.trim_start_matches(|letter: char| letter.is_ascii_digit());
-    }
-    short + rest
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn drift_is_counted_without_positions() {
-        for (path, expect) in [
-            ("cpuPctByApp[3].pid", "cpuPctByApp[].pid"),
-            ("cpuPctByApp[0][12].pid", "cpuPctByApp[][].pid"),
-            ("rtt[\"x.y\"]", "rtt[\"x.y\"]"),
-            ("new", "new"),
-        ] {
-            assert_eq!(super::without_positions(path), expect);
-        }
     }
 }

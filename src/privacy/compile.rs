@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::schema::{Column, Kind, Personal, Schema, Shape, strokes};
+use strsim::levenshtein;
+
+use crate::schema::{Column, Kind, Personal, Schema, Shape};
 
 use super::{Action, PrivacyError, Rules};
 
@@ -157,9 +159,9 @@ fn no_text(column: &str, kind: Kind) -> PrivacyError {
     PrivacyError::NoText { column: column.to_owned(), kind }
 }
 
-/// The name that shares a word with what was written, and of these, or else of all, the one that takes
-/// the fewest strokes to make of it.
+/// The name that shares a word with what was written, and of these, or else of all, the one that is spelled most
+/// nearly so.
 fn nearest<'a>(names: impl Iterator<Item = &'a str>, written: &str) -> Option<String> {
     let shares_word = |name: &str| name.split('_').any(|word| written.split('_').any(|other| other == word));
-    names.min_by_key(|name| (!shares_word(name), strokes(written, name))).map(str::to_owned)
+    names.min_by_key(|name| (!shares_word(name), levenshtein(written, name))).map(str::to_owned)
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::archive::Scan;
 use crate::clock;
-use crate::schema::Schema;
+use crate::schema::{Schema, without_positions};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::scan::Days;
@@ -205,19 +205,6 @@ fn kind(value: &RawValue) -> &'static str {
     }
 }
 
-/// `cpuPctByApp[3].pid` is `cpuPctByApp[].pid`.
-fn without_positions(path: &str) -> String {
-    let mut text = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((before, after)) = rest.split_once('[') {
-        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
-        text.push_str(before);
-        text.push('[');
-        rest = if after[digits..].starts_with(']') { &after[digits..] } else { after };
-    }
-    text + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,12 +224,5 @@ mod tests {
         assert!(!all.is_long && all.of("0".to_owned()).is_some(), "all that there can be");
         all.merge(found(half..MOST_PATHS + 1));
         assert!(all.is_long && all.paths.len() == MOST_PATHS);
-    }
-
-    #[test]
-    fn positions_in_lists_are_left_out_of_paths() {
-        assert_eq!(without_positions("cpuPctByApp[2][0].pid"), "cpuPctByApp[][].pid");
-        assert_eq!(without_positions("[\"x.y\"]"), "[\"x.y\"]");
-        assert_eq!(without_positions("new[12x]"), "new[12x]");
     }
 }

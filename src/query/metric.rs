@@ -1,6 +1,8 @@
 //! Which columns are meant: by name, by the word of their group, or by a pattern.
 
-use crate::schema::{Column, Kind, Role, Schema, Unit, strokes};
+use strsim::levenshtein;
+
+use crate::schema::{Column, Kind, Role, Schema, Unit};
 
 use super::QueryError;
 
@@ -62,6 +64,19 @@ pub fn metrics(names: &[String]) -> Result<Vec<Metric>, QueryError> {
         }
     }
     Ok(metrics)
+}
+
+/// The words for groups of metrics.
+#[must_use]
+pub fn metric_groups() -> Vec<String> {
+    let schema = Schema::device_state();
+    let mut groups = Vec::new();
+    for group in schema.columns.iter().filter(|column| is_number(column)).filter_map(|column| column.group.as_ref()) {
+        if !groups.contains(group) {
+            groups.push(group.clone());
+        }
+    }
+    groups
 }
 
 /// Whether a name is of a pattern: `*` stands for any letters, `?` for one.
@@ -130,7 +145,7 @@ pub(super) fn near(schema: &Schema, text: &str, is_of_kind: impl Fn(&Column) -> 
     let holds = |name: &&String| text.len() > 1 && (name.contains(&text) || text.contains(name.as_str()));
     let mut near: Vec<&String> = names().filter(holds).take(5).collect();
     if near.is_empty() {
-        let mut close: Vec<_> = names().map(|name| (strokes(name, &text), name)).collect();
+        let mut close: Vec<_> = names().map(|name| (levenshtein(name, &text), name)).collect();
         close.sort_unstable();
         near = close
             .into_iter()
@@ -155,6 +170,11 @@ mod tests {
     fn a_metric_is_named_by_column_group_or_pattern() {
         assert_eq!(names(&["cpu_pct"]), ["cpu_pct"]);
         assert_eq!(names(&["disk"]).len(), 3);
+        let groups = metric_groups();
+        assert!(
+            groups.iter().all(|group| !names(&[group]).is_empty()) && groups.contains(&"ram".to_owned()),
+            "{groups:?}"
+        );
         assert!(names(&["rtt"]).iter().all(|name| name.starts_with("rtt_")));
         assert_eq!(names(&["disk_*_bps", "disk_read_bps"]), ["disk_read_bps", "disk_write_bps"]);
         assert_eq!(metrics(&["status".to_owned()]).expect("a metric")[0].kind, MetricKind::Share);
