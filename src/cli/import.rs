@@ -194,11 +194,17 @@ impl fmt::Display for Source {
     }
 }
 
-/// Opens something for reading; also for reading once more, where that can be done at any place of it and is worth an
+/// How what gzip made begins (RFC 1952).
+const GZIP: &[u8] = &[0x1f, 0x8b];
+
+/// How what zstd made begins (RFC 8878).
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+
+/// Opens something for reading, decompressed, whatever it is called; also for reading once more, where that can be done at any place of it and is worth an
 /// open file.
 fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<Bodies>)> {
     let mut lasting = None;
-    let (file, name): (Box<dyn Read + Send>, &Path) = match source {
+    let (mut file, name): (Box<dyn Read + Send>, &Path) = match source {
         Source::File(path) if path == Path::new("-") => (Box::new(io::stdin()), path),
         Source::File(path) => {
             let file = File::open(path)?;
@@ -214,9 +220,14 @@ fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<Bodi
         }
         Source::Object(bucket, key) => (Box::new(bucket.reader(key)?), Path::new(key)),
     };
-    Ok(match name.extension().and_then(|extension| extension.to_str()) {
-        Some("gz") => (Box::new(BufReader::with_capacity(PIECE_BYTES, flate2::read::MultiGzDecoder::new(file))), None),
-        Some("zst") => (Box::new(BufReader::with_capacity(PIECE_BYTES, zstd::Decoder::new(file)?)), None),
+    let mut head = Vec::new();
+    file.by_ref().take(ZSTD.len() as u64).read_to_end(&mut head)?;
+    let ends_in = |ending| name.extension().is_some_and(|extension| extension == ending);
+    let (is_gzip, is_zstd) = (ends_in("gz") || head.starts_with(GZIP), ends_in("zst") || head.starts_with(ZSTD));
+    let file = io::Cursor::new(head).chain(file);
+    Ok(match (is_gzip, is_zstd) {
+        (true, _) => (Box::new(BufReader::with_capacity(PIECE_BYTES, flate2::read::MultiGzDecoder::new(file))), None),
+        (_, true) => (Box::new(BufReader::with_capacity(PIECE_BYTES, zstd::Decoder::new(file)?)), None),
         _ => (Box::new(BufReader::with_capacity(PIECE_BYTES, file)), lasting),
     })
 }

@@ -33,6 +33,24 @@ fn what_stands_before_a_fault_is_taken_in() {
 }
 
 #[test]
+fn what_is_compressed_is_read_whatever_it_is_called() {
+    let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    writeln!(zipped, "{}", state(1)).expect("memory");
+    let zipped = zipped.finish().expect("memory");
+    let packed = zstd::encode_all(state(1).as_bytes(), 1).expect("memory");
+    for bytes in [zipped, packed, format!("{}\n", state(1)).into_bytes(), b"{}\n".to_vec()] {
+        let (dir, root) = place();
+        let file = dir.path().join("states");
+        put(&file, &bytes);
+        let (code, said) = run(import(&root).arg("-").stdin(std::fs::File::open(&file).expect("a file")));
+        let (expected, states) = (Some(0), usize::from(bytes.len() > 3));
+        assert_eq!((code, rows(&root, &Schema::device_state()).len()), (expected, states), "{said}");
+        let (code, said) = run(import(&root).arg(&file));
+        assert_eq!((code, rows(&root, &Schema::device_state()).len()), (expected, states), "{said}");
+    }
+}
+
+#[test]
 fn what_comes_slowly_is_durable_all_the_same() {
     let (_dir, root) = place();
     let mut importing = import(&root).arg("-").stdin(Stdio::piped()).spawn().expect("the program starts");
