@@ -384,7 +384,7 @@ pub(super) struct OutputArgs {
 #[derive(Debug, ClapArgs)]
 #[command(
     group = clap::ArgGroup::new("who").required(true).args(["device", "fleet"]).multiple(true),
-    after_help = "Examples:\n  dex-archive query trend --device alice-mbp000 --metric cpu_pct,rtt --since 7d --every 1h --agg mean,p95\n  dex-archive query trend --fleet --by version --metric status --since 30d --every 1d\n  dex-archive query trend --device 'alice-*' --metric 'tunnel_stats_bytes_*' --agg sum,rate\n  dex-archive query trend --fleet --by platform --since 7d --every 1d --tz Europe/Berlin --plot"
+    after_help = "Examples:\n  dex-archive query trend --device alice-thinkpad016 --metric cpu_pct,rtt --since 7d --every 1h --agg mean,p95\n  dex-archive query trend --fleet --by version --metric status --since 30d --every 1d\n  dex-archive query trend --device 'alice-*' --metric 'tunnel_stats_bytes_*' --agg sum,rate\n  dex-archive query trend --fleet --by platform --since 7d --every 1d --tz Europe/Berlin --plot"
 )]
 pub(super) struct TrendArgs {
     /// A device: its id or the beginning of it (four letters at least), its name, a pattern of names or addresses, or its
@@ -484,7 +484,7 @@ pub(super) struct AppsArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "Causes: not_asked, no request was made; failed, it was made and failed; absent, the API has no state of the\ndevice; silent, there was an answer with nothing of that time. recoverable: those not asked for or failed\nthat Cloudflare's history of 7 days still has; days_left: until it no longer has the oldest of them.\n\nExamples:\n  dex-archive query gaps --since 7d\n  dex-archive query gaps --since 7d --every 15m --device alice-mbp000 --each"
+    after_help = "Causes: not_asked, no request was made; failed, it was made and failed; absent, the API has no state of the\ndevice; silent, there was an answer with nothing of that time. recoverable: those not asked for or failed\nthat Cloudflare's history of 7 days still has; days_left: until it no longer has the oldest of them.\n\nExamples:\n  dex-archive query gaps --since 7d\n  dex-archive query gaps --since 7d --every 15m --device alice-thinkpad016 --each"
 )]
 pub(super) struct GapsArgs {
     /// A device, as for `query trend`; all without it
@@ -549,7 +549,7 @@ impl Format {
 
 #[derive(Debug, ClapArgs)]
 #[command(
-    after_help = "The page is complete in itself: no script, and nothing that is loaded from elsewhere. Beyond which values a device is\nin trouble can be set in the config file:\n\n  [report.limits]\n  loss = 1.5      # % on average; also rtt (us), cpu, ram, disk, battery, battery_cycles, disconnects (a day)\n\nExamples:\n  dex-archive report --since 7d -o report.html\n  dex-archive report --device alice-mbp000 --since 2d -o alice.html\n  dex-archive report --since 2026-11-16 --until 2026-11-23 --tz Europe/Berlin --format markdown"
+    after_help = "The page is complete in itself: no script, and nothing that is loaded from elsewhere. Beyond which values a device is\nin trouble can be set in the config file:\n\n  [report.limits]\n  loss = 1.5      # % on average; also rtt (us), cpu, ram, disk, battery, battery_cycles, disconnects (a day)\n\nExamples:\n  dex-archive report --since 7d -o report.html\n  dex-archive report --device alice-thinkpad016 --since 2d -o alice.html\n  dex-archive report --since 2026-11-16 --until 2026-11-23 --tz Europe/Berlin --format markdown"
 )]
 pub(super) struct ReportArgs {
     /// The account that the report is about, by its id or its name in the config file; all together without it
