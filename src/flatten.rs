@@ -50,6 +50,9 @@ pub enum FlattenError {
         /// The column that has to have a value.
         column: String,
     },
+    /// Whose state it is, or of when, stands in it more than once.
+    #[error("its device or its time stands twice in it, and differs")]
+    Twice,
 }
 
 /// The keys of one object in a body.
@@ -128,7 +131,7 @@ impl Plan {
 
     /// The text in one column of a body, and the time in another in microseconds since the Unix epoch, read only so far
     /// that both are known; none where they are not that easily had. Of a key that stands twice the first counts here,
-    /// and what follows may be no JSON: to be sure, flatten it.
+    /// and what follows may be no JSON: the row, once it is flattened, says whether it is so.
     #[must_use]
     pub fn glance<'a>(&self, body: &'a [u8], text: usize, time: usize) -> Option<(Cow<'a, str>, i64)> {
         let quoted = |column: usize| {

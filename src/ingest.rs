@@ -584,9 +584,7 @@ impl Ingest {
             let held_before = published.held.len();
             match self.file(self.journals[0].0, &mut divided, published) {
                 // Nothing of the others is filed yet.
-                Err(IngestError::Changing) if divided.is_changed() => continue,
-                // Nothing of it is journalled: nobody knows what it is.
-                Err(error @ IngestError::Changing) => return published.held.push(Held::new(&error)),
+                Err(IngestError::Changing) => continue,
                 Err(error) => published.hold(&error),
                 Ok(()) => (),
             }
@@ -683,14 +681,7 @@ impl Ingest {
     /// Stages the parts that the bodies belong to.
     fn stage_states(&self, divided: &mut Divided, borrowed: &mut Vec<ShardLock>) -> Result<StagedDays, IngestError> {
         let mut staged = self.stage_divided(divided, borrowed);
-        if divided.is_misjudged() {
-            // What was staged would stand at wrong places.
-            drop(staged);
-            let judged = divided.judge(&self.plans.states)?;
-            *divided = std::mem::take(divided).again(judged, &self.plans.states, self.archive.shards());
-            staged = self.stage_divided(divided, borrowed);
-        }
-        if divided.is_misjudged() || divided.is_changed() {
+        if divided.is_changed() {
             return Err(IngestError::Changing);
         }
         divided.take_no_states();

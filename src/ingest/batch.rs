@@ -3,8 +3,8 @@
 //! The bodies stay in their files: a batch remembers of each where it lies, and the device and the time by which it is
 //! sorted. So a day is written anew once for however many bodies there are, and in the memory of a few of them.
 //!
-//! Device and time are read at a [glance](Plan::glance), which takes the first of two keys. Where that was wrong, the
-//! rows find out, and the bodies are looked at again with care.
+//! Device and time are read at a [glance](Plan::glance), which takes the first of two keys. Where the row turns out to be
+//! of another, nobody knows whose it is: the body goes to the quarantine.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -146,9 +146,6 @@ pub(super) struct Divided {
     live: BTreeSet<(u32, NaiveDate)>,
 }
 
-/// The device and the time of a row, or why a body is none.
-pub(super) type Judged = Result<(Box<str>, Option<i64>), FlattenError>;
-
 impl Batch {
     /// Adds what a segment of the journal holds.
     ///
@@ -246,11 +243,15 @@ impl Batch {
 
     /// The device and the time of the next body, which is read in full. One that is no device state is noted.
     fn read_key(&mut self, plan: &Plan, body: &[u8]) -> (u32, Option<i64>) {
-        let (device, time) = judged(plan, body, &mut Row::default()).unwrap_or_else(|error| {
-            self.no_states.insert(index(self.bodies.located.len()), error);
-            Default::default()
-        });
-        (self.number_of(&device), time)
+        let mut row = Row::default();
+        let (device, time) = match plan.flatten(body, &mut row) {
+            Ok(()) => SortedBy::new(plan.schema()).of(&row),
+            Err(error) => {
+                self.no_states.insert(index(self.bodies.located.len()), error);
+                Default::default()
+            }
+        };
+        (self.number_of(device), time)
     }
 
     fn number_of(&mut self, device: &str) -> u32 {
@@ -288,39 +289,6 @@ impl Batch {
 }
 
 impl Divided {
-    /// What the device and the time of each body are, once it is read in full.
-    ///
-    /// # Errors
-    /// Where one cannot be read.
-    pub(super) fn judge(&self, plan: &Plan) -> Result<Vec<Judged>, JournalError> {
-        let (mut text, mut row) = (Vec::new(), Row::default());
-        let judge = |body: &Located| {
-            self.bodies.read(body.place, &mut text)?;
-            Ok(judged(plan, &text, &mut row))
-        };
-        self.bodies.located.iter().map(judge).collect()
-    }
-
-    /// Sorts the bodies anew, by what they were judged to be.
-    pub(super) fn again(self, judged: Vec<Judged>, plan: &Arc<Plan>, shards: u32) -> Self {
-        let Self { parts, bodies, polls, gaps, .. } = self;
-        drop(parts);
-        let bodies = Arc::into_inner(bodies).expect("only the rows shared them");
-        let mut batch = Batch { bodies, polls, gaps, ..Batch::default() };
-        batch.ids = (0..).zip(&batch.bodies.devices).map(|(number, device)| (Arc::clone(device), number)).collect();
-        for (at, judged) in judged.into_iter().enumerate() {
-            match judged {
-                Ok((device, time)) => {
-                    let device = batch.number_of(&device);
-                    let place = &mut batch.bodies.located[at].place;
-                    (place.device, place.time) = (device, time);
-                }
-                Err(error) => drop(batch.no_states.insert(index(at), error)),
-            }
-        }
-        batch.divide(plan, shards)
-    }
-
     /// Whether a file that others may change, and of which there are bodies, is not any more what it was when it was opened.
     pub(super) fn is_changed(&self) -> bool {
         !self.changed().is_empty()
@@ -419,11 +387,6 @@ impl Divided {
         self.bodies.located.len()
     }
 
-    /// Whether a row turned out to be of another device or time than its body seemed to be at a glance.
-    pub(super) fn is_misjudged(&self) -> bool {
-        self.parts.iter().any(|(_, rows)| rows.found().is_misjudged)
-    }
-
     /// What no column could hold, by path.
     pub(super) fn drift(&self) -> BTreeMap<String, u64> {
         let mut drift = BTreeMap::new();
@@ -520,13 +483,6 @@ impl Bodies {
         line.push(b'\n');
         line
     }
-}
-
-/// The device and the time of the row that a body is, read in full.
-fn judged(plan: &Plan, body: &[u8], row: &mut Row) -> Judged {
-    plan.flatten(body, row)?;
-    let (device, time) = SortedBy::new(plan.schema()).of(row);
-    Ok((device.into(), time))
 }
 
 /// A number of something of which a batch has fewer than 2^32.

@@ -38,8 +38,6 @@ pub(super) struct Found {
     pub(super) no_states: BTreeMap<u32, FlattenError>,
     /// Values that no column could hold, by path without list positions.
     pub(super) drift: BTreeMap<String, u64>,
-    /// Whether a row is of another device or time than its body seemed to be at a glance: it stands at a wrong place.
-    pub(super) is_misjudged: bool,
 }
 
 impl DayRows {
@@ -133,11 +131,15 @@ impl Reading<'_> {
     fn read(&mut self, place: Place) -> Result<(), ArchiveError> {
         let DayRows { bodies, plan, .. } = self.day;
         bodies.read(place, &mut self.body).map_err(|error| ArchiveError::Incoming(error.into()))?;
-        if let Err(error) = plan.flatten(&self.body, &mut self.row) {
+        let flattened = plan.flatten(&self.body, &mut self.row).and_then(|()| {
+            // Sorted by what it seemed to be at a glance, its row would stand at a wrong place.
+            let is_it = SortedBy::new(plan.schema()).of(&self.row) == bodies.key(place);
+            if is_it { Ok(()) } else { Err(FlattenError::Twice) }
+        });
+        if let Err(error) = flattened {
             self.found.no_states.insert(place.number, error);
             return Ok(());
         }
-        self.found.is_misjudged |= SortedBy::new(plan.schema()).of(&self.row) != bodies.key(place);
         self.stamp.set(&mut self.row, bodies.head(place));
         self.columns.push(&self.row);
         self.found.rows.push(place.number);
