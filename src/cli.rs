@@ -6,8 +6,10 @@
 mod args;
 mod backfill;
 mod collect;
+mod connect;
 mod demo;
 mod erase;
+mod exit;
 mod heal;
 mod health;
 mod import;
@@ -20,7 +22,9 @@ mod report;
 mod rewrite;
 mod schema;
 mod service;
+mod signals;
 mod simulate;
+mod summary;
 mod supervise;
 mod take;
 mod verify;
@@ -28,44 +32,9 @@ mod verify;
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-use crate::api::{BudgetError, ClientError};
-use crate::archive::ArchiveError;
-use crate::bucket::BucketError;
-use crate::config::ConfigError;
-use crate::ingest::IngestError;
-use crate::query::QueryError;
-use crate::sim::SimError;
-
 use args::{Args, Command};
 
-/// How the program ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// All done.
-    Done,
-    /// It failed.
-    Failed,
-    /// It was asked in a way that makes no sense.
-    Usage,
-    /// It finished, but something failed on the way.
-    Partly,
-    /// Another collector holds the lock: `EX_TEMPFAIL`.
-    Locked,
-}
-
-impl Exit {
-    /// The exit code.
-    #[must_use]
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Failed => 1,
-            Self::Usage => 2,
-            Self::Partly => 3,
-            Self::Locked => 75,
-        }
-    }
-}
+pub use exit::Exit;
 
 /// Runs the program with the process's arguments.
 #[must_use]
@@ -106,7 +75,7 @@ pub fn run() -> Exit {
             return Exit::Done;
         }
         print::note(&format!("error: {error:#}"));
-        exit_of(&error)
+        Exit::of_error(&error)
     })
 }
 
@@ -142,53 +111,4 @@ fn without_empty_variables(program: clap::Command) -> clap::Command {
 /// other processes.
 fn sweep_number(number: u64) -> u16 {
     u16::try_from((number ^ u64::from(std::process::id())) & 0xffff).unwrap_or(0)
-}
-
-fn exit_of(error: &anyhow::Error) -> Exit {
-    let ingest = error.downcast_ref::<IngestError>();
-    let archive = error.downcast_ref::<ArchiveError>();
-    match (archive, ingest) {
-        (Some(ArchiveError::Locked { .. }), _) | (_, Some(IngestError::Archive(ArchiveError::Locked { .. }))) => {
-            Exit::Locked
-        }
-        _ if is_usage(error) => Exit::Usage,
-        _ => Exit::Failed,
-    }
-}
-
-/// Whether it is what was typed that makes no sense.
-fn is_usage(error: &anyhow::Error) -> bool {
-    let question = error.downcast_ref::<QueryError>().is_some_and(|error| {
-        matches!(
-            error,
-            QueryError::Metric { .. }
-                | QueryError::Column { .. }
-                | QueryError::Label { .. }
-                | QueryError::Resource { .. }
-                | QueryError::NoRate
-                | QueryError::EmptyWindow(_)
-                | QueryError::Buckets { .. }
-                | QueryError::ZoneBuckets
-        )
-    });
-    let address = matches!(error.downcast_ref(), Some(ClientError::Url { .. }));
-    let place = matches!(
-        error.downcast_ref(),
-        Some(
-            ArchiveError::StateElsewhere(_)
-                | ArchiveError::NotOwner { .. }
-                | ArchiveError::Bucket(BucketError::Url { .. } | BucketError::Settings { .. })
-        )
-    );
-    let writer = matches!(
-        error.downcast_ref(),
-        Some(IngestError::Unruled(_) | IngestError::Archive(ArchiveError::NotOwner { .. }))
-    );
-    question
-        || address
-        || place
-        || writer
-        || error.is::<ConfigError>()
-        || error.is::<BudgetError>()
-        || error.is::<SimError>()
 }

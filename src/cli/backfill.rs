@@ -14,9 +14,10 @@ use crate::query::{Days, QueryError, Searched, Window, devices_seen};
 use crate::snapshot::{AccountId, DeviceId, HISTORY, Source};
 
 use super::args::{Args, BackfillArgs, ResolutionArg};
-use super::collect::until_stopped;
+use super::connect::{client, seed};
 use super::progress::Bar;
-use super::{Exit, collect, print, sweep_number, take};
+use super::signals::until_stopped;
+use super::{Exit, print, summary, sweep_number, take};
 
 /// So many windows of a plan are shown, unless all are wanted.
 const MOST_WINDOWS: usize = 20;
@@ -26,7 +27,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     let (place, file) = args.config()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
-    let accounts = command.api.clients(&file, collect::seed(&clock))?;
+    let accounts = command.api.clients(&file, seed(&clock))?;
     if accounts.len() > 1 && !command.device.is_empty() {
         return Err(config::ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
     }
@@ -46,9 +47,9 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         let mut summaries = serde_json::Map::new();
         for ((name, client_options), wanted) in accounts.into_iter().zip(&wanted) {
             let budget = client_options.budget;
-            let client = collect::client(client_options, Archive::is_absent(&place)?, &clock).await?;
+            let client = client(client_options, Archive::is_absent(&place)?, &clock).await?;
             let (ingest, recovered) = take::open(&place, &clock, "backfill", access, policy.clone())?;
-            exit = collect::worse(exit, take::note_recovered(&recovered));
+            exit = exit.or_worse(take::note_recovered(&recovered));
             let plan = wanted.plan(Some(ingest.archive()), &policy, budget)?;
             if !args.quiet {
                 print::note(&format!("plan ({name}): {plan}"));
@@ -56,7 +57,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
             let bar = Bar::new(args.quiet);
             let mut collector = Collector::new(client, ingest, clock.clone(), options(), &bar, stop.clone());
             let (stats, failed) = collector.backfill(&plan, None, sweep_number(0)).await;
-            exit = collect::worse(exit, report(&stats, failed.is_some(), args.quiet));
+            exit = exit.or_worse(report(&stats, failed.is_some(), args.quiet));
             summaries.insert(wanted.account.as_str().to_owned(), serde_json::to_value(&stats)?);
             if let Some(path) = &command.summary_json {
                 let own = summaries.values().next().filter(|_| !several).cloned();
@@ -81,7 +82,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
             print::note(&format!(
                 "stopped before the last {unasked} of the accounts were asked: the next backfill does"
             ));
-            exit = collect::worse(exit, Exit::Partly);
+            exit = exit.or_worse(Exit::Partly);
         }
         Ok(exit)
     })
@@ -184,7 +185,7 @@ fn options() -> CollectOptions {
 pub(super) fn report(stats: &BackfillStats, failed: bool, quiet: bool) -> Exit {
     let asked = &stats.asked;
     let is_partial = asked.has_failures() || stats.windows_left + stats.windows_forgotten > 0;
-    let exit = collect::exit_for(failed || !asked.held.is_empty(), is_partial);
+    let exit = Exit::of_work(failed || !asked.held.is_empty(), is_partial);
     if !quiet || exit != Exit::Done {
         let left = match stats.windows_left {
             0 => String::new(),
@@ -207,7 +208,7 @@ pub(super) fn report(stats: &BackfillStats, failed: bool, quiet: bool) -> Exit {
         ));
         asked.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));
     }
-    collect::tell_found(asked);
-    collect::tell(&asked.damaged, &asked.held);
+    summary::tell_found(asked);
+    summary::tell_publish(&asked.damaged, &asked.held);
     exit
 }

@@ -4,26 +4,24 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::time::Duration;
 
-use anyhow::Context;
-
 use crate::api::{Client, ClientOptions};
 use crate::archive::{Archive, ArchiveError, Place, Shards};
 use crate::clock::{self, Clock};
-use crate::collect::{
-    CollectError, CollectOptions, CollectStats, Collector, Plan, Resume, SourceChoice, Stop, StopSwitch, stop_pair,
-};
+use crate::collect::{CollectError, CollectOptions, CollectStats, Collector, Plan, Resume, SourceChoice, Stop};
 use crate::config::{self, ConfigError, ConfigFile};
 use crate::disk::Disk;
-use crate::ingest::{Held, PublishRule, Published};
+use crate::ingest::PublishRule;
 use crate::query::{Days, Window, devices_seen};
 use crate::snapshot::{AccountId, DeviceId};
 
 use super::args::{Args, CollectArgs, SourceArg};
+use super::connect::{connect, seed, share_limits};
 use super::heal::{Healer, healer};
 use super::metrics::Metrics;
 use super::progress::Bar;
+use super::signals::until_stopped;
 use super::take::{ASKING, Taken, find};
-use super::{Exit, print, supervise, sweep_number};
+use super::{Exit, print, summary, supervise, sweep_number};
 
 /// The interval that a single sweep has to fit, where nothing is said.
 const INTERVAL: Duration = Duration::from_mins(5);
@@ -71,16 +69,13 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let bar = Bar::new(args.quiet || clients.len() > 1);
         let archive = ingest.archive().clone();
         let archive_shard = ingest.locks().first().map_or(0, |lock| lock.shard);
-        let (mut accounts, mut collectors, mut writes) = (Vec::new(), Vec::new(), Some(ingest));
-        for (name, client) in clients {
-            let healer = healer(&client, &archive, &clock, &options, &policy, args.quiet);
-            accounts.push(Account { name, id: client.account().clone(), healer });
-            collectors.push(match (writes.take(), collectors.first()) {
-                (Some(ingest), _) => Collector::new(client, ingest, clock.clone(), options.clone(), &bar, stop.clone()),
-                (None, Some(first)) => Collector::beside(first, client, options.clone()),
-                (None, None) => unreachable!("the first takes what writes"),
-            });
-        }
+        let account = |(name, client): &(String, Client)| {
+            let healer = healer(client, &archive, &clock, &options, &policy, args.quiet);
+            Account { name: name.clone(), id: client.account().clone(), healer }
+        };
+        let accounts: Vec<Account> = clients.iter().map(account).collect();
+        let clients = clients.into_iter().map(|(_, client)| client).collect();
+        let mut collectors = Collector::of_accounts(clients, ingest, &clock, &options, &bar, &stop);
         let resumes = Resumes { archive, shard: archive_shard, is_used: every.is_none() && options.devices.is_empty() };
         for (collector, account) in collectors.iter_mut().zip(&accounts) {
             resumes.read(&account.id).into_iter().for_each(|from| collector.resume(from));
@@ -90,25 +85,6 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let file = &file;
         sweeps(Sweeps { collectors, accounts, command, file, every, metrics, resumes, clock, quiet }, &stop, exit).await
     })
-}
-
-/// A client for each account, beside each other where they have one credential.
-async fn connect(
-    accounts: Vec<(String, ClientOptions)>,
-    is_absent: bool,
-    clock: &Clock,
-) -> anyhow::Result<Vec<(String, Client)>> {
-    let mut clients: Vec<(String, Client)> = Vec::new();
-    for (name, options) in accounts {
-        let client = client(options, is_absent, clock).await?;
-        let sharing = clients.iter().map(|(_, other)| other).find(|other| client.shares_limit(other));
-        let client = match sharing {
-            Some(other) => client.beside(other),
-            None => client,
-        };
-        clients.push((name, client));
-    }
-    Ok(clients)
 }
 
 /// Prints what a sweep of each account would ask for, given the devices that are known.
@@ -131,15 +107,6 @@ fn print_plans(
     Ok(Exit::Done)
 }
 
-/// Gives accounts that are asked side by side with one credential a part of its limit each.
-fn share_limits(accounts: &mut [(String, ClientOptions)]) {
-    let credentials: Vec<_> = accounts.iter().map(|(_, client)| client.credential.clone()).collect();
-    for (_, client) in accounts {
-        let sharing = credentials.iter().filter(|credential| **credential == client.credential).count();
-        client.budget.share /= f64::from(u32::try_from(sharing).unwrap_or(u32::MAX));
-    }
-}
-
 /// The accounts and devices that have a state of the last 7 days in an archive, as far as it can be read.
 fn known_devices(place: &Place, clock: &Clock) -> BTreeSet<(String, String)> {
     let now = clock.now();
@@ -148,128 +115,11 @@ fn known_devices(place: &Place, clock: &Clock) -> BTreeSet<(String, String)> {
     known.and_then(Result::ok).unwrap_or_default()
 }
 
-/// Does asynchronous work until it is done, or signals end it.
-pub(super) fn until_stopped(work: impl AsyncFnOnce(Stop) -> anyhow::Result<Exit>) -> anyhow::Result<Exit> {
-    // Requests wait far more than they work, and the files have a thread of their own: handing answers from one
-    // thread to another costs more than a second one saves.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("cannot start the runtime")?;
-    let ended = runtime.block_on(async {
-        let (switch, stop) = stop_pair();
-        tokio::select! {
-            // Until it waits for something, a signal ends the process, which costs nothing.
-            biased;
-            ended = work(stop) => ended,
-            // What is journalled is published by the next start.
-            () = two_signals(&switch) => Ok(Exit::Failed),
-            () = supervise::alive() => unreachable!("it never ends"),
-        }
-    });
-    runtime.shutdown_background();
-    ended
-}
-
 /// Which shards are to be collected, and how many the archive is said to have.
 fn shards(command: &CollectArgs) -> Result<(Shards, Option<u32>), ConfigError> {
     let Some(text) = &command.shard else { return Ok((Shards::All, None)) };
     let (shard, count) = config::parse_shard(text)?;
     Ok((Shards::One(shard), count))
-}
-
-/// What publishing means for the exit code.
-pub(super) fn exit_of(published: &Published) -> Exit {
-    exit_for(!published.held.is_empty(), published.has_findings())
-}
-
-pub(super) fn exit_for(failed: bool, has_findings: bool) -> Exit {
-    match (failed, has_findings) {
-        (true, _) => Exit::Failed,
-        (false, true) => Exit::Partly,
-        (false, false) => Exit::Done,
-    }
-}
-
-/// Says what was found damaged, and what is still in the journal.
-pub(super) fn tell(damaged: &[String], held: &[Held]) {
-    damaged.iter().for_each(|sentence| print::note(&format!("warning: {sentence}")));
-    held.iter().for_each(|sentence| print::note(&format!("error: {sentence}")));
-}
-
-/// One line of what a sweep did.
-pub(super) fn summary(stats: &CollectStats) -> String {
-    let unasked = match stats.devices_unasked {
-        _ if stats.list_cut => " (the rest of the list is left to the next sweep)".to_owned(),
-        0 => String::new(),
-        devices => format!(" ({devices} left to the next sweep)"),
-    };
-    let drift = match stats.values_unmapped {
-        0 => String::new(),
-        values => format!("; {values} values in no column (`schema drift` says which)"),
-    };
-    let waiting = match &stats.waiting_since {
-        None => String::new(),
-        Some(since) => {
-            format!("; {} wait in the journal since {since}", print::bytes(stats.waiting_bytes))
-        }
-    };
-    format!(
-        "{} devices{unasked}: {} new states, {} unchanged, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled); {} rows, {} published{waiting}{drift}",
-        stats.devices,
-        stats.states_new,
-        stats.states_unchanged,
-        stats.devices_absent,
-        stats.requests_failed,
-        stats.requests_sent,
-        stats.elapsed_s,
-        stats.throttled_s,
-        stats.rows_published,
-        print::bytes(stats.bytes_published),
-    )
-}
-
-/// One line of what was asked of an account.
-fn asked(stats: &CollectStats) -> String {
-    format!(
-        "{} devices, {} absent, {} failed; {} requests in {:.1} s ({:.0} s throttled)",
-        stats.devices,
-        stats.devices_absent,
-        stats.requests_failed,
-        stats.requests_sent,
-        stats.elapsed_s,
-        stats.throttled_s
-    )
-}
-
-/// What was asked of one of several accounts. What was published is theirs together.
-fn asked_json(stats: &CollectStats) -> serde_json::Value {
-    serde_json::json!({
-        "sweep_id": stats.sweep_id,
-        "devices": stats.devices,
-        "devices_absent": stats.devices_absent,
-        "devices_unasked": stats.devices_unasked,
-        "list_cut": stats.list_cut,
-        "requests_sent": stats.requests_sent,
-        "requests_failed": stats.requests_failed,
-        "throttled_s": stats.throttled_s,
-        "elapsed_s": stats.elapsed_s,
-        "stopped": stats.stopped,
-        "failures": stats.failures,
-    })
-}
-
-/// A number that differs from run to run; nothing secret hangs on it.
-#[expect(clippy::cast_sign_loss, reason = "any number will do")]
-pub(super) fn seed(clock: &Clock) -> u64 {
-    (clock.now().timestamp_micros() as u64) ^ (u64::from(std::process::id()) << 40)
-}
-
-/// A client; where the archive is absent and still to be made, one that has reached the API.
-pub(super) async fn client(options: ClientOptions, is_absent: bool, clock: &Clock) -> anyhow::Result<Client> {
-    let client = Client::new(options, clock.clone())?;
-    if is_absent {
-        client.reach().await?;
-    }
-    Ok(client)
 }
 
 fn collect_options(
@@ -377,11 +227,11 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
         exit = match told {
             // A loop that is stopped has done what it should; what its sweeps met was told when they met it.
             _ if every.is_some() && command.sweeps.is_none() && failed.is_none() && stats.held.is_empty() => Exit::Done,
-            told => worse(exit, told),
+            told => exit.or_worse(told),
         };
         if command.self_heal && failed.is_none() && !stats.is_away && !stop.is_requested() {
             let (told, error) = sweeps.heal(&stats, number).await;
-            (exit, failed) = (worse(exit, told), error);
+            (exit, failed) = (exit.or_worse(told), error);
         }
         for (collector, account) in sweeps.collectors.iter().zip(&sweeps.accounts) {
             sweeps.resumes.keep(&account.id, collector.ended_at());
@@ -402,8 +252,8 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
     }
     if every.is_some() && ended_by.is_none() {
         let published = sweeps.collectors[0].publish_waiting().await?;
-        tell(&published.damaged, &published.held);
-        exit = worse(exit, exit_of(&published));
+        summary::tell_publish(&published.damaged, &published.held);
+        exit = exit.or_worse(Exit::of_publish(&published));
     }
     let mut finished = Ok(());
     for collector in sweeps.collectors {
@@ -462,10 +312,10 @@ impl Sweeps<'_> {
             let is_fine = is_published && failed.is_none() && stats.requests_failed == 0 && !stats.has_wrong_clock();
             self.metrics.note(account.id.as_str(), &stats, is_fine, now);
             if several && (!self.quiet || !is_fine) {
-                print::note(&format!("{}: {}", account.name, asked(&stats)));
+                print::note(&format!("{}: {}", account.name, summary::of_account(&stats)));
             }
             if several {
-                by_account.insert(account.id.as_str().to_owned(), asked_json(&stats));
+                by_account.insert(account.id.as_str().to_owned(), summary::of_account_json(&stats));
             }
             if total.sweep_id.is_empty() {
                 total = stats;
@@ -478,10 +328,10 @@ impl Sweeps<'_> {
         if several && !all_failed {
             failures.iter().for_each(|(name, error)| print::note(&format!("error: {name}: {error}")));
         }
-        let mut exit = report(&total, !failures.is_empty(), self.quiet);
+        let mut exit = summary::tell_sweep(&total, !failures.is_empty(), self.quiet);
         if self.every.is_none() && (total.list_cut || total.devices_unasked > 0) {
             // In a loop the next sweep asks for them; who starts single ones is to know.
-            exit = worse(exit, Exit::Partly);
+            exit = exit.or_worse(Exit::Partly);
         }
         let (metrics, summary_file) = (self.metrics.publish(&total), self.write_summary(&total, by_account));
         let written = metrics.and(summary_file);
@@ -490,7 +340,7 @@ impl Sweeps<'_> {
             print::note(&format!("error: {error:#}"));
             exit = Exit::Failed;
         }
-        supervise::status(&summary(&total));
+        supervise::status(&summary::of_sweep(&total));
         let ended = failures.iter().position(|(_, error)| matches!(error, CollectError::Ended));
         let failed = match ended {
             Some(at) => Some(failures.swap_remove(at).1),
@@ -524,7 +374,7 @@ impl Sweeps<'_> {
             };
             let time = time / accounts.max(1);
             let (told, failed) = account.healer.heal(collector, time, waiting, number << 8).await;
-            exit = worse(exit, told);
+            exit = exit.or_worse(told);
             accounts -= 1;
             match failed {
                 Some(error) if self.accounts.len() > 1 && !matches!(error, CollectError::Ended) => {
@@ -543,59 +393,4 @@ impl Sweeps<'_> {
 /// What a sweep left of its interval.
 fn left(interval: Duration, stats: &CollectStats) -> Duration {
     interval.saturating_sub(Duration::try_from_secs_f64(stats.elapsed_s).unwrap_or_default())
-}
-
-/// Tells what a sweep did. What did not go well is told to those too who want to hear little.
-fn report(stats: &CollectStats, failed: bool, quiet: bool) -> Exit {
-    let exit = exit_for(failed || !stats.held.is_empty(), stats.has_failures());
-    if !quiet || exit != Exit::Done {
-        print::note(&summary(stats));
-        stats.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));
-    }
-    tell_found(stats);
-    tell(&stats.damaged, &stats.held);
-    exit
-}
-
-/// What came up on the way: bodies that are no device state, a clock that is wrong.
-pub(super) fn tell_found(stats: &CollectStats) {
-    if stats.bodies_quarantined > 0 || stats.journal_gaps > 0 {
-        print::note(&format!(
-            "  {} bodies were no device state, {} stretches of the journal could not be read: see _archive/quarantine",
-            stats.bodies_quarantined, stats.journal_gaps
-        ));
-    }
-    if let Some(ahead) = stats.clock_ahead_s.filter(|_| stats.has_wrong_clock()) {
-        let side = if ahead > 0.0 { "ahead of" } else { "behind" };
-        print::note(&format!(
-            "warning: this machine's clock is {:.0} s {side} the API's, and a sweep asks for the time that it shows: set it by NTP",
-            ahead.abs()
-        ));
-    }
-}
-
-pub(super) fn worse(a: Exit, b: Exit) -> Exit {
-    match (a, b) {
-        (Exit::Failed, _) | (_, Exit::Failed) => Exit::Failed,
-        (Exit::Partly, _) | (_, Exit::Partly) => Exit::Partly,
-        _ => Exit::Done,
-    }
-}
-
-/// The first SIGTERM or SIGINT asks for the end; the second does not wait for it.
-async fn two_signals(switch: &StopSwitch) {
-    signal().await;
-    print::note("stopping: what was received is published; a second signal stops at once");
-    supervise::stopping();
-    switch.stop();
-    signal().await;
-}
-
-async fn signal() {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .expect("the handler of SIGTERM can be set");
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => (),
-        _ = terminate.recv() => (),
-    }
 }

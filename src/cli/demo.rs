@@ -20,7 +20,7 @@ use crate::snapshot::AccountId;
 
 use super::args::{Args, DemoArgs};
 use super::progress::Bar;
-use super::{Exit, collect, print, query, runtime, take};
+use super::{Exit, print, query, runtime, summary, take};
 
 /// Where the demo's archive goes, where nothing is said.
 const FOLDER: &str = "dex-archive-demo";
@@ -74,7 +74,7 @@ async fn sweep(fleet: &Fleet, root: &Path, start: Timestamp, end: Timestamp) -> 
     for number in 0_u16.. {
         let (stats, failed) = collector.sweep(number).await;
         failed.map_or(Ok(()), Err)?;
-        print::note(&format!("{}  {}", clock.now().format("%Y-%m-%d %H:%M"), collect::summary(&stats)));
+        print::note(&format!("{}  {}", clock.now().format("%Y-%m-%d %H:%M"), summary::of_sweep(&stats)));
         clock.advance(TimeDelta::minutes(STEP_MINUTES));
         if clock.now() >= end {
             break;

@@ -13,7 +13,8 @@ use crate::health::{Check, Level, Status, StatusOptions, examine, examine_place}
 use crate::snapshot::HISTORY;
 
 use super::args::{Args, CheckFormat, DoctorArgs, StatusArgs};
-use super::{Exit, collect, print, runtime};
+use super::connect::seed;
+use super::{Exit, print, runtime};
 
 /// Says how the collecting goes.
 pub(super) fn status(args: &Args, command: &StatusArgs) -> anyhow::Result<Exit> {
@@ -46,7 +47,7 @@ pub(super) fn doctor(args: &Args, command: &DoctorArgs) -> anyhow::Result<Exit> 
         args.config_file().map_or("none is named".to_owned(), |path| format!("{} can be read", path.display()));
     let mut checks = vec![Check::fine("config", config)];
     checks.extend(examine_place(&place, policy.key_mark().as_deref(), policy.is_said()));
-    match command.api.clients(&file, collect::seed(&clock)) {
+    match command.api.clients(&file, seed(&clock)) {
         Ok(accounts) => {
             let several = accounts.len() > 1;
             for (name, options) in accounts {

@@ -18,7 +18,7 @@ use crate::ingest::{Bodies, Ingest};
 use crate::snapshot::sweep_id;
 
 use super::args::{Args, ImportArgs, ImportFormat};
-use super::{Exit, collect, print, sweep_number, take};
+use super::{Exit, print, summary, sweep_number, take};
 
 /// A file of so many bytes is not copied into the journal. Smaller ones are: a day is written anew for every few open
 /// files, and for a journal of many bodies.
@@ -72,7 +72,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         }
     };
     let published = ingest.publish()?;
-    collect::tell(&published.damaged, &published.held);
+    summary::tell_publish(&published.damaged, &published.held);
     if !args.quiet {
         print::note(&format!(
             "{} values, {} bodies: {} new states, {} unchanged, {} quarantined; {} rows, {} published",
@@ -85,7 +85,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
             print::bytes(published.bytes),
         ));
     }
-    Ok(collect::worse(collect::worse(exit, read), collect::exit_of(&published)))
+    Ok(exit.or_worse(read).or_worse(Exit::of_publish(&published)))
 }
 
 /// Reads one file after the other: what was read, and how that went. A file that cannot be read keeps no other from
@@ -114,7 +114,7 @@ fn read_all(
         };
         total.values += stats.values;
         total.bodies += stats.bodies;
-        exit = collect::worse(exit, nobodys(&name, &stats));
+        exit = exit.or_worse(nobodys(&name, &stats));
         match read {
             Ok(()) => (),
             Err(error @ ImportError::Read { .. }) => {

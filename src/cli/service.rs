@@ -156,55 +156,8 @@ impl Service<'_> {
             _ => format!("ReadWritePaths={}\n", path(&self.disk)),
         };
         format!(
-            "# /etc/systemd/system/dex-archive.service\n\
-             # useradd --system --user-group --shell /usr/sbin/nologin {user}\n\
-             {prepare}\
-             # systemctl daemon-reload && systemctl enable --now dex-archive.service\n\
-             [Unit]\n\
-             Description=Archive of the WARP fleet's device states\n\
-             Wants=network-online.target\n\
-             After=network-online.target\n\
-             \n\
-             [Service]\n\
-             Type=notify\n\
-             # What an earlier process left in the journal is published first, however much that is.\n\
-             TimeoutStartSec=infinity\n\
-             User={user}\n\
-             {credential}\
-             {environment}\
-             ExecStart={program} --archive {root}{config} collect{who} --every {every} --self-heal\n\
-             {directory}\
-             Restart=on-failure\n\
-             RestartSec=1min\n\
-             RestartPreventExitStatus=2\n\
-             WatchdogSec=10min\n\
-             TimeoutStopSec=2min\n\
-             # The program says itself who may read what it writes: the archive its owner alone, metrics everybody.\n\
-             UMask=0022\n\
-             NoNewPrivileges=yes\n\
-             ProtectSystem=strict\n\
-             ProtectHome={home}\n\
-             PrivateTmp=yes\n\
-             PrivateDevices=yes\n\
-             ProtectKernelTunables=yes\n\
-             ProtectKernelModules=yes\n\
-             ProtectKernelLogs=yes\n\
-             ProtectControlGroups=yes\n\
-             ProtectClock=yes\n\
-             ProtectHostname=yes\n\
-             ProtectProc=invisible\n\
-             RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX\n\
-             RestrictNamespaces=yes\n\
-             RestrictRealtime=yes\n\
-             RestrictSUIDSGID=yes\n\
-             LockPersonality=yes\n\
-             MemoryDenyWriteExecute=yes\n\
-             CapabilityBoundingSet=\n\
-             SystemCallArchitectures=native\n\
-             SystemCallFilter=@system-service\n\
-             \n\
-             [Install]\n\
-             WantedBy=multi-user.target\n",
+            include_str!("service/dex-archive.service"),
+            directory = directory,
             user = self.command.user,
             credential = self
                 .account
@@ -257,67 +210,8 @@ impl Service<'_> {
     fn kubernetes(&self) -> anyhow::Result<String> {
         let schedule = self.schedule()?;
         Ok(format!(
-            r#"# kubectl create secret generic dex-archive --from-file=token=FILE
-{create}{bucket}# The image holds the program as its entry point.
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata:
-  name: dex-archive
-spec:
-  accessModes: ["ReadWriteOnce"]
-  resources:
-    requests:
-      storage: 50Gi
----
-apiVersion: batch/v1
-kind: CronJob
-metadata:
-  name: dex-archive
-spec:
-  schedule: "{schedule}"
-  concurrencyPolicy: Forbid
-  startingDeadlineSeconds: 120
-  successfulJobsHistoryLimit: 1
-  failedJobsHistoryLimit: 3
-  jobTemplate:
-    spec:
-      backoffLimit: 0
-      # A pod that hangs makes room for the next.
-      activeDeadlineSeconds: {deadline}
-      template:
-        spec:
-          restartPolicy: Never
-          automountServiceAccountToken: false
-          securityContext:
-            runAsNonRoot: true
-            runAsUser: 10001
-            fsGroup: 10001
-            seccompProfile:
-              type: RuntimeDefault
-          containers:
-            - name: collect
-              image: {image}
-              args: ["--archive", {archive},{config} "collect", "--account", "{account}", "--token-file", "/secrets/token", "--deadline", "{every}", "--self-heal"]
-{environment}              securityContext:
-                allowPrivilegeEscalation: false
-                readOnlyRootFilesystem: true
-                capabilities:
-                  drop: ["ALL"]
-              resources:
-                requests: {{ cpu: 100m, memory: 128Mi }}
-                limits: {{ memory: 512Mi }}
-              volumeMounts:
-                - {{ name: archive, mountPath: /data }}
-                - {{ name: token, mountPath: /secrets, readOnly: true }}
-{mount}          volumes:
-            - name: archive
-              persistentVolumeClaim:
-                claimName: dex-archive
-            - name: token
-              secret:
-                secretName: dex-archive
-                defaultMode: 0440
-{volume}"#,
+            include_str!("service/cron-job.yaml"),
+            schedule = schedule,
             archive = if self.is_in_bucket() {
                 format!(r#"{}, "--state-dir", "/data/state""#, yaml_word(&self.root.display().to_string()))
             } else {

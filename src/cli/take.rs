@@ -12,8 +12,7 @@ use crate::disk::{Access, Disk};
 use crate::ingest::{Ingest, Published};
 use crate::privacy::Policy;
 
-use super::collect::{exit_of, tell};
-use super::{Exit, print};
+use super::{Exit, print, summary};
 
 /// The longest that is waited for the archive's description, where a sweep can do without it.
 pub(super) const ASKING: Duration = Duration::from_secs(5);
@@ -146,8 +145,8 @@ pub(super) fn note_recovered(recovered: &Published) -> Exit {
             "published what an earlier process had left in the journal"
         );
     }
-    tell(&recovered.damaged, &recovered.held);
-    exit_of(recovered)
+    summary::tell_publish(&recovered.damaged, &recovered.held);
+    Exit::of_publish(recovered)
 }
 
 /// Sees to it that pseudonyms go on as they began, or says that they do not.

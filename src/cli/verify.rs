@@ -11,7 +11,7 @@ use crate::verify::{Report, Severity, VerifyOptions, count_parts, repair, verify
 
 use super::args::{Args, CheckFormat, VerifyArgs};
 use super::progress::Bar;
-use super::{Exit, collect, print, take};
+use super::{Exit, print, take};
 
 /// Says whether the archive is what it should be, and mends what can safely be mended.
 pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
         repaired.sentences.iter().for_each(|sentence| print::note(sentence));
         if repaired.loses_rows {
             print::note("rows of the last 7 days can still be fetched: `dex-archive backfill --again`");
-            exit = collect::worse(exit, Exit::Partly);
+            exit = exit.or_worse(Exit::Partly);
         }
     }
     let report = look(args, &archive, &options)?;
@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
     if !args.quiet {
         print::note(&summary(&report));
     }
-    Ok(if report.has_findings() { collect::worse(exit, Exit::Partly) } else { exit })
+    Ok(if report.has_findings() { exit.or_worse(Exit::Partly) } else { exit })
 }
 
 fn look(args: &Args, archive: &Archive, options: &VerifyOptions) -> anyhow::Result<Report> {

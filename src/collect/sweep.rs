@@ -127,13 +127,29 @@ impl<'a> Collector<'a> {
         Self { client, clock, options, policy, takes, writer, progress, stop, carried, publish, unwritten: 0 }
     }
 
-    /// Another collector, of another account, that hands what it receives to the same writer.
+    /// A collector for each account, which hand what they receive to one writer.
     #[must_use]
-    pub fn beside(&self, client: Client, options: CollectOptions) -> Self {
+    pub fn of_accounts(
+        clients: Vec<Client>,
+        ingest: Ingest,
+        clock: &Clock,
+        options: &CollectOptions,
+        progress: &'a dyn Progress,
+        stop: &Stop,
+    ) -> Vec<Self> {
+        let mut clients = clients.into_iter();
+        let Some(client) = clients.next() else { return Vec::new() };
+        let mut all = vec![Self::new(client, ingest, clock.clone(), options.clone(), progress, stop.clone())];
+        let others: Vec<Self> = clients.map(|client| all[0].beside(client)).collect();
+        all.extend(others);
+        all
+    }
+
+    fn beside(&self, client: Client) -> Self {
         Self {
             client,
             clock: self.clock.clone(),
-            options,
+            options: self.options.clone(),
             policy: self.policy.clone(),
             takes: self.takes.clone(),
             writer: self.writer.clone(),

@@ -1,0 +1,47 @@
+//! Clients of the API, for the accounts that are meant.
+
+use crate::api::{Client, ClientOptions};
+use crate::clock::Clock;
+
+/// A client; where the archive is absent and still to be made, one that has reached the API.
+pub(super) async fn client(options: ClientOptions, is_absent: bool, clock: &Clock) -> anyhow::Result<Client> {
+    let client = Client::new(options, clock.clone())?;
+    if is_absent {
+        client.reach().await?;
+    }
+    Ok(client)
+}
+
+/// A client for each account, beside each other where they have one credential.
+pub(super) async fn connect(
+    accounts: Vec<(String, ClientOptions)>,
+    is_absent: bool,
+    clock: &Clock,
+) -> anyhow::Result<Vec<(String, Client)>> {
+    let mut clients: Vec<(String, Client)> = Vec::new();
+    for (name, options) in accounts {
+        let client = client(options, is_absent, clock).await?;
+        let sharing = clients.iter().map(|(_, other)| other).find(|other| client.shares_limit(other));
+        let client = match sharing {
+            Some(other) => client.beside(other),
+            None => client,
+        };
+        clients.push((name, client));
+    }
+    Ok(clients)
+}
+
+/// Gives accounts that are asked side by side with one credential a part of its limit each.
+pub(super) fn share_limits(accounts: &mut [(String, ClientOptions)]) {
+    let credentials: Vec<_> = accounts.iter().map(|(_, client)| client.credential.clone()).collect();
+    for (_, client) in accounts {
+        let sharing = credentials.iter().filter(|credential| **credential == client.credential).count();
+        client.budget.share /= f64::from(u32::try_from(sharing).unwrap_or(u32::MAX));
+    }
+}
+
+/// A number that differs from run to run; nothing secret hangs on it.
+#[expect(clippy::cast_sign_loss, reason = "any number will do")]
+pub(super) fn seed(clock: &Clock) -> u64 {
+    (clock.now().timestamp_micros() as u64) ^ (u64::from(std::process::id()) << 40)
+}
