@@ -37,7 +37,7 @@
 //! * Every part holds every column of its schema, with the same type for ever. Columns are only added.
 //! * Rows are sorted by the schema's key, which is unique in the archive; nulls come first. Of two
 //!   states with one key, the one collected last stays. States without a readable timestamp are told
-//!   apart by when they were collected.
+//!   apart by when they were collected and, of one such moment, by their values, column by column.
 //! * Parts carry statistics, name their sorting columns, and say in their key-value metadata which format,
 //!   schema and tool they come from. Whole numbers and times are delta-encoded and not compressed, the rest is
 //!   zstd. The columns that rows are known by have bounds for each page.
@@ -62,10 +62,13 @@ mod pages;
 mod paths;
 mod place;
 mod publish;
+mod quarantine;
 mod read;
 mod refile;
+mod resume;
 mod salvage;
 mod source;
+mod staging;
 mod store;
 mod surplus;
 #[cfg(test)]
@@ -95,7 +98,8 @@ pub use merge::{Incoming, Stretches, Supply};
 pub use order::{Spot, day_of, is_any_of, is_in_shard, misplaced, partitions_of, shard_name, shard_of};
 pub use paths::{PartName, Partition};
 pub use place::Place;
-pub use publish::{Aside, Live, MOST_RACES, PartInfo, Staged};
+pub use publish::{Live, MOST_RACES, PartInfo, Staged};
+pub use quarantine::Aside;
 pub use read::{Part, PartFile, Piece, Scan};
 pub use refile::Refiled;
 pub use store::Entry;
@@ -548,7 +552,7 @@ impl Archive {
 
     fn new(place: &Place, shards: u32) -> Self {
         let (root, own) = (place.root().to_owned(), place.state_dir().to_owned());
-        let (store, disk, linger) = (place.store(), Disk::default(), publish::LINGER);
+        let (store, disk, linger) = (place.store(), Disk::default(), staging::LINGER);
         let (is_resharding, resharding_since, pseudonym_keys) = (false, None, Vec::new());
         Self { root, own, store, shards, is_resharding, resharding_since, pseudonym_keys, disk, linger }
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeDelta, Utc};
+use serde::Serialize;
 
 pub use zone::Zone;
 
@@ -176,6 +177,11 @@ pub fn format_in(at: Timestamp, zone: Zone) -> String {
 pub fn format_timestamp(at: Timestamp) -> String {
     at.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
+
+/// A point in time that is a timestamp in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Moment(#[serde(with = "rfc3339")] pub Timestamp);
 
 /// Timestamps in JSON, in the form of [`format_timestamp`]: for `#[serde(with = "clock::rfc3339")]`.
 pub mod rfc3339 {

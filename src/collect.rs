@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::api::MOST_CLOCK_AHEAD;
-use crate::clock;
+use crate::clock::Moment;
 use crate::ingest::{Held, IngestError, PublishRule};
 use crate::snapshot::{DeviceId, Endpoint};
 
@@ -93,7 +93,7 @@ pub struct CollectStats {
     /// Bytes in the journal that wait for a publish.
     pub waiting_bytes: u64,
     /// When the first of them was received.
-    pub waiting_since: Option<String>,
+    pub waiting_since: Option<Moment>,
 }
 
 /// Why a sweep did not come to its end.
@@ -174,7 +174,7 @@ impl CollectStats {
         self.held.extend_from_slice(&other.held);
         self.is_away |= other.is_away;
         self.waiting_bytes += other.waiting_bytes;
-        self.waiting_since = self.waiting_since.take().or_else(|| other.waiting_since.clone());
+        self.waiting_since = self.waiting_since.or(other.waiting_since);
     }
 
     /// Whether the clock here is wrong: what was asked for is not what was meant.
@@ -187,7 +187,7 @@ impl CollectStats {
     fn take(&mut self, outcome: writer::Outcome) -> Result<(), IngestError> {
         let writer::Outcome { published, waiting, fault, .. } = outcome;
         self.waiting_bytes = waiting.map_or(0, |waiting| waiting.bytes);
-        self.waiting_since = waiting.map(|waiting| clock::format_timestamp(waiting.since));
+        self.waiting_since = waiting.map(|waiting| Moment(waiting.since));
         self.states_new += published.states_new;
         self.states_unchanged += published.states_known;
         self.bodies_quarantined += published.quarantined;

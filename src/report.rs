@@ -22,7 +22,7 @@ use crate::query::{Days, QueryError, Window};
 
 pub use html::to_html;
 pub use markdown::{markdown_text, to_markdown};
-pub use model::{Chart, Fact, Line, Report, Section, Start, Table, TableRow};
+pub use model::{Chart, Fact, Line, Report, Section, Table, TableRow};
 pub use plan::{LimitError, Limits, Plan};
 
 /// What a report is to be about.

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::NaiveDate;
 
-use super::publish::{RETIRED, changed_at, free_place, name_of, told};
 use super::read::PartFile;
 use super::source::Source;
+use super::staging::{RETIRED, changed_at, free_place, name_of, warn};
 use super::store::{Days, Entry, Listed, Store};
 use super::{Archive, ArchiveError, PartName, Partition, Staged, paths};
 
@@ -41,7 +41,7 @@ impl Folder {
                 Some(part) if staged.replaces(part) => (),
                 Some(_) => archive.link_or_copy(&from, &to, staged.shard)?,
                 None if is_folder => (),
-                None => archive.disk.link(&from, &to).unwrap_or_else(|error| told(&error)),
+                None => archive.disk.link(&from, &to).unwrap_or_else(|error| warn(&error)),
             }
         }
         Ok(())
@@ -158,7 +158,7 @@ impl Store for Folder {
             archive.disk.sync_dir(&dataset)?;
             // The new version is there and durable: that the old one cannot be cleared away is no reason
             // to publish it again.
-            retire(archive, staged.folder.path(), staged.shard).unwrap_or_else(|error| told(&error));
+            retire(archive, staged.folder.path(), staged.shard).unwrap_or_else(|error| warn(&error));
         } else {
             self.note_no_exchange();
             self.replace_parts(archive, staged, &live)?;

@@ -23,8 +23,8 @@ use chrono::NaiveDate;
 use crate::schema::Schema;
 
 use super::order::{Keys, Spot, partitions_of, replaces, shards_of};
-use super::publish::Staging;
 use super::read::{BATCH_ROWS, PartFile};
+use super::staging::Staging;
 use super::write::PartWriter;
 use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
 

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::NaiveDate;
 
-use super::publish::{MOST_RACES, told};
+use super::publish::MOST_RACES;
 use super::read::PartFile;
 use super::source::Source;
+use super::staging::warn;
 use super::store::{Days, Entry, Listed, Store};
 use super::{Archive, ArchiveError, Checksum, PartName, Partition, Staged, paths};
 use crate::bucket::{Bucket, BucketError, Condition, Version};
@@ -247,7 +248,7 @@ impl Store for Objects {
             let mut file = archive.unfinished(&staging, &format!("read.{name}"))?;
             let local = file.path().to_owned();
             // Nobody needs its name: without one, a killed process leaves nothing behind.
-            archive.disk.remove(&local).unwrap_or_else(|error| told(&error));
+            archive.disk.remove(&local).unwrap_or_else(|error| warn(&error));
             match self.download(path, &mut file, &local) {
                 // A collector published it anew while it was read: what is there now is read.
                 Err(ArchiveError::Bucket(BucketError::Replaced(_))) if races < MOST_RACES => races += 1,
@@ -276,7 +277,7 @@ impl Store for Objects {
         // Where that began while they were sent, their rows may be filed already, or never be: they do not count.
         if let Err(error) = archive.check_shards() {
             if matches!(error, ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. }) {
-                made.iter().for_each(|(key, version)| self.remove(key, version).unwrap_or_else(|error| told(&error)));
+                made.iter().for_each(|(key, version)| self.remove(key, version).unwrap_or_else(|error| warn(&error)));
                 return Err(error);
             }
             // What kept them from being sent says more.

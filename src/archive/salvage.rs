@@ -14,8 +14,9 @@ use crate::schema::Schema;
 
 use super::merge::{Incoming, Merge, Supply};
 use super::order::{Spot, elsewhere, misplaced, spots_of};
-use super::publish::{Damage, told};
+use super::quarantine::Damage;
 use super::read::{BATCH_ROWS, PartFile};
+use super::staging::warn;
 use super::write::PartWriter;
 use super::{Archive, ArchiveError, Checksum, Part, paths};
 
@@ -148,7 +149,7 @@ impl Archive {
     /// The part at a path, which goes: it is open.
     fn unnamed(&self, path: &Path, schema: &Schema) -> Result<Part, ArchiveError> {
         let part = Part::open(path, schema);
-        self.disk.remove(path).unwrap_or_else(|error| told(&error));
+        self.disk.remove(path).unwrap_or_else(|error| warn(&error));
         part
     }
 }

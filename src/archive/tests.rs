@@ -312,7 +312,7 @@ fn a_publish_gives_a_new_name_and_leaves_one_part() {
 #[test]
 fn a_folder_that_a_reader_has_open_still_lists_its_part() {
     let mut bench = Bench::new();
-    bench.archive.linger = publish::LINGER;
+    bench.archive.linger = staging::LINGER;
     bench.publish(&[(1, Some(1), None, 1, 1)]);
     let day = bench.archive.partitions(&bench.schema).expect("a folder").remove(0).dir(bench.archive.root());
     let open = fs::read_dir(&day).expect("a folder");

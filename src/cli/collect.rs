@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::api::{Client, ClientOptions};
 use crate::archive::{Archive, ArchiveError, Place, Shards};
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::collect::{CollectError, CollectOptions, CollectStats, Collector, Plan, Resume, SourceChoice, Stop};
 use crate::config::{self, ConfigError, ConfigFile};
 use crate::disk::Disk;
@@ -364,7 +364,7 @@ impl Sweeps<'_> {
 
     /// Spends what is left of the interval on holes, one account after the other.
     async fn heal(&mut self, stats: &CollectStats, number: u64) -> (Exit, Option<CollectError>) {
-        let waiting = stats.waiting_since.as_deref().and_then(clock::parse_timestamp);
+        let waiting = stats.waiting_since.map(|since| since.0);
         let start = std::time::Instant::now();
         let (mut exit, mut accounts) = (Exit::Done, u32::try_from(self.accounts.len()).unwrap_or(u32::MAX));
         for (collector, account) in self.collectors.iter_mut().zip(&self.accounts) {

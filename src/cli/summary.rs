@@ -1,5 +1,6 @@
 //! What a sweep and a publish did, in words.
 
+use crate::clock;
 use crate::collect::CollectStats;
 use crate::ingest::Held;
 
@@ -19,6 +20,7 @@ pub(super) fn of_sweep(stats: &CollectStats) -> String {
     let waiting = match &stats.waiting_since {
         None => String::new(),
         Some(since) => {
+            let since = clock::format_timestamp(since.0);
             format!("; {} wait in the journal since {since}", print::bytes(stats.waiting_bytes))
         }
     };

@@ -8,7 +8,7 @@ use chrono::TimeDelta;
 use serde::Serialize;
 
 use crate::archive::{Archive, KeyMark};
-use crate::clock::{self, Timestamp, Zone, rfc3339};
+use crate::clock::{self, Moment, Timestamp, Zone};
 use crate::disk::{self, bytes};
 use crate::journal::{self, Segment};
 use crate::query::{
@@ -134,11 +134,6 @@ pub struct Sweep {
     /// When the newest answer was received that waits in the journal, and may be of a newer pass.
     pub waiting: Option<Moment>,
 }
-
-/// A point in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Moment(#[serde(with = "rfc3339")] pub Timestamp);
 
 impl Status {
     /// Reads it from the archive.

@@ -244,11 +244,11 @@ fn ticks(from: i64, to: i64, zone: Zone, most: usize) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::model::Start;
+    use crate::clock::Moment;
 
     fn chart(values: &[Option<f64>], is_stacked: bool) -> Chart {
         let start = clock::parse_timestamp("2026-10-01T00:00:00Z").expect("a time");
-        let hour = |at: usize| Start(start + chrono::TimeDelta::hours(i64::try_from(at).expect("few")));
+        let hour = |at: usize| Moment(start + chrono::TimeDelta::hours(i64::try_from(at).expect("few")));
         Chart {
             title: "</title><script>".to_owned(),
             unit: "us".to_owned(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::clock::{Timestamp, Zone, rfc3339};
+use crate::clock::{Moment, Timestamp, Zone, rfc3339};
 use crate::query::{Answer, Cell, ColumnRole, Window, whole_intervals};
 
 /// The most series of a chart: more are told apart by nobody, and the rest is one.
@@ -75,17 +75,12 @@ pub struct Chart {
     /// Whether the values are shares of one whole, which are drawn one upon the other.
     pub is_stacked: bool,
     /// When each bucket begins.
-    pub starts: Vec<Start>,
+    pub starts: Vec<Moment>,
     /// The lines.
     pub series: Vec<Line>,
     /// A number that the values should not cross.
     pub limit: Option<f64>,
 }
-
-/// When a bucket begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Start(#[serde(with = "rfc3339")] pub Timestamp);
 
 /// One value over time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -145,7 +140,7 @@ impl Chart {
     ) -> Self {
         let start = answer.columns.iter().position(|column| column.role == ColumnRole::Start);
         let starts = answer.rows.iter().filter_map(|row| match row.get(start?) {
-            Some(Cell::Time(at)) => Some(Start(*at)),
+            Some(Cell::Time(at)) => Some(Moment(*at)),
             _ => None,
         });
         let unit = answer.columns.get(columns.start).map(|column| column.unit.clone()).unwrap_or_default();
@@ -161,7 +156,7 @@ impl Chart {
     pub(super) fn leave_out_parts(&mut self, window: Window, every: Duration, zone: Zone) {
         // There may be none.
         let until = whole_intervals(window, every, zone, window.until).map_or(window.since, |whole| whole.until);
-        let is_part = |start: &Start| start.0 < window.since || start.0 >= until;
+        let is_part = |start: &Moment| start.0 < window.since || start.0 >= until;
         for line in &mut self.series {
             let parts = line.values.iter_mut().zip(&self.starts).filter(|(_, start)| is_part(start));
             parts.for_each(|(value, _)| *value = None);
@@ -224,7 +219,7 @@ mod tests {
         let time = |text: &str| crate::clock::parse_timestamp(text).expect("a time");
         let berlin = Zone::parse("Europe/Berlin").expect("a zone");
         let whole = |starts: &[&str], until: &str, hours: u64| {
-            let starts: Vec<Start> = starts.iter().map(|text| Start(time(text))).collect();
+            let starts: Vec<Moment> = starts.iter().map(|text| Moment(time(text))).collect();
             let window = Window { since: starts[0].0, until: time(until) };
             let series = vec![Line { name: String::new(), values: vec![Some(1.0); starts.len()] }];
             let (title, unit) = (String::new(), String::new());
@@ -249,7 +244,7 @@ mod tests {
             title: String::new(),
             unit: String::new(),
             is_stacked: false,
-            starts: vec![Start(Timestamp::default()); 2],
+            starts: vec![Moment(Timestamp::default()); 2],
             series: vec![line("never", 0.0), line("always", 1.0)],
             limit: None,
         };
@@ -259,7 +254,7 @@ mod tests {
     #[test]
     fn what_is_too_much_for_a_chart_becomes_one_series() {
         let line = |at: u32| Line { name: at.to_string(), values: vec![Some(f64::from(at)), None] };
-        let starts = vec![Start(Timestamp::default()); 2];
+        let starts = vec![Moment(Timestamp::default()); 2];
         let chart = Chart {
             title: String::new(),
             unit: String::new(),
