@@ -98,7 +98,7 @@ pub use merge::{Incoming, Stretches, Supply};
 pub use order::{Spot, day_of, is_any_of, is_in_shard, misplaced, partitions_of, shard_name, shard_of};
 pub use paths::{PartName, Partition};
 pub use place::Place;
-pub use publish::{Live, MOST_RACES, PartInfo, Staged};
+pub use publish::{Live, PartInfo, Staged, while_replaced};
 pub use quarantine::Aside;
 pub use read::{Part, PartFile, Piece, Scan};
 pub use refile::Refiled;

@@ -1,7 +1,8 @@
 //! Options: what was typed, what the environment says, what the config file says, in this order.
 //!
-//! The only reader of the environment beside the flags' own `env`, and of the config file. What comes
-//! out is typed and checked; unknown keys and bad values are errors that name them.
+//! The only reader of the config file, and of who asks (the variables of the API and of the privacy key). What comes
+//! out is typed and checked; unknown keys and bad values are errors that name them. Where and how things are printed is
+//! not an option of these, nor are a bucket's credentials.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

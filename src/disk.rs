@@ -2,7 +2,8 @@
 //! asked of a file system stands here too: how much room there is, whose a file is, and who may write.
 //!
 //! The journal and the archive write through a [`Disk`]. Tests put a [`Watch`] between it and the file
-//! system, which sees each change before it is made, and may refuse it.
+//! system, which sees each change to an archive before it is made, and may refuse it. Locks, and files that somebody named
+//! for an answer, are made past it.
 //!
 //! What is changed in which order, and what has to be durable before what, is the callers' business;
 //! so is reading.

@@ -7,7 +7,7 @@
 //! In a folder a day changes at once. In a bucket its parts come and go one by one: who reads meanwhile may find rows
 //! twice, but misses none.
 
-use crate::archive::{Archive, ArchiveError, MOST_RACES, Partition, ShardLock};
+use crate::archive::{Archive, ArchiveError, Partition, ShardLock, while_replaced};
 use crate::clock::Timestamp;
 use crate::schema::Schema;
 
@@ -73,18 +73,12 @@ fn file_anew(
     partition: &Partition,
     shards: u32,
 ) -> Result<u64, ArchiveError> {
-    let mut races = 0;
-    loop {
-        let filed = archive.stage_resharded(first, schema, partition, shards).and_then(|staged| {
-            if staged.info.rows > 0 {
-                return Ok(staged.publish()?.info.rows);
-            }
-            drop(staged);
-            archive.remove_day(partition).map(|()| 0)
-        });
-        match filed {
-            Err(error) if error.is_replaced() && races < MOST_RACES => races += 1,
-            filed => return filed,
+    while_replaced(|| {
+        let staged = archive.stage_resharded(first, schema, partition, shards)?;
+        if staged.info.rows > 0 {
+            return Ok(staged.publish()?.info.rows);
         }
-    }
+        drop(staged);
+        archive.remove_day(partition).map(|()| 0)
+    })
 }

@@ -11,7 +11,7 @@ use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::ArrowError;
 use arrow_select::zip::zip;
 
-use crate::archive::{Archive, ArchiveError, MOST_RACES, PartName, Partition, ShardLock};
+use crate::archive::{Archive, ArchiveError, PartName, Partition, ShardLock, while_replaced};
 use crate::flatten::{Columns, Plan, Row};
 use crate::schema::Schema;
 
@@ -66,19 +66,14 @@ pub fn upgrade(
 ) -> Result<Option<Upgraded>, ArchiveError> {
     let Some(lock) = locks.iter().find(|lock| lock.shard == outdated.name.shard) else { return Ok(None) };
     let plan = Plan::new(Arc::clone(schema));
-    for attempt in 1.. {
+    while_replaced(|| {
         let mut values = 0;
         let mut map = |batch: &RecordBatch| refilled(&plan, batch, &mut values);
         let Some(staged) = archive.stage_mapped(lock, schema, outdated.partition.date, &mut map)? else {
             return Ok(None);
         };
-        match staged.publish() {
-            // Somebody else has written the day since it was read.
-            Err(error) if error.is_replaced() && attempt < MOST_RACES => (),
-            live => return Ok(Some(Upgraded { values, bytes: live?.info.bytes })),
-        }
-    }
-    unreachable!("the last attempt returns")
+        Ok(Some(Upgraded { values, bytes: staged.publish()?.info.bytes }))
+    })
 }
 
 /// A batch with those values in their columns that `unmapped` held of them; counts them.

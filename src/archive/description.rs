@@ -13,7 +13,7 @@ use crate::clock::{self, Timestamp};
 use crate::disk::Disk;
 use crate::schema::Schema;
 
-use super::{ARCHIVE_FORMAT, Archive, ArchiveError, MOST_RACES, PartName, Place, Scan, paths, shard_of, write};
+use super::{ARCHIVE_FORMAT, Archive, ArchiveError, PartName, Place, Scan, paths, shard_of, while_replaced, write};
 
 /// Devices by which a shard is told.
 const SEEN_DEVICES: usize = 50;
@@ -106,8 +106,7 @@ impl Archive {
     /// # Errors
     /// Where the description cannot be read or written.
     pub fn note_pseudonym_key(&self, shard: u32, mark: &str, now: Timestamp) -> Result<Option<KeyMark>, ArchiveError> {
-        let mut races = 0;
-        loop {
+        while_replaced(|| {
             let Some(text) = self.store.description()? else { return Err(self.undescribed()) };
             let said = self.read_description(&text)?;
             let mut keys = said.pseudonym_keys;
@@ -119,16 +118,11 @@ impl Archive {
             keys.push(KeyMark { mark: mark.to_owned(), since: now });
             // Where each start has a key of its own, they would fill the description.
             keys.drain(..keys.len().saturating_sub(MOST_KEYS));
-            match self.describe(shard, Said { pseudonym_keys: keys.clone(), ..said }, now, Some(&text)) {
-                // Another collector wrote it, or a reshard.
-                Err(error) if error.is_replaced() && races < MOST_RACES => races += 1,
-                written => {
-                    written?;
-                    self.remember(keys);
-                    return Ok(former);
-                }
-            }
-        }
+            // Another collector may have written it meanwhile, or a reshard.
+            self.describe(shard, Said { pseudonym_keys: keys.clone(), ..said }, now, Some(&text))?;
+            self.remember(keys);
+            Ok(former)
+        })
     }
 
     /// That no days were, or are being, filed into another number of shards since this was opened; and by nobody else

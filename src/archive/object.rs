@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chrono::NaiveDate;
 
-use super::publish::MOST_RACES;
+use super::publish::while_replaced;
 use super::read::PartFile;
 use super::source::Source;
 use super::staging::warn;
@@ -243,25 +243,18 @@ impl Store for Objects {
         let staging = paths::staging(&archive.own, 0);
         archive.disk.make_dirs(&staging)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (mut races, mut is_second) = (0, false);
-        loop {
+        let held = || {
             let mut file = archive.unfinished(&staging, &format!("read.{name}"))?;
             let local = file.path().to_owned();
             // Nobody needs its name: without one, a killed process leaves nothing behind.
             archive.disk.remove(&local).unwrap_or_else(|error| warn(&error));
-            match self.download(path, &mut file, &local) {
-                // A collector published it anew while it was read: what is there now is read.
-                Err(ArchiveError::Bucket(BucketError::Replaced(_))) if races < MOST_RACES => races += 1,
-                version => {
-                    let held = PartFile::held(path, file.into_file(), version?)?;
-                    // What came over a network is damage only if it comes like that again.
-                    if is_second || held.checksum()? != Checksum::Wrong {
-                        return Ok(held);
-                    }
-                    is_second = true;
-                }
-            }
-        }
+            let version = self.download(path, &mut file, &local)?;
+            PartFile::held(path, file.into_file(), version)
+        };
+        // A collector may publish it anew while it is read: what is there then is read.
+        let first = while_replaced(held)?;
+        // What came over a network is damage only if it comes like that again.
+        if first.checksum()? == Checksum::Wrong { while_replaced(held) } else { Ok(first) }
     }
 
     fn next_name(&self, shard: u32, old: Option<PartName>) -> PartName {

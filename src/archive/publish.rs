@@ -14,7 +14,21 @@ use super::staging::Staging;
 use super::{Archive, ArchiveError, PartName, Partition};
 
 /// So many times in a row, others may be faster.
-pub const MOST_RACES: u32 = 20;
+const MOST_RACES: u32 = 20;
+
+/// Does something once more where somebody else was faster, as often as that may be.
+///
+/// # Errors
+/// As what is done; [`ArchiveError::is_replaced`] where somebody was faster each time.
+pub fn while_replaced<T>(mut once: impl FnMut() -> Result<T, ArchiveError>) -> Result<T, ArchiveError> {
+    for _ in 0..MOST_RACES {
+        match once() {
+            Err(error) if error.is_replaced() => (),
+            done => return done,
+        }
+    }
+    once()
+}
 
 /// A new version of a day, written and synced, that no reader sees yet. Dropping it leaves the
 /// archive as it was.

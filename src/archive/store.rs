@@ -1,8 +1,8 @@
 //! Where the parts of an archive lie: the one interface through which it reaches them.
 //!
 //! There are two: a local [folder](super::folder), and a [bucket](super::object) of an object store. Nothing above
-//! knows which. What is not data (journal, staging, quarantine, locks) is always on a local disk and not the stores'
-//! business.
+//! knows which. What is not data (journal, staging, quarantine, locks) is always on a local disk; a store only says whether
+//! that disk's folder belongs to its archive, and keeps there what has to be known while it cannot be asked.
 
 use std::collections::BTreeMap;
 use std::fmt;

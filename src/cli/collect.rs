@@ -1,4 +1,5 @@
-//! `collect`.
+//! `collect`: sweeps of the accounts that are meant, once or in a loop. What is asked and kept is [`crate::collect`]'s
+//! business; here are options, the loop, and what is told of it.
 
 use std::collections::BTreeSet;
 use std::io::Read;

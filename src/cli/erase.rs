@@ -1,4 +1,4 @@
-//! `prune` and `forget`.
+//! `prune` and `forget`: what is to go, what went, and what could not. How rows are taken out, [`crate::erase`] knows.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! `status` and `doctor`.
+//! `status` and `doctor`: checks, printed. What is checked, [`crate::health`] knows.
 
 use chrono::TimeDelta;
 use comfy_table::Table;

@@ -1,4 +1,4 @@
-//! `import`.
+//! `import`: which files are meant, and how they are opened. How bodies are read out of them, [`crate::import`] knows.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! `init`.
+//! `init`: an archive of several shards, before anybody collects.
 
 use anyhow::bail;
 

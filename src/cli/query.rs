@@ -1,4 +1,4 @@
-//! `query`.
+//! `query`: what is asked of the archive, and in which form the answer is given. The answers are [`crate::query`]'s.
 
 mod course;
 mod format;

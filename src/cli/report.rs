@@ -1,4 +1,4 @@
-//! `report`.
+//! `report`: the page, written to where it is wanted. What is on it, [`crate::report`] knows.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `schema`.
+//! `schema`: the columns as a list, as JSON or as DuckDB's views, and what devices sent that is in none.
 
 use std::path::Path;
 

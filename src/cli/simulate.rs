@@ -1,4 +1,4 @@
-//! `simulate`.
+//! `simulate`: the simulated API for others to ask, or its fleet's states in a file.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

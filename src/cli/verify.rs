@@ -1,4 +1,4 @@
-//! `verify`.
+//! `verify`: findings, as a table or as JSON, and their repair. What is looked at, [`crate::verify`] knows.
 
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;

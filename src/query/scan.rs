@@ -12,7 +12,7 @@ use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 use chrono::NaiveDate;
 
-use crate::archive::{Archive, ArchiveError, Part, Partition, Piece, Scan};
+use crate::archive::{Archive, ArchiveError, Part, Partition, Piece, Scan, while_replaced};
 use crate::schema::Schema;
 use crate::snapshot::AccountId;
 
@@ -24,9 +24,6 @@ const MOST_THREADS: usize = 8;
 
 /// Threads that read at once from an object store: they wait more than they work.
 const MOST_WAITING: usize = 16;
-
-/// How often a part is read anew that somebody replaces while it is read.
-const MOST_AGAIN: u32 = 10;
 
 /// The days of an archive, as questions are asked of them.
 #[derive(Debug)]
@@ -169,15 +166,15 @@ impl<'a> Days<'a> {
                 part.iter().flat_map(|part| part.pieces_of(scan, 1).into_iter().map(move |piece| (part, piece)));
             pieces.map(|(part, piece)| self.unless_damaged(read(part, &piece))).collect::<Result<Vec<_>, _>>()
         };
-        let whole = |path: &PathBuf| {
-            let mut again = (0..MOST_AGAIN).map(|_| once(path));
-            let is_read = |read: &Result<_, ArchiveError>| !matches!(read, Err(error) if error.is_replaced());
-            again.find(is_read).unwrap_or_else(|| once(path))
-        };
-        side_by_side(self.threads, paths, whole, |found| {
-            found?.into_iter().flatten().for_each(&mut take);
-            Ok(())
-        })
+        side_by_side(
+            self.threads,
+            paths,
+            |path| while_replaced(|| once(path)),
+            |found| {
+                found?.into_iter().flatten().for_each(&mut take);
+                Ok(())
+            },
+        )
     }
 
     /// A few parts, of which the row groups come in pieces, for everybody has to have something to do. Of a row group of
