@@ -37,7 +37,7 @@ use crate::schema::Schema;
 
 pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
 pub use apps::{AppsOptions, apps};
-pub use changes::{ChangesOptions, changes};
+pub use changes::{Change, Changes, ChangesOptions, changes};
 pub use device::{Named, Shared, TimesSeen, devices_seen, resolve_devices, shared, times_seen};
 pub use drift::{Unexpected, drift, unexpected};
 pub use gaps::{Cause, Coverage, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, coverage, gaps, holes, whole_intervals};

@@ -122,7 +122,7 @@ impl Asker<'_> {
     fn changes(&self, question: &ChangesArgs) -> anyhow::Result<Answer> {
         let window = self.window(&question.window)?;
         let states = self.states(&question.device, &question.column, window)?;
-        Ok(changes(&self.days, &ChangesOptions { states, back: span(&question.back)? })?)
+        Ok(changes(&self.days, &ChangesOptions { states, back: span(&question.back)? })?.into_answer())
     }
 
     fn apps(&self, question: &AppsArgs) -> anyhow::Result<Answer> {

@@ -28,6 +28,64 @@ pub struct ChangesOptions {
     pub back: TimeDelta,
 }
 
+/// A change of a device's state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// When the first state with the new value was.
+    pub at: Timestamp,
+    /// The device's id.
+    pub device: String,
+    /// Its newest name.
+    pub device_name: Option<String>,
+    /// The account and the registration that reported it; none where nobody said so.
+    pub account: Option<String>,
+    /// The registration, or what stands for it.
+    pub registration: Option<String>,
+    /// What changed.
+    pub column: String,
+    /// The value before.
+    pub from: Cell,
+    /// The new value.
+    pub to: Cell,
+    /// Seconds for which the value before was seen.
+    pub after_s: f64,
+    /// Whether it may have been there for longer: of the first value, only the states that were looked at are known.
+    pub at_least: bool,
+}
+
+/// What changed, oldest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Changes {
+    /// Each change.
+    pub changes: Vec<Change>,
+    /// Whether only the account tells some of them apart.
+    pub has_accounts: bool,
+    /// The column of the registration, where only that tells some of them apart.
+    pub registration: Option<String>,
+}
+
+impl Changes {
+    /// A row for each.
+    #[must_use]
+    pub fn into_answer(self) -> Answer {
+        let reporter = self.has_accounts.then_some("account_id").into_iter().chain(self.registration.as_deref());
+        let keys = ["device_id", "device_name"].into_iter().chain(reporter).chain(["column"]).map(AnswerColumn::key);
+        let keys = [AnswerColumn::key("at").of_kind(Kind::Timestamp)].into_iter().chain(keys);
+        let values = [("from", ""), ("to", ""), ("after_s", "s"), ("at_least", "")];
+        let values = values.map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
+        let columns = keys.chain(values).collect();
+        let (has_accounts, has_registrations) = (self.has_accounts, self.registration.is_some());
+        let row = |change: Change| {
+            let reporter = [has_accounts.then_some(change.account), has_registrations.then_some(change.registration)];
+            let keys = [change.at.into(), change.device.into(), change.device_name.into()];
+            let keys = keys.into_iter().chain(reporter.into_iter().flatten().map(Cell::from));
+            let values = [change.column.into(), change.from, change.to, change.after_s.into()];
+            keys.chain(values).chain([Cell::Flag(change.at_least)]).collect()
+        };
+        Answer { title: "changes".to_owned(), columns, rows: self.changes.into_iter().map(row).collect() }
+    }
+}
+
 /// When the values of columns changed: from what to what, and after how long, or at least how long where nothing older
 /// was looked at, which `at_least` says. A state without a value changes nothing.
 ///
@@ -37,7 +95,7 @@ pub struct ChangesOptions {
 ///
 /// # Errors
 /// Where the window has no length, there is no such column or no state in the window, or the archive cannot be read.
-pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryError> {
+pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Changes, QueryError> {
     let ChangesOptions { states: asked, back } = options;
     asked.window.check()?;
     let since = asked.window.since;
@@ -63,36 +121,48 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Answer, QueryErr
         return Err(no_state(asked.devices.as_deref(), asked.window));
     }
     let names = newest_names(days, options.devices.as_deref(), window)?;
-    Ok(told(all, &names, &reading.schema, &options.columns, since))
+    Ok(changes_since(since, all, &names, &reading.schema, &options.columns))
 }
 
 /// The changes since a moment, oldest first.
-fn told(all: Histories, names: &Names, schema: &Schema, watched: &[String], since: Timestamp) -> Answer {
-    let since = since.timestamp_micros();
+fn changes_since(since: Timestamp, all: Histories, names: &Names, schema: &Schema, watched: &[String]) -> Changes {
+    let micros = since.timestamp_micros();
     let lines = all.0.into_iter().map(|(device, registrations)| (device, lines_of(registrations)));
     // Whoever has no change is of no account for what is shown either.
-    let lines = lines.filter(|(_, lines)| lines.iter().any(|line| line.history.has_changed_since(since)));
+    let lines = lines.filter(|(_, lines)| lines.iter().any(|line| line.history.has_changed_since(micros)));
     let lines: Vec<(String, Vec<Line>)> = lines.collect();
     let shown = Shown::of(lines.iter().map(|(_, lines)| &lines[..]));
-    let mut rows: Vec<(i64, Vec<Cell>)> = Vec::new();
-    for (device, line) in lines.iter().flat_map(|(device, lines)| lines.iter().map(move |line| (device, line))) {
-        let name = names.get(device).cloned();
-        rows.extend(line.history.rows(|at| {
-            let keys = [Cell::Text(device.clone()), name.clone().into()].into_iter().chain(shown.cells(line, at));
-            keys.chain([Cell::from(watched[line.column].clone())]).collect()
-        }));
-    }
-    rows.retain(|(at, _)| *at >= since);
-    rows.sort_by_key(|(at, _)| *at);
-    let [registration, _] = registrations(schema).map(|at| schema.columns[at].name.as_str());
-    let reporter = [shown.account.then_some("account_id"), shown.registration.then_some(registration)];
-    let reporter = reporter.into_iter().flatten();
-    let keys = ["device_id", "device_name"].into_iter().chain(reporter).chain(["column"]).map(AnswerColumn::key);
-    let keys = [AnswerColumn::key("at").of_kind(Kind::Timestamp)].into_iter().chain(keys);
-    let values = [("from", ""), ("to", ""), ("after_s", "s"), ("at_least", "")];
-    let values = values.map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
-    let columns = keys.chain(values).collect();
-    Answer { title: "changes".to_owned(), columns, rows: rows.into_iter().map(|(_, row)| row).collect() }
+    let of_lines = lines.iter().flat_map(|(device, lines)| {
+        let of_line = |line| changes_of(line, device, names.get(device), watched);
+        lines.iter().flat_map(of_line).collect::<Vec<_>>()
+    });
+    let mut changes: Vec<Change> = of_lines.filter(|change| change.at >= since).collect();
+    changes.sort_by_key(|change| change.at);
+    let [registration, _] = registrations(schema).map(|at| schema.columns[at].name.clone());
+    Changes { changes, has_accounts: shown.account, registration: shown.registration.then_some(registration) }
+}
+
+/// The changes in what a column was of a device.
+#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+fn changes_of(line: &Line, device: &str, name: Option<&String>, watched: &[String]) -> Vec<Change> {
+    let pairs = line.history.0.windows(2).enumerate().map(|(place, pair)| {
+        let ((began, _, from), (at, _, to)) = (&pair[0], &pair[1]);
+        let said = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let (account, registration) = line.reporter(*at);
+        Change {
+            at: clock::from_micros(*at).unwrap_or_default(),
+            device: device.to_owned(),
+            device_name: name.cloned(),
+            account: said(account),
+            registration: said(registration),
+            column: watched[line.column].clone(),
+            from: from.clone(),
+            to: to.clone(),
+            after_s: (at - began) as f64 / 1e6,
+            at_least: place == 0,
+        }
+    });
+    pairs.collect()
 }
 
 /// What was reported of devices, by their ids.
@@ -142,13 +212,6 @@ impl Shown {
             }
         }
         shown
-    }
-
-    fn cells(&self, line: &Line, at: i64) -> impl Iterator<Item = Cell> {
-        let (account, registration) = line.reporter(at);
-        let told = |text: &str| Cell::from(Some(text.to_owned()).filter(|text| !text.is_empty()));
-        let account = self.account.then(|| told(account));
-        account.into_iter().chain(self.registration.then(|| told(registration)))
     }
 }
 
@@ -252,20 +315,6 @@ impl History {
     /// Whether there was a change at a moment or later.
     fn has_changed_since(&self, micros: i64) -> bool {
         self.0.iter().skip(1).any(|(at, _, _)| *at >= micros)
-    }
-
-    /// A row for each change, and when it was; `keys` says of a time what the row is known by.
-    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-    fn rows(&self, keys: impl Fn(i64) -> Vec<Cell>) -> Vec<(i64, Vec<Cell>)> {
-        let pairs = self.0.windows(2).enumerate().map(|(place, pair)| {
-            let ((began, _, from), (at, _, to)) = (&pair[0], &pair[1]);
-            let after = Cell::Number((at - began) as f64 / 1e6);
-            // Of the first value, only the states that were looked at are known.
-            let at_least = Cell::Flag(place == 0);
-            let row = [Cell::from(clock::from_micros(*at))].into_iter().chain(keys(*at));
-            (*at, row.chain([from.clone(), to.clone(), after, at_least]).collect())
-        });
-        pairs.collect()
     }
 }
 

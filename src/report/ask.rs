@@ -7,8 +7,8 @@ use chrono::TimeDelta;
 
 use crate::clock::Zone;
 use crate::query::{
-    Agg, Answer, Cell, ChangesOptions, GapsOptions, QueryError, StateOptions, TrendOptions, Who, changes, gaps, latest,
-    metrics, newest_names, trend,
+    Agg, Answer, Cell, Change, ChangesOptions, GapsOptions, QueryError, StateOptions, TrendOptions, Who, changes, gaps,
+    latest, metrics, newest_names, trend,
 };
 use crate::schema::Unit;
 
@@ -23,31 +23,6 @@ const KNOWN_BEFORE: TimeDelta = TimeDelta::days(1);
 
 /// The unit of percentages that are 0 to 1.
 const FRACTION: &str = "of 1";
-
-/// A change of a device's state.
-pub(super) struct Change<'a> {
-    pub(super) at: &'a Cell,
-    pub(super) device: String,
-    pub(super) column: String,
-    pub(super) from: &'a Cell,
-    pub(super) to: &'a Cell,
-}
-
-/// The changes that an answer lists, oldest first.
-pub(super) fn changes_in(answer: &Answer) -> impl DoubleEndedIterator<Item = Change<'_>> {
-    let place = |name: &str| {
-        answer.columns.iter().position(|column| column.name == name).expect("an answer about changes has the column")
-    };
-    let [at, device, column, from, to] = ["at", "device_id", "column", "from", "to"].map(place);
-    let text = |cell: &Cell| cell.text().unwrap_or_default();
-    answer.rows.iter().map(move |row| Change {
-        at: &row[at],
-        device: text(&row[device]),
-        column: text(&row[column]),
-        from: &row[from],
-        to: &row[to],
-    })
-}
 
 impl Asking<'_> {
     /// The newest values of what devices are known by.
@@ -66,23 +41,21 @@ impl Asking<'_> {
         Ok(Known::of(&latest(self.days, &options)?, &names))
     }
 
-    pub(super) fn changed(&self) -> Result<Answer, QueryError> {
+    /// The changes of the devices, oldest first.
+    pub(super) fn changed(&self) -> Result<Vec<Change>, QueryError> {
         let columns = self.plan.change.iter().map(|shown| &shown.column);
         let columns = columns.chain([&self.plan.disconnects.column]).cloned().collect();
         let states = StateOptions { devices: self.options.devices.clone(), columns, window: self.options.window };
         let mut changed = changes(self.days, &ChangesOptions { states, back: KNOWN_BEFORE })?;
-        if let Some(account) = changed.columns.iter().position(|column| column.name == "account_id") {
+        if changed.has_accounts {
             // What a device did is one thing, though it is in several accounts: that of the first that tells of it.
-            let told = changes_in(&changed).map(|change| {
-                [change.at.text(), Some(change.device), Some(change.column), change.from.text(), change.to.text()]
-            });
             let mut first = BTreeMap::new();
-            let accounts = changed.rows.iter().map(|row| row[account].text());
-            let is_its = |(change, account)| *first.entry(change).or_insert_with(|| Option::clone(&account)) == account;
-            let mut is_first = told.zip(accounts).map(is_its).collect::<Vec<_>>().into_iter();
-            changed.rows.retain(|_| is_first.next().unwrap_or(true));
+            changed.changes.retain(|Change { at, device, column, from, to, account, .. }| {
+                let change = (*at, device.clone(), column.clone(), from.text(), to.text());
+                first.entry(change).or_insert_with(|| account.clone()) == account
+            });
         }
-        Ok(changed)
+        Ok(changed.changes)
     }
 
     /// A limit, on the scale that percentages have in this archive.

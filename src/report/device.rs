@@ -1,9 +1,9 @@
 //! What is said of single devices.
 
-use crate::query::{Agg, Answer, Cause, Cell, QueryError, Who};
+use crate::query::{Agg, Answer, Cause, Cell, Change, QueryError, Who};
 
 use super::Asking;
-use super::ask::{Known, changes_in};
+use super::ask::Known;
 use super::fleet::{cause_words, share_chart};
 use super::model::{Chart, Fact, Report, Section, Table, TableRow};
 
@@ -42,7 +42,7 @@ impl Asking<'_> {
         &self,
         ids: &[String],
         known: &Known,
-        changed: &Answer,
+        changed: &[Change],
     ) -> Result<Vec<Section>, QueryError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -91,12 +91,12 @@ impl Asking<'_> {
     }
 
     /// The newest changes of a device.
-    fn changes_of(&self, id: &str, changed: &Answer) -> Table {
+    fn changes_of(&self, id: &str, changed: &[Change]) -> Table {
         let shown = || self.plan.change.iter().chain(&self.plan.share);
         let title = |column: &str| shown().find(|shown| shown.column == column).map(|shown| shown.title.clone());
-        let rows = changes_in(changed).rev().filter(|change| change.device == id).map(|change| {
-            let what = title(&change.column).unwrap_or(change.column);
-            let cells = vec![change.at.clone(), what.into(), change.from.clone(), change.to.clone()];
+        let rows = changed.iter().rev().filter(|change| change.device == id).map(|change| {
+            let what = title(&change.column).unwrap_or_else(|| change.column.clone());
+            let cells = vec![change.at.into(), what.into(), change.from.clone(), change.to.clone()];
             TableRow { cells, ..TableRow::default() }
         });
         Table::new("Changes, newest first", &["At", "What", "From", "To"], rows.collect(), MOST_CHANGES)

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock;
-use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, MOST_MISSED, QueryError, Who, Window, apps};
+use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, Change, MOST_MISSED, QueryError, Who, Window, apps};
 
 use super::Asking;
-use super::ask::{Known, changes_in};
+use super::ask::Known;
 use super::model::{Chart, Fact, Report, Section, Table, TableRow};
 use super::plan::{Bound, Shown};
 use super::trouble::{Ranking, chosen};
@@ -234,14 +234,14 @@ impl Naming<'_> {
 }
 
 /// What became different, how often, and on how many devices.
-fn changes_of_the_fleet(changed: &Answer, wanted: &[Shown]) -> Section {
+fn changes_of_the_fleet(changed: &[Change], wanted: &[Shown]) -> Section {
     let of_column = |wanted: &Shown| {
-        let mut kinds: BTreeMap<(String, String), (f64, BTreeSet<String>)> = BTreeMap::new();
-        for change in changes_in(changed).filter(|change| change.column == wanted.column) {
+        let mut kinds: BTreeMap<(String, String), (f64, BTreeSet<&str>)> = BTreeMap::new();
+        for change in changed.iter().filter(|change| change.column == wanted.column) {
             let kind = (change.from.text().unwrap_or_default(), change.to.text().unwrap_or_default());
             let (times, devices) = kinds.entry(kind).or_default();
             *times += 1.0;
-            devices.insert(change.device);
+            devices.insert(&change.device);
         }
         let mut kinds: Vec<_> = kinds.into_iter().collect();
         kinds.sort_by_key(|(_, (_, devices))| std::cmp::Reverse(devices.len()));

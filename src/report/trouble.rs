@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
-use crate::query::{Agg, Answer, Cell, QueryError, times_seen};
+use crate::query::{Agg, Cell, Change, QueryError, times_seen};
 
 use super::Asking;
-use super::ask::{Change, changes_in};
 use super::fleet::{MOST_ROWS, Naming};
 use super::model::{Section, Table, TableRow};
 use super::plan::{Bound, Limit};
@@ -60,7 +59,7 @@ impl Asking<'_> {
     pub(super) fn rankings(
         &self,
         states: &BTreeMap<String, i64>,
-        changed: &Answer,
+        changed: &[Change],
     ) -> Result<Vec<Ranking>, QueryError> {
         let mut by_agg: Vec<(Agg, Vec<&Limit>)> = Vec::new();
         for limit in &self.plan.limit {
@@ -89,14 +88,15 @@ impl Asking<'_> {
     }
 
     /// How often a day each device disconnected, of those that did.
-    fn disconnects(&self, states: &BTreeMap<String, i64>, changed: &Answer) -> Result<Values, QueryError> {
+    fn disconnects(&self, states: &BTreeMap<String, i64>, changed: &[Change]) -> Result<Values, QueryError> {
         let disconnects = &self.plan.disconnects;
         let mut left: Values = states.keys().map(|id| (id.clone(), 0.0)).collect();
         // The API's examples write the value with a capital.
         let is_it = |cell: &Cell| cell.text().is_some_and(|text| text.eq_ignore_ascii_case(&disconnects.value));
-        let is_one = |change: &Change| change.column == disconnects.column && is_it(change.from) && !is_it(change.to);
-        for change in changes_in(changed).filter(is_one) {
-            *left.entry(change.device).or_default() += 1.0;
+        let is_one =
+            |change: &&Change| change.column == disconnects.column && is_it(&change.from) && !is_it(&change.to);
+        for change in changed.iter().filter(is_one) {
+            *left.entry(change.device.clone()).or_default() += 1.0;
         }
         left.retain(|_, times| *times > 0.0);
         let days = if left.is_empty() { BTreeMap::new() } else { self.days_seen()? };
