@@ -40,7 +40,10 @@ pub use apps::{AppsOptions, apps};
 pub use changes::{Change, Changes, ChangesOptions, changes};
 pub use device::{Named, Shared, TimesSeen, devices_seen, resolve_devices, shared, times_seen};
 pub use drift::{Unexpected, drift, unexpected};
-pub use gaps::{Cause, Coverage, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, coverage, gaps, holes, whole_intervals};
+pub use gaps::{
+    Cause, Coverage, DeviceGaps, Gap, Gaps, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, Missed, coverage, each_gap,
+    gaps, holes, whole_intervals,
+};
 pub use latest::{StateOptions, latest};
 pub use metric::{Metric, MetricKind, is_pattern, metric_groups, metrics};
 pub use newest::newest_names;

@@ -100,7 +100,7 @@ impl Healer {
         let devices = (!named.is_empty()).then(|| known.clone());
         // What was asked since is known to nobody yet.
         let until = waiting.map_or(now, |waiting| waiting.min(now));
-        let options = GapsOptions { devices, window, every, zone: Zone::UTC, each: true, now, known_until: until };
+        let options = GapsOptions { devices, window, every, zone: Zone::UTC, now, known_until: until };
         let mut searched = Searched::read(&days, window, &[Source::Raw])?;
         let Missing { of_all, of_each } = self.missing(&days, &options, &known, &named, &searched)?;
         // What is read for all is not read for each once more.

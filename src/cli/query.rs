@@ -15,8 +15,8 @@ use crate::health;
 use crate::privacy::{Action, Policy, is_pseudonym};
 use crate::query::{
     Answer, AppsOptions, ChangesOptions, Days, GapsOptions, KNOWN_BEFORE, Named, QueryError, Shared, StateOptions,
-    TrendOptions, Who, Window, apps, changes, gaps, is_pattern, latest, metrics, resolve_devices, shared, trend,
-    whole_intervals,
+    TrendOptions, Who, Window, apps, changes, each_gap, gaps, is_pattern, latest, metrics, resolve_devices, shared,
+    trend, whole_intervals,
 };
 use crate::snapshot::DeviceId;
 
@@ -143,9 +143,12 @@ impl Asker<'_> {
         // Whoever has a state in an interval that the window only touches is meant too.
         let whole = whole_intervals(window, every, self.zone, self.now)?;
         let devices = self.devices_of(&question.device, whole, &|device, window| self.known_device(device, window))?;
-        let (now, zone, each) = (self.now, self.zone, question.each);
-        let options = GapsOptions { devices, window, every, zone, each, now, known_until };
-        Ok(gaps(&self.days, &options)?)
+        let options = GapsOptions { devices, window, every, zone: self.zone, now: self.now, known_until };
+        Ok(if question.each {
+            each_gap(&self.days, &options)?.into_answer()
+        } else {
+            gaps(&self.days, &options)?.into_answer()
+        })
     }
 
     fn states(&self, devices: &[String], columns: &[String], window: Window) -> Result<StateOptions, QueryError> {

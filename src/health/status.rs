@@ -457,7 +457,7 @@ impl Covered {
             window,
             every: options.expect,
             zone: Zone::UTC,
-            each: false,
+
             now,
             known_until: until,
         };

@@ -40,8 +40,6 @@ pub struct GapsOptions {
     pub every: Duration,
     /// Whose midnight the intervals are counted from.
     pub zone: Zone,
-    /// Each gap by itself, and not each device.
-    pub each: bool,
     /// What is asked of Cloudflare's history is asked now.
     pub now: Timestamp,
     /// What was asked of the API since is not known: intervals that end later are none.
@@ -105,7 +103,7 @@ pub fn holes(days: &Days, options: &GapsOptions, account: &str, known: &[String]
     };
     let reading = Reading::of(&seen, options);
     let of_device = |(device, seeings)| {
-        let gaps = reading.gaps(device, seeings).into_iter();
+        let gaps = reading.runs(device, seeings).into_iter();
         gaps.filter_map(|gap| {
             let since = reading.recoverable(&gap).next().and_then(|bucket| seen.buckets.start(bucket))?;
             let window = Window { since, until: seen.buckets.start(gap.last + 1)? };
@@ -151,7 +149,7 @@ pub fn coverage(days: &Days, options: &GapsOptions, account: &str) -> Result<Cov
     for (device, seeings) in seen.devices.iter().filter(|(device, _)| device.0 == account) {
         let expected = seen.buckets.count();
         let (mut gone, mut missed) = (0, 0);
-        for gap in reading.gaps(device, seeings) {
+        for gap in reading.runs(device, seeings) {
             gone += gap.intervals();
             missed += if gap.is_missed() { gap.intervals() } else { 0 };
         }
@@ -162,7 +160,67 @@ pub fn coverage(days: &Days, options: &GapsOptions, account: &str) -> Result<Cov
     Ok(all)
 }
 
-/// Expected and present intervals of each device, and why the others have no state; or each gap by itself.
+/// What is missing of devices, in their order: of each device, or gap by gap.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gaps<T> {
+    /// Each device, or each gap.
+    pub all: Vec<T>,
+    /// Whether they are of several accounts.
+    pub has_accounts: bool,
+    /// Intervals in which a state is expected, of all devices.
+    pub expected: usize,
+    /// Those that have one.
+    pub present: usize,
+    /// How many devices there are.
+    pub devices: usize,
+}
+
+/// Who a gap is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missed {
+    /// The account.
+    pub account: String,
+    /// The device's id.
+    pub device: String,
+    /// Its newest name.
+    pub device_name: Option<String>,
+}
+
+/// What is missing of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceGaps {
+    /// The device.
+    pub of: Missed,
+    /// Intervals in which a state is expected.
+    pub expected: usize,
+    /// Those that have one.
+    pub present: usize,
+    /// The others, by why they have none, in the order of [`Cause::ALL`].
+    pub missing: [usize; Cause::ALL.len()],
+    /// Those that Cloudflare's history may still have.
+    pub recoverable: usize,
+    /// Days until it no longer has the oldest of them.
+    pub days_left: Option<f64>,
+}
+
+/// Intervals that follow each other and have no state for the same cause.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gap {
+    /// The device.
+    pub of: Missed,
+    /// When the first of them begins.
+    pub from: Option<Timestamp>,
+    /// When the last ends.
+    pub to: Option<Timestamp>,
+    /// Why there is no state.
+    pub cause: Cause,
+    /// How many they are.
+    pub intervals: usize,
+    /// Days until Cloudflare's history no longer has the oldest of them; none where it has none.
+    pub days_left: Option<f64>,
+}
+
+/// Expected and present intervals of each device, and why the others have no state.
 ///
 /// Expected is every device that is named, or has a state or was asked for in the window, in every interval of it that
 /// is over. A page of the list asks for every device of its account that the collector keeps: all, or those of a shard.
@@ -170,12 +228,84 @@ pub fn coverage(days: &Days, options: &GapsOptions, account: &str) -> Result<Cov
 /// # Errors
 /// Where the window has no length or too many intervals, there is neither state nor request in it, or the archive
 /// cannot be read.
-pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Answer, QueryError> {
-    // An average an hour says nothing of shorter intervals.
-    let sources: &[Source] = if options.every < AN_HOUR { &[Source::Raw] } else { &[Source::Raw, Source::Hourly] };
-    let seen = Seen::read(days, options, Vec::new(), sources)?;
-    let reading = Reading::of(&seen, options);
-    if options.each { reading.each() } else { Ok(reading.by_device()) }
+pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Gaps<DeviceGaps>, QueryError> {
+    let seen = Seen::read(days, options, Vec::new(), sources(options))?;
+    Ok(Reading::of(&seen, options).by_device())
+}
+
+/// Each gap of them by itself.
+///
+/// # Errors
+/// As for [`gaps`], and where there are too many.
+pub fn each_gap(days: &Days, options: &GapsOptions) -> Result<Gaps<Gap>, QueryError> {
+    let seen = Seen::read(days, options, Vec::new(), sources(options))?;
+    Reading::of(&seen, options).each()
+}
+
+/// What was read of the history counts, but for averages an hour where intervals are shorter.
+fn sources(options: &GapsOptions) -> &'static [Source] {
+    if options.every < AN_HOUR { &[Source::Raw] } else { &[Source::Raw, Source::Hourly] }
+}
+
+impl<T> Gaps<T> {
+    fn answer(self, columns: impl IntoIterator<Item = AnswerColumn>, row: impl Fn(T, bool) -> Vec<Cell>) -> Answer {
+        let Self { expected, present, devices, has_accounts, .. } = self;
+        let title = format!("{present} of {expected} intervals of {devices} devices have a state");
+        let account = has_accounts.then(|| AnswerColumn::key("account_id"));
+        let keys = account.into_iter().chain(["device_id", "device_name"].map(AnswerColumn::key));
+        let rows = self.all.into_iter().map(|one| row(one, has_accounts)).collect();
+        Answer { title, columns: keys.chain(columns).collect(), rows }
+    }
+}
+
+impl Gaps<DeviceGaps> {
+    /// Intervals that have no state for a cause, of all devices.
+    #[must_use]
+    pub fn missing(&self, cause: Cause) -> usize {
+        self.all.iter().map(|device| device.missing[cause as usize]).sum()
+    }
+
+    /// A row for each device.
+    #[must_use]
+    pub fn into_answer(self) -> Answer {
+        let intervals = |name: &str| AnswerColumn::value(name.to_owned(), "intervals");
+        let counts = ["expected", "present"].map(intervals).into_iter();
+        let coverage = [AnswerColumn::value("coverage".to_owned(), "share")];
+        let causes = Cause::ALL.map(|cause| intervals(cause.name()));
+        let rest = [intervals("recoverable"), AnswerColumn::value("days_left".to_owned(), "d")];
+        self.answer(counts.chain(coverage).chain(causes).chain(rest), |device, has_accounts| {
+            let mut row = device.of.cells(has_accounts);
+            let DeviceGaps { expected, present, .. } = device;
+            row.extend([Cell::count(expected), Cell::count(present), share(present, expected)]);
+            row.extend(device.missing.map(Cell::count));
+            row.extend([Cell::count(device.recoverable), device.days_left.into()]);
+            row
+        })
+    }
+}
+
+impl Gaps<Gap> {
+    /// A row for each gap.
+    #[must_use]
+    pub fn into_answer(self) -> Answer {
+        let times = ["from", "to"].map(|name| AnswerColumn::key(name).of_kind(Kind::Timestamp)).into_iter();
+        let values = [("length", "intervals"), ("days_left", "d")];
+        let values = values.map(|(name, unit)| AnswerColumn::value(name.to_owned(), unit));
+        self.answer(times.chain([AnswerColumn::key("cause")]).chain(values), |gap, has_accounts| {
+            let mut row = gap.of.cells(has_accounts);
+            row.extend([gap.from.into(), gap.to.into(), Cell::Text(gap.cause.name().to_owned())]);
+            row.extend([Cell::count(gap.intervals), gap.days_left.into()]);
+            row
+        })
+    }
+}
+
+impl Missed {
+    /// A device in one of several accounts is told by it.
+    fn cells(self, has_accounts: bool) -> Vec<Cell> {
+        let account = has_accounts.then_some(Cell::Text(self.account));
+        account.into_iter().chain([Cell::Text(self.device), self.device_name.into()]).collect()
+    }
 }
 
 /// What was seen, as it is told.
@@ -193,90 +323,82 @@ impl<'a> Reading<'a> {
         Self { options, buckets: &seen.buckets, seen, has_accounts: accounts.len() > 1 }
     }
 
-    /// A row for each device.
-    fn by_device(&self) -> Answer {
-        let mut columns = self.keys();
-        columns.extend(["expected", "present"].map(|name| AnswerColumn::value(name.to_owned(), "intervals")));
-        columns.push(AnswerColumn::value("coverage".to_owned(), "share"));
-        columns.extend(Cause::ALL.map(|cause| AnswerColumn::value(cause.name().to_owned(), "intervals")));
-        columns.push(AnswerColumn::value("recoverable".to_owned(), "intervals"));
-        columns.push(AnswerColumn::value("days_left".to_owned(), "d"));
-        let rows = self.seen.devices.iter().map(|(device, seeings)| {
-            let gaps = self.gaps(device, seeings);
-            let missing = |cause| gaps.iter().filter(|gap| gap.cause == cause).map(Gap::intervals).sum::<usize>();
-            let present = self.buckets.count() - Cause::ALL.map(missing).iter().sum::<usize>();
-            let recoverable: usize = gaps.iter().map(|gap| self.recoverable(gap).count()).sum();
-            let oldest = gaps.iter().filter_map(|gap| self.days_left(gap)).min_by(f64::total_cmp);
-            let mut row = self.key_cells(device);
-            row.extend([Cell::count(self.buckets.count()), Cell::count(present), share(present, self.buckets.count())]);
-            row.extend(Cause::ALL.map(|cause| Cell::count(missing(cause))));
-            row.extend([Cell::count(recoverable), oldest.into()]);
-            row
-        });
-        Answer { title: self.title(), columns, rows: rows.collect() }
+    /// What is missing of each device.
+    fn by_device(&self) -> Gaps<DeviceGaps> {
+        let of_device = |(device, seeings)| {
+            let runs = self.runs(device, seeings);
+            let missing = |cause| runs.iter().filter(|run| run.cause == cause).map(Run::intervals).sum();
+            let missing: [usize; _] = Cause::ALL.map(missing);
+            DeviceGaps {
+                of: self.missed(device),
+                expected: self.buckets.count(),
+                present: self.buckets.count() - missing.iter().sum::<usize>(),
+                missing,
+                recoverable: runs.iter().map(|run| self.recoverable(run).count()).sum(),
+                days_left: runs.iter().filter_map(|run| self.days_left(run)).min_by(f64::total_cmp),
+            }
+        };
+        let all: Vec<DeviceGaps> = self.seen.devices.iter().map(of_device).collect();
+        let present = all.iter().map(|device| device.present).sum();
+        self.gaps_of(all, present)
     }
 
-    /// A row for each gap.
-    fn each(&self) -> Result<Answer, QueryError> {
-        let mut columns = self.keys();
-        columns.extend(["from", "to"].map(|name| AnswerColumn::key(name).of_kind(Kind::Timestamp)));
-        columns.push(AnswerColumn::key("cause"));
-        columns.push(AnswerColumn::value("length".to_owned(), "intervals"));
-        columns.push(AnswerColumn::value("days_left".to_owned(), "d"));
-        let of_device = |(device, seeings)| {
-            self.gaps(device, seeings).into_iter().map(move |gap| {
-                let mut row = self.key_cells(device);
-                row.extend([self.buckets.start(gap.first).into(), self.buckets.start(gap.last + 1).into()]);
-                row.push(Cell::Text(gap.cause.name().to_owned()));
-                row.extend([Cell::count(gap.intervals()), self.days_left(&gap).into()]);
-                row
-            })
-        };
+    /// Each gap.
+    fn each(&self) -> Result<Gaps<Gap>, QueryError> {
         // More would take more room than there is: they are counted before any is told.
-        let counts = self.seen.devices.iter().map(|(device, seeings)| self.gaps(device, seeings).len());
-        if counts.sum::<usize>() > MOST_ROWS {
+        let (mut count, mut missing) = (0, 0);
+        for (device, seeings) in &self.seen.devices {
+            let runs = self.runs(device, seeings);
+            (count, missing) = (count + runs.len(), missing + runs.iter().map(Run::intervals).sum::<usize>());
+        }
+        if count > MOST_ROWS {
             return Err(QueryError::Long { what: "gaps", most: MOST_ROWS });
         }
-        let rows = self.seen.devices.iter().flat_map(of_device).collect();
-        Ok(Answer { title: self.title(), columns, rows })
+        let of_device = |(device, seeings)| {
+            self.runs(device, seeings).into_iter().map(move |run| Gap {
+                of: self.missed(device),
+                from: self.buckets.start(run.first),
+                to: self.buckets.start(run.last + 1),
+                cause: run.cause,
+                intervals: run.intervals(),
+                days_left: self.days_left(&run),
+            })
+        };
+        let all = self.seen.devices.iter().flat_map(of_device).collect();
+        Ok(self.gaps_of(all, self.expected() - missing))
     }
 
-    fn keys(&self) -> Vec<AnswerColumn> {
-        let account = self.has_accounts.then(|| AnswerColumn::key("account_id"));
-        account.into_iter().chain(["device_id", "device_name"].map(AnswerColumn::key)).collect()
+    fn gaps_of<T>(&self, all: Vec<T>, present: usize) -> Gaps<T> {
+        let (has_accounts, expected, devices) = (self.has_accounts, self.expected(), self.seen.devices.len());
+        Gaps { all, has_accounts, expected, present, devices }
     }
 
-    fn key_cells(&self, (account, device): &Device) -> Vec<Cell> {
-        let name = self.seen.names.get(device).cloned();
-        let account = self.has_accounts.then(|| Cell::Text(account.clone()));
-        account.into_iter().chain([Cell::Text(device.clone()), name.into()]).collect()
+    fn expected(&self) -> usize {
+        self.seen.devices.len() * self.buckets.count()
     }
 
-    fn title(&self) -> String {
-        let devices = self.seen.devices.len();
-        let gaps = self.seen.devices.iter().flat_map(|(device, seeings)| self.gaps(device, seeings));
-        let expected = devices * self.buckets.count();
-        let present = expected - gaps.map(|gap| gap.intervals()).sum::<usize>();
-        format!("{present} of {expected} intervals of {devices} devices have a state")
+    fn missed(&self, (account, device): &Device) -> Missed {
+        let device_name = self.seen.names.get(device).cloned();
+        Missed { account: account.clone(), device: device.clone(), device_name }
     }
 
-    /// The gaps of a device: intervals that follow each other and have no state for the same cause.
-    fn gaps(&self, device: &Device, seeings: &Seeings) -> Vec<Gap> {
-        let mut gaps: Vec<Gap> = Vec::new();
+    /// The gaps of a device.
+    fn runs(&self, device: &Device, seeings: &Seeings) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
         let seen = self.seen.of(device, seeings);
         for bucket in 0..self.buckets.count() {
             let Some(cause) = seen.cause(bucket) else { continue };
-            match gaps.last_mut() {
-                Some(gap) if (gap.cause, gap.last + 1) == (cause, bucket) => gap.last = bucket,
-                _ => gaps.push(Gap { cause, first: bucket, last: bucket }),
+            match runs.last_mut() {
+                Some(run) if (run.cause, run.last + 1) == (cause, bucket) => run.last = bucket,
+                _ => runs.push(Run { cause, first: bucket, last: bucket }),
             }
         }
-        gaps
+        runs
     }
 
     /// The intervals of a gap that Cloudflare's history still reaches, if nobody had an answer: where it was read already,
     /// that was one.
-    fn recoverable(&self, gap: &Gap) -> std::ops::RangeInclusive<usize> {
+    fn recoverable(&self, gap: &Run) -> std::ops::RangeInclusive<usize> {
         let oldest = (self.options.now - HISTORY).timestamp_micros();
         let reached = (gap.first..=gap.last).find(|&bucket| self.buckets.range(bucket).end > oldest);
         reached.filter(|_| gap.is_missed()).unwrap_or(gap.last + 1)..=gap.last
@@ -284,21 +406,21 @@ impl<'a> Reading<'a> {
 
     /// Days until the oldest interval of a gap that can still be asked for is gone; none where all are.
     #[expect(clippy::cast_precision_loss, reason = "days for people")]
-    fn days_left(&self, gap: &Gap) -> Option<f64> {
+    fn days_left(&self, gap: &Run) -> Option<f64> {
         let oldest = self.recoverable(gap).next()?;
         let gone = self.buckets.range(oldest).end + HISTORY.num_microseconds()?;
         Some((gone - self.options.now.timestamp_micros()) as f64 / 86_400e6)
     }
 }
 
-/// Intervals that follow each other.
-struct Gap {
+/// A gap, by its intervals.
+struct Run {
     cause: Cause,
     first: usize,
     last: usize,
 }
 
-impl Gap {
+impl Run {
     /// Whether nobody had an answer.
     fn is_missed(&self) -> bool {
         self.cause.is_missed()

@@ -7,8 +7,8 @@ use chrono::TimeDelta;
 
 use crate::clock::Zone;
 use crate::query::{
-    Agg, Answer, Cell, Change, ChangesOptions, GapsOptions, QueryError, StateOptions, TrendOptions, Who, changes, gaps,
-    latest, metrics, newest_names, trend,
+    Agg, Answer, Cell, Change, ChangesOptions, DeviceGaps, Gap, Gaps, GapsOptions, QueryError, StateOptions,
+    TrendOptions, Who, changes, each_gap, gaps, latest, metrics, newest_names, trend,
 };
 use crate::schema::Unit;
 
@@ -108,20 +108,27 @@ impl Asking<'_> {
         Ok(answer)
     }
 
-    /// Where states are missing. Where no interval is over in which one was expected, none is.
-    pub(super) fn gaps(&self, devices: Option<Vec<String>>, each: bool) -> Result<Answer, QueryError> {
-        match gaps(self.days, &self.gaps_options(devices, each)) {
-            Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_)) => {
-                Ok(Answer { title: String::new(), columns: Vec::new(), rows: Vec::new() })
-            }
-            answer => answer,
-        }
+    /// What is missing of each device; none where no interval is over in which a state was expected.
+    pub(super) fn gaps(&self) -> Result<Option<Gaps<DeviceGaps>>, QueryError> {
+        if_expected(gaps(self.days, &self.gaps_options(None)))
     }
 
-    fn gaps_options(&self, devices: Option<Vec<String>>, each: bool) -> GapsOptions {
+    /// The gaps of a device; none where no interval is over in which a state was expected.
+    pub(super) fn gaps_of(&self, id: &str) -> Result<Option<Gaps<Gap>>, QueryError> {
+        if_expected(each_gap(self.days, &self.gaps_options(Some(vec![id.to_owned()]))))
+    }
+
+    fn gaps_options(&self, devices: Option<Vec<String>>) -> GapsOptions {
         let options = self.options;
         let (window, every, zone, known_until) = (options.window, options.expect, options.zone, options.known_until);
-        GapsOptions { devices, window, every, zone, each, now: options.now, known_until }
+        GapsOptions { devices, window, every, zone, now: options.now, known_until }
+    }
+}
+
+fn if_expected<T>(gaps: Result<T, QueryError>) -> Result<Option<T>, QueryError> {
+    match gaps {
+        Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_)) => Ok(None),
+        gaps => gaps.map(Some),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is said of single devices.
 
-use crate::query::{Agg, Answer, Cause, Cell, Change, QueryError, Who};
+use crate::query::{Agg, Answer, Cell, Change, Gap, QueryError, Who};
 
 use super::Asking;
 use super::ask::Known;
@@ -23,7 +23,7 @@ impl Asking<'_> {
         for ((section, id), at) in report.devices.iter_mut().zip(&seen).zip(1..) {
             section.anchor = format!("device-{at}");
             section.tables.extend(self.app_tables(Some(std::slice::from_ref(id)))?);
-            section.tables.push(self.gaps_of(id)?);
+            section.tables.push(self.gap_table(id)?);
         }
         report.title = match ids {
             [one] => format!("Device report: {}", known.name(one)),
@@ -103,34 +103,21 @@ impl Asking<'_> {
     }
 
     /// The newest gaps of a device, and why there are no states.
-    fn gaps_of(&self, id: &str) -> Result<Table, QueryError> {
-        let answer = self.gaps(Some(vec![id.to_owned()]), true)?;
-        let titles = [
-            ("from", "From"),
-            ("to", "To"),
-            ("account_id", "Account"),
-            ("cause", "Cause"),
-            ("days_left", "Days until it is lost"),
-        ];
-        let place = |name: &str| answer.columns.iter().position(|column| column.name == name);
-        let wanted = titles.into_iter().filter_map(|(name, title)| Some((place(name)?, title)));
-        let (wanted, titles): (Vec<usize>, Vec<&str>) = wanted.unzip();
-        let cause = |cell: &Cell| {
-            let name = cell.text()?;
-            Cause::ALL.into_iter().find(|cause| cause.name() == name).map(cause_words)
-        };
-        let cell = |cell: &Cell| cause(cell).map_or_else(|| cell.clone(), |words| Cell::Text(words.to_owned()));
-        let mut rows: Vec<&Vec<Cell>> = answer.rows.iter().collect();
+    fn gap_table(&self, id: &str) -> Result<Table, QueryError> {
+        let (has_accounts, mut gaps) =
+            self.gaps_of(id)?.map_or((false, Vec::new()), |gaps| (gaps.has_accounts, gaps.all));
         // They come account by account.
-        let begin =
-            |row: &[Cell]| wanted.first().and_then(|&at| if let Cell::Time(at) = row[at] { Some(at) } else { None });
-        rows.sort_by_key(|row| std::cmp::Reverse(begin(row)));
-        let row = |row: &Vec<Cell>| TableRow {
-            cells: wanted.iter().map(|&at| cell(&row[at])).collect(),
-            ..TableRow::default()
+        gaps.sort_by_key(|gap| std::cmp::Reverse(gap.from));
+        let row = |gap: Gap| {
+            let account = has_accounts.then_some(Cell::Text(gap.of.account));
+            let times = [Cell::from(gap.from), gap.to.into()].into_iter();
+            let rest = [Cell::Text(cause_words(gap.cause).to_owned()), gap.days_left.into()];
+            TableRow { cells: times.chain(account).chain(rest).collect(), ..TableRow::default() }
         };
-        let rows = rows.into_iter().map(row).collect();
-        Ok(Table::new("Gaps, newest first", &titles, rows, MOST_GAPS))
+        let account = has_accounts.then_some("Account");
+        let titles: Vec<&str> =
+            ["From", "To"].into_iter().chain(account).chain(["Cause", "Days until it is lost"]).collect();
+        Ok(Table::new("Gaps, newest first", &titles, gaps.into_iter().map(row).collect(), MOST_GAPS))
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock;
-use crate::query::{Agg, Answer, AppsOptions, Cause, Cell, Change, MOST_MISSED, QueryError, Who, Window, apps};
+use crate::query::{
+    Agg, Answer, AppsOptions, Cause, Cell, Change, DeviceGaps, MOST_MISSED, QueryError, Who, Window, apps,
+};
 
 use super::Asking;
 use super::ask::Known;
@@ -69,46 +71,40 @@ impl Asking<'_> {
     }
 
     fn coverage(&self, received: Chart, naming: &Naming) -> Result<(Section, Fact), QueryError> {
-        let answer = self.gaps(None, false)?;
-        let column = |name: &str| answer.columns.iter().position(|column| column.name == name);
-        let count = |row: &[Cell], name: &str| column(name).and_then(|at| row[at].number()).unwrap_or(0.0);
-        let total = |name: &str| answer.rows.iter().map(|row| count(row, name)).sum::<f64>();
-        let (expected, present) = (total("expected"), total("present"));
+        let gaps = self.gaps()?;
+        let (expected, present) = gaps.as_ref().map_or((0, 0), |gaps| (gaps.expected, gaps.present));
+        let missing = |cause| gaps.as_ref().map_or(0, |gaps| gaps.missing(cause));
         let causes = Cause::ALL.map(|cause| {
-            let missing = total(cause.name());
-            let cells = vec![Cell::Text(cause_words(cause).to_owned()), missing.into(), share(missing, expected)];
-            TableRow { cells, ..TableRow::default() }
+            let cells =
+                [cause_words(cause).to_owned().into(), Cell::count(missing(cause)), share(missing(cause), expected)];
+            TableRow { cells: cells.into(), ..TableRow::default() }
         });
-        let mut devices: Vec<(f64, TableRow)> = Vec::new();
-        for row in &answer.rows {
-            let id = column("device_id").and_then(|at| row[at].text()).unwrap_or_default();
-            let (expected, present) = (count(row, "expected"), count(row, "present"));
-            if present < expected {
-                let account = column("account_id").map(|at| row[at].clone());
-                let cells = [share(present, expected), count(row, "recoverable").into()];
-                devices.push((present, naming.row(&id, account.into_iter().chain(cells))));
-            }
-        }
-        devices.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-        let devices = devices.into_iter().map(|(_, row)| row).collect();
-        let recoverable = total("recoverable");
+        let has_accounts = gaps.as_ref().is_some_and(|gaps| gaps.has_accounts);
+        let devices = || gaps.iter().flat_map(|gaps| &gaps.all);
+        let mut worst: Vec<&DeviceGaps> = devices().filter(|device| device.present < device.expected).collect();
+        worst.sort_by_key(|device| device.present);
+        let worst = worst.into_iter().map(|device| {
+            // A device in one of several accounts is told by it.
+            let account = has_accounts.then(|| Cell::Text(device.of.account.clone()));
+            let cells = [share(device.present, device.expected), Cell::count(device.recoverable)];
+            naming.row(&device.of.device, account.into_iter().chain(cells))
+        });
+        let recoverable: usize = devices().map(|device| device.recoverable).sum();
         let note = format!(
             "A state of each device is expected every {}.{}",
             clock::format_duration(self.options.expect),
-            if recoverable > 0.0 {
+            if recoverable > 0 {
                 format!(" {recoverable} of the missing can still be fetched: dex-archive backfill.")
             } else {
                 String::new()
             }
         );
         let covered = Fact {
-            is_poor: total(Cause::NotAsked.name()) + total(Cause::Failed.name()) > MOST_MISSED * expected,
-            ..Fact::new("Coverage", if expected > 0.0 { percent(present / expected) } else { "-".to_owned() })
+            is_poor: ratio(missing(Cause::NotAsked) + missing(Cause::Failed), expected) > MOST_MISSED,
+            ..Fact::new("Coverage", if expected > 0 { percent(ratio(present, expected)) } else { "-".to_owned() })
         };
-        let titles = ["Device", "Coverage, %", "Recoverable"].into_iter();
-        // A device in one of several accounts is told by it.
-        let account = column("account_id").map(|_| "Account");
-        let titles: Vec<&str> = titles.clone().take(1).chain(account).chain(titles.skip(1)).collect();
+        let account = has_accounts.then_some("Account");
+        let titles: Vec<&str> = ["Device"].into_iter().chain(account).chain(["Coverage, %", "Recoverable"]).collect();
         let section = Section {
             title: "Coverage".to_owned(),
             anchor: "coverage".to_owned(),
@@ -116,7 +112,7 @@ impl Asking<'_> {
             charts: vec![received],
             tables: vec![
                 Table::new("Why states are missing", &["Cause", "Intervals", "Share, %"], causes.into(), MOST_ROWS),
-                Table::new("Devices with most gaps", &titles, devices, MOST_ROWS),
+                Table::new("Devices with most gaps", &titles, worst.collect(), MOST_ROWS),
             ],
             ..Section::default()
         };
@@ -140,16 +136,15 @@ impl Asking<'_> {
 
     fn in_use(&self, known: &Known) -> Section {
         let tables = self.plan.count.iter().map(|shown| {
-            let mut counts: BTreeMap<String, f64> = BTreeMap::new();
+            let mut counts: BTreeMap<String, usize> = BTreeMap::new();
             for id in known.ids() {
-                *counts.entry(known.value(id, &shown.column).unwrap_or_else(|| "(none)".to_owned())).or_default() +=
-                    1.0;
+                *counts.entry(known.value(id, &shown.column).unwrap_or_else(|| "(none)".to_owned())).or_default() += 1;
             }
-            let total: f64 = counts.values().sum();
-            let mut counts: Vec<(String, f64)> = counts.into_iter().collect();
-            counts.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+            let total = counts.values().sum();
+            let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
+            counts.sort_by_key(|(_, devices)| std::cmp::Reverse(*devices));
             let rows = counts.into_iter().map(|(value, devices)| TableRow {
-                cells: vec![Cell::Text(value), devices.into(), share(devices, total)],
+                cells: vec![Cell::Text(value), Cell::count(devices), share(devices, total)],
                 ..TableRow::default()
             });
             Table::new(&shown.title, &["Value", "Devices", "Share, %"], rows.collect(), MOST_ROWS)
@@ -277,6 +272,12 @@ pub(super) fn cause_words(cause: Cause) -> &'static str {
 }
 
 /// A share in per cent, to a tenth.
-fn share(part: f64, whole: f64) -> Cell {
-    if whole > 0.0 { Cell::Number((part / whole * 1_000.0).round() / 10.0) } else { Cell::Null }
+fn share(part: usize, whole: usize) -> Cell {
+    if whole > 0 { Cell::Number((ratio(part, whole) * 1_000.0).round() / 10.0) } else { Cell::Null }
+}
+
+/// A share of something; none of nothing.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+fn ratio(part: usize, whole: usize) -> f64 {
+    part as f64 / whole.max(1) as f64
 }

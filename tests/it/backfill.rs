@@ -17,7 +17,7 @@ use dex_archive::disk::Disk;
 use dex_archive::health::{Level, Status, StatusOptions};
 use dex_archive::ingest::{Ingest, PublishRule};
 use dex_archive::privacy::Policy;
-use dex_archive::query::{Answer, Cell, Days, GapsOptions, Searched, Window, gaps, holes};
+use dex_archive::query::{Answer, Cause, Cell, Days, Gaps, GapsOptions, Searched, Window, gaps, holes};
 use dex_archive::schema::Schema;
 use dex_archive::sim::{FaultKind, Faults, Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions};
 use dex_archive::snapshot::{HISTORY, Source};
@@ -103,8 +103,7 @@ fn of_an_outage_it_is_told_who_was_missed_also_where_nobody_was_seen() {
     let of =
         |id: &str| gaps(&days, &GapsOptions { devices: Some(vec![id.to_owned()]), ..question(window, clock.now()) });
     let one = of(seen.first().expect("a device")).expect("an answer");
-    let failed = one.columns.iter().position(|column| column.name == "failed").expect("a column");
-    assert_eq!(one.rows[0][failed], Cell::Count(4));
+    assert_eq!(one.missing(Cause::Failed), 4);
     let unknown = of("00000000-0000-4000-8000-00000000abcd").expect_err("nobody").to_string();
     assert!(unknown.starts_with("no device \"00000000-"), "{unknown}");
 }
@@ -135,20 +134,14 @@ fn a_collector_of_a_shard_asks_for_nobody_elses_devices() {
     });
     let archive = Archive::open(&root).expect("an archive");
     let window = Window { since: start, until: clock.now() };
-    let Answer { columns, rows, .. } =
-        gaps(&Days::new(&archive, false), &question(window, clock.now())).expect("an answer");
-    let at = |name: &str| columns.iter().position(|column| column.name == name).expect("a column");
-    for row in &rows {
-        let id = row[at("device_id")].text().expect("an id");
-        let (missed, is_left) = (row[at("not_asked")].number(), is_in_shard(&id, "1/2"));
+    let Gaps { all, .. } = gaps(&Days::new(&archive, false), &question(window, clock.now())).expect("an answer");
+    for device in &all {
+        let is_left = is_in_shard(&device.of.device, "1/2");
         // What came after its last answer nobody saw either.
-        assert_eq!(missed, Some(if is_left { 9.0 } else { 0.0 }), "{id}: {row:?}");
+        assert_eq!(device.missing[Cause::NotAsked as usize], if is_left { 9 } else { 0 }, "{device:?}");
     }
-    assert!(
-        [0, 1].iter().all(|shard| rows
-            .iter()
-            .any(|row| row[at("device_id")].text().is_some_and(|id| shard_of(&id, 2) == *shard)))
-    );
+    let of_shard = |shard| all.iter().filter(|device| shard_of(&device.of.device, 2) == shard).count();
+    assert!(of_shard(0) > 0 && of_shard(1) > 0, "{all:?}");
     let options = StatusOptions {
         now: clock.now(),
         max_age: Duration::from_hours(1),
@@ -391,12 +384,13 @@ fn options() -> CollectOptions {
 }
 
 fn question(window: Window, now: Timestamp) -> GapsOptions {
-    GapsOptions { devices: None, window, every: EVERY, zone: Zone::UTC, each: false, now, known_until: now }
+    GapsOptions { devices: None, window, every: EVERY, zone: Zone::UTC, now, known_until: now }
 }
 
 /// Intervals by what became of them, over all devices.
 fn causes(archive: &Archive, window: Window, now: Timestamp) -> BTreeMap<String, f64> {
-    let Answer { columns, rows, .. } = gaps(&Days::new(archive, false), &question(window, now)).expect("an answer");
+    let gaps = gaps(&Days::new(archive, false), &question(window, now)).expect("an answer");
+    let Answer { columns, rows, .. } = gaps.into_answer();
     let sum = |at: usize| rows.iter().filter_map(|row| Cell::number(&row[at])).sum();
     columns.iter().enumerate().map(|(at, column)| (column.name.clone(), sum(at))).collect()
 }

@@ -299,7 +299,7 @@ fn what_is_imported_of_another_account_is_not_missed_by_the_collector() {
     let time = |text| clock::parse_timestamp(text).expect("a time");
     let window = Window { since: time("2026-10-01T00:00:00Z"), until: time("2026-10-01T04:00:00Z") };
     let (every, zone) = (std::time::Duration::from_hours(1), Zone::UTC);
-    let options = GapsOptions { devices: None, window, every, zone, each: false, now, known_until: now };
+    let options = GapsOptions { devices: None, window, every, zone, now, known_until: now };
     let archive = Archive::open(&root).expect("an archive");
     let days = Days::new(&archive, false);
     let of = |account| coverage(&days, &options, account).expect("an answer");
