@@ -156,7 +156,7 @@ fn a_collector_of_a_shard_asks_for_nobody_elses_devices() {
         .filter(|check| check.name.starts_with("last sweep"))
         .map(|check| (&*check.name, check.level));
     assert_eq!(
-        Vec::from_iter(sweeps),
+        sweeps.collect::<Vec<_>>(),
         [("last sweep, shard 0/2", Level::Fine), ("last sweep, shard 1/2", Level::Poor)]
     );
     assert!(status.missed > 0, "{status:?}");
