@@ -49,23 +49,15 @@ pub struct Collector<'a> {
     writer: Writer,
     pub(super) progress: &'a dyn Progress,
     pub(super) stop: Stop,
-    carried: Carried,
+    /// What the last sweep had no time for.
+    carried: Resume,
     /// How long the last publish took.
     pub(super) publish: Duration,
     /// Answers that are in memory alone: nothing more is asked while they cannot be written.
     unwritten: u64,
 }
 
-/// What a sweep had no time for: the next one begins with it.
-#[derive(Default)]
-struct Carried {
-    page: Option<u32>,
-    devices: Vec<DeviceId>,
-    /// The place of the first of these among all that were to be asked for, in the order of their ids.
-    place: Option<usize>,
-}
-
-/// Where a sweep ended, for one that another process makes: no ids, which are personal.
+/// Where a sweep ended: the next one, which another process may make, begins there. No ids, which are personal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
     /// The page of the list that it had no time for.
@@ -122,7 +114,7 @@ impl<'a> Collector<'a> {
         stop: Stop,
     ) -> Self {
         let (policy, takes) = (ingest.policy().clone(), ingest.takes());
-        let (writer, carried) = (Writer::start(ingest), Carried::default());
+        let (writer, carried) = (Writer::start(ingest), Resume::default());
         let publish = Duration::ZERO;
         Self { client, clock, options, policy, takes, writer, progress, stop, carried, publish, unwritten: 0 }
     }
@@ -155,7 +147,7 @@ impl<'a> Collector<'a> {
             writer: self.writer.clone(),
             progress: self.progress,
             stop: self.stop.clone(),
-            carried: Carried::default(),
+            carried: Resume::default(),
             publish: Duration::ZERO,
             unwritten: 0,
         }
@@ -168,14 +160,13 @@ impl<'a> Collector<'a> {
 
     /// Begins the next sweep where another process's ended.
     pub fn resume(&mut self, from: Resume) {
-        (self.carried.page, self.carried.place) = (from.page, from.device);
+        self.carried = from;
     }
 
     /// Where the last sweep ended; none where it came to its end.
     #[must_use]
     pub fn ended_at(&self) -> Option<Resume> {
-        let resume = Resume { page: self.carried.page, device: self.carried.place };
-        (resume != Resume::default()).then_some(resume)
+        (self.carried != Resume::default()).then_some(self.carried)
     }
 
     /// Waits for the next tick of the schedule; false where the end was asked for.
@@ -215,9 +206,7 @@ impl<'a> Collector<'a> {
             collectors.first().map_or_else(Default::default, |first| (first.publish, first.unwritten));
         let concluded = collectors.iter_mut().zip(asked).map(|(collector, asked)| {
             (collector.publish, collector.unwritten) = (took, unwritten);
-            let (mut stats, failed) = collector.conclude(asked, published.take());
-            stats.devices_unasked = collector.carried.devices.len() as u64;
-            (stats, failed)
+            collector.conclude(asked, published.take())
         });
         concluded.collect()
     }
@@ -311,7 +300,7 @@ impl<'a> Collector<'a> {
 
     async fn ask(&mut self, sweep: &mut Sweep) -> Result<(), Halt> {
         let mut plan = Plan::new(&self.options, self.client.pacer().budget());
-        let mut carried = std::mem::take(&mut self.carried);
+        let carried = std::mem::take(&mut self.carried);
         // What this one does not look at is left to one that does.
         self.carried.page = carried.page.filter(|_| !plan.list);
         let mut devices = self.options.devices.clone();
@@ -335,17 +324,11 @@ impl<'a> Collector<'a> {
         }
         if plan.live == Live::Always {
             self.progress.start("devices", Some(devices.len() as u64));
-            if self.carried.page.is_none() && !sweep.list.is_given_up() {
-                // The list was read to its end: who is not on it is gone.
-                carried.devices.retain(|device| sweep.seen.contains(device));
-            }
-            if let Some(place) = carried.place.filter(|_| carried.devices.is_empty()) {
-                let place = place.min(devices.len());
-                devices.rotate_left(place);
-            }
-            self.ask_each(sweep, first(carried.devices, devices)).await?;
+            let place = carried.device.unwrap_or(0).min(devices.len());
+            devices.rotate_left(place);
+            self.ask_each(sweep, devices).await?;
         } else {
-            self.carried.place = carried.place;
+            self.carried.device = carried.device;
         }
         Ok(())
     }
@@ -424,10 +407,10 @@ impl<'a> Collector<'a> {
                 }
             }
         }
-        let left = devices.iter().zip(unasked).filter(|(_, is_unasked)| *is_unasked);
-        self.carried.devices = left.map(|(device, _)| device.clone()).collect();
-        let first = self.carried.devices.first();
-        self.carried.place = first.map(|first| devices.iter().filter(|device| *device < first).count());
+        let mut left = devices.iter().zip(&unasked).filter(|(_, is_unasked)| **is_unasked);
+        let first = left.next().map(|(device, _)| device);
+        sweep.stats.devices_unasked = unasked.iter().filter(|is_unasked| **is_unasked).count() as u64;
+        self.carried.device = first.map(|first| devices.iter().filter(|device| *device < first).count());
         halted
     }
 
@@ -532,13 +515,6 @@ fn own(mut answer: Answer, takes: &Takes) -> Answer {
         poll.outcome = Outcome::Absent;
     }
     answer
-}
-
-/// Devices, and before them those that come first.
-fn first(mut carried: Vec<DeviceId>, devices: Vec<DeviceId>) -> Vec<DeviceId> {
-    let early: HashSet<DeviceId> = carried.iter().cloned().collect();
-    carried.extend(devices.into_iter().filter(|device| !early.contains(device)));
-    carried
 }
 
 fn sorted(devices: &HashSet<DeviceId>) -> Vec<DeviceId> {
