@@ -160,7 +160,7 @@ impl Client {
         })
     }
 
-    /// The same, for an account that is asked for beside another one's with the same credential: the API counts their
+    /// This client, for an account that is asked for beside another one's with the same credential: the API counts their
     /// requests together.
     #[must_use]
     pub fn beside(self, other: &Self) -> Self {

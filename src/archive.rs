@@ -307,14 +307,14 @@ impl Archive {
         }
     }
 
-    /// The same archive, written through another disk.
+    /// This archive, written through another disk.
     #[must_use]
     pub fn on(self, disk: Disk) -> Self {
         Self { disk, ..self }
     }
 
-    /// The same archive, with another time for which a day that was replaced stays for readers that have
-    /// it open: 2 seconds unless something is said.
+    /// This archive, in which a day that was replaced stays for so long for readers that have it open: 2 seconds unless
+    /// something is said.
     #[must_use]
     pub fn lingering(self, linger: Duration) -> Self {
         Self { linger, ..self }
@@ -518,7 +518,7 @@ impl Archive {
         self.or_its_successor(path, |path| self.store.look(path).and_then(|source| Part::look(path, source, schema)))
     }
 
-    /// The same for reading from end to end.
+    /// Opens a part, or the one that took its place meanwhile, for reading from end to end.
     ///
     /// # Errors
     /// As for [`Archive::hold`].

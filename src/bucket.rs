@@ -69,7 +69,7 @@ const HINTS: [(&str, &str); 6] = [
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
-    /// The same, for requests that may take long.
+    /// The store, for requests that may take long.
     patient: Arc<dyn ObjectStore>,
     url: String,
     prefix: Path,

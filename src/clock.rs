@@ -20,10 +20,10 @@ pub type Timestamp = DateTime<Utc>;
 /// The latest epoch milliseconds that are read as a timestamp: the end of the year 9999.
 const MAX_EPOCH_MS: i64 = 253_402_300_799_999;
 
-/// The earliest, of 1973.
+/// The earliest epoch milliseconds that are, of 1973.
 const LEAST_EPOCH_MS: i64 = 100_000_000_000;
 
-/// The same in seconds.
+/// The earliest in seconds.
 const LEAST_EPOCH_S: i64 = LEAST_EPOCH_MS / 1_000;
 
 /// Where `now` comes from: the system, or a simulated day that only [`Clock::advance`] moves.

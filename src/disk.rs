@@ -112,7 +112,7 @@ impl Disk {
         Self { access, watch: None }
     }
 
-    /// The same disk under watch.
+    /// This disk under watch.
     #[must_use]
     pub fn watched(self, watch: Arc<dyn Watch>) -> Self {
         Self { watch: Some(watch), ..self }
@@ -304,7 +304,7 @@ impl DiskError {
         Self { action, path: path.to_owned(), error, free }
     }
 
-    /// The same, where the error is still to come.
+    /// What makes such an error of one that is still to come.
     pub fn of(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::new(action, path, error)
     }

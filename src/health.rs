@@ -66,7 +66,7 @@ impl Check {
         Self { level: Level::Poor, remedy: remedy.to_owned(), ..Self::fine(name, found) }
     }
 
-    /// The same, of one of several accounts.
+    /// This check, of one of several accounts.
     #[must_use]
     pub fn of(self, account: &str) -> Self {
         Self { name: format!("{}, {account}", self.name), ..self }

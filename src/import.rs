@@ -55,9 +55,9 @@ pub struct ImportStats {
     /// Bodies in them.
     pub bodies: u64,
     /// Lines that were passed over, for nobody says whose states they are.
-    pub nobodys: u64,
+    pub unattributed: u64,
     /// The first of these, from 1.
-    pub first_of_nobody: Option<u64>,
+    pub first_unattributed: Option<u64>,
 }
 
 /// Why a file could not be taken in.
@@ -338,8 +338,8 @@ impl Import<'_> {
 
     fn push(&mut self, line: u64, place: u64, bytes: Bytes) -> Result<(), ImportError> {
         if self.account.is_none() {
-            self.stats.nobodys += 1;
-            self.stats.first_of_nobody.get_or_insert(line);
+            self.stats.unattributed += 1;
+            self.stats.first_unattributed.get_or_insert(line);
             return Ok(());
         }
         let origin = Some(Origin { file: Arc::clone(self.name), line });

@@ -159,7 +159,7 @@ pub enum IngestError {
     /// A file that bodies are taken from is not what it was a moment ago.
     #[error("a file that is taken in was changed meanwhile: take it in again")]
     Changing,
-    /// The same of one that is known.
+    /// A file that bodies are taken from, by its name, is not what it was a moment ago.
     #[error("{0} was changed while it was taken in: take it in again")]
     Changed(String),
     /// There are pseudonyms, and what is to be written would stand beside them in the clear.

@@ -116,7 +116,7 @@ impl Pacer {
         Self { budget, before: 0, row: Mutex::new(Row { next: now, sent: 0 }), limit: Arc::new(Mutex::new(limit)) }
     }
 
-    /// The same, for an account that is asked for with the credential of another one's.
+    /// This pacer, for an account that is asked for with the credential of another one's: they share the limit.
     pub(super) fn beside(self, other: &Self) -> Self {
         let mut limit = other.limit();
         let before = limit.accounts;

@@ -94,7 +94,7 @@ impl Archive {
         &self.pseudonym_keys
     }
 
-    /// The same archive, of which its description says something.
+    /// This archive, with what its description says.
     pub(super) fn described(self, said: Said) -> Self {
         let Said { shards, resharding, resharding_since, pseudonym_keys, .. } = said;
         Self { shards, is_resharding: resharding, resharding_since, pseudonym_keys, ..self }
@@ -145,7 +145,7 @@ impl Archive {
         }
     }
 
-    /// The same archive with another number of shards. Until [`Archive::end_resharding`] nobody else can write to it, also
+    /// This archive with another number of shards. Until [`Archive::end_resharding`] nobody else can write to it, also
     /// none who had begun the same before. Whoever calls it holds every shard's lock.
     ///
     /// # Errors

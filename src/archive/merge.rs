@@ -43,7 +43,7 @@ impl Archive {
         self.stage_all(lock, schema, date, Arc::new(rows))
     }
 
-    /// The same with rows that are not in memory.
+    /// Stages a day with rows that are not in memory.
     ///
     /// # Errors
     /// As for [`Archive::stage`], and where the rows cannot be read.
@@ -57,7 +57,7 @@ impl Archive {
         self.stage_from(lock.shard, &Redo { schema: Arc::clone(schema), date, rows, trusting: true })
     }
 
-    /// The same for what may have been staged before, and has to be staged again because somebody else was faster.
+    /// Stages what may have been staged before, and has to be staged again because somebody else was faster.
     pub(super) fn stage_from(&self, shard: u32, redo: &Redo) -> Result<Staged, ArchiveError> {
         let Redo { schema, date, rows, trusting } = redo.clone();
         let schema = &*schema;

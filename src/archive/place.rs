@@ -50,7 +50,7 @@ impl Place {
         &self.root
     }
 
-    /// The same root, whatever the working folder is.
+    /// The root, whatever the working folder is.
     ///
     /// # Errors
     /// Where there is no working folder.

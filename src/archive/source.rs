@@ -88,7 +88,7 @@ impl Source {
         }
     }
 
-    /// The same, with pieces of it in memory, each of which lies inside it.
+    /// This source, with pieces of it in memory, each of which lies inside it.
     pub(super) fn holding(&self, pieces: impl Iterator<Item = (u64, u64)>) -> io::Result<Self> {
         let Place::Object(object) = &self.place else {
             let piece = |(start, length)| {
@@ -106,7 +106,7 @@ impl Source {
         Ok(Self { held: read.chain(self.held.iter().cloned()).collect(), ..self.clone() })
     }
 
-    /// The same, with what lies between the first and the last of the ranges of each group in memory, of which only the
+    /// This source, with what lies between the first and the last of the ranges of each group in memory, of which only the
     /// ranges themselves are read: the rest is zeros, which nobody looks at.
     pub(super) fn holding_sparse(&self, groups: &[Vec<Range<u64>>]) -> io::Result<Self> {
         let pieces = groups.iter().flatten().map(|range| (range.start, range.end - range.start));

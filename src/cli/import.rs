@@ -114,7 +114,7 @@ fn read_all(
         };
         total.values += stats.values;
         total.bodies += stats.bodies;
-        exit = exit.or_worse(nobodys(&name, &stats));
+        exit = exit.or_worse(unattributed(&name, &stats));
         match read {
             Ok(()) => (),
             Err(error @ ImportError::Read { .. }) => {
@@ -129,11 +129,11 @@ fn read_all(
 }
 
 /// Tells of lines that were passed over.
-fn nobodys(name: &str, stats: &ImportStats) -> Exit {
-    let Some(first) = stats.first_of_nobody else { return Exit::Done };
+fn unattributed(name: &str, stats: &ImportStats) -> Exit {
+    let Some(first) = stats.first_unattributed else { return Exit::Done };
     print::note(&format!(
         "warning: {name}: {} lines say nothing of whose states they are, the first is line {first}: passed over; name the account with --account to keep them",
-        stats.nobodys
+        stats.unattributed
     ));
     Exit::Partly
 }

@@ -50,7 +50,7 @@ pub(super) fn safe(text: &str) -> String {
     shown(text, |letter| matches!(letter, '\n' | '\t'))
 }
 
-/// The same for a word inside a line: nothing in it ends the line.
+/// Text as it may stand inside a line on a terminal: nothing in it ends the line.
 pub(super) fn safe_word(text: &str) -> String {
     shown(text, |_letter| false)
 }

@@ -165,7 +165,7 @@ impl Asker<'_> {
         self.devices_of(named, window, &|device, window| self.device(device, window))
     }
 
-    /// The same, by what finds those of one name.
+    /// The ids of devices, by what finds those of one name.
     fn devices_of(&self, named: &[String], window: Window, find: Find) -> Result<Option<Vec<String>>, QueryError> {
         let mut ids = Vec::new();
         for device in named {

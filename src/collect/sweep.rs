@@ -190,7 +190,7 @@ impl<'a> Collector<'a> {
         both.pop().expect("there is one result for each collector")
     }
 
-    /// The same for several collectors at once, with one publish at the end, which counts as the first one's.
+    /// Makes a [sweep](Self::sweep) of several collectors at once, with one publish at the end, which counts as the first one's.
     pub async fn sweep_side_by_side(collectors: &mut [Self], number: u16) -> Vec<(CollectStats, Option<CollectError>)> {
         let numbered = collectors.iter_mut().zip((0..).map(|at: u16| number.wrapping_add(at.wrapping_mul(0x1111))));
         let asked = futures_util::future::join_all(numbered.map(|(collector, number)| collector.ask_all(number))).await;

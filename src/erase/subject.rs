@@ -94,7 +94,7 @@ impl Subject {
         Self { kind, values, devices: BTreeSet::new(), registrations: BTreeSet::new(), is_nameless: false }
     }
 
-    /// The same, who has registrations that are nobody else's, and devices of which all states go.
+    /// This subject, who has registrations that are nobody else's, and devices of which all states go.
     pub(super) fn having(self, found: &Belongings) -> Self {
         let Belongings { theirs, others, nameless } = found;
         let registrations: BTreeSet<String> = theirs.registrations.difference(&others.registrations).cloned().collect();

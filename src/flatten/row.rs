@@ -81,7 +81,7 @@ struct Content {
     text: String,
     /// Where the value of a column stands in the body; empty where it may not be taken as it is.
     values: Vec<Range<usize>>,
-    /// The same of a group's object.
+    /// Where a group's object stands in the body; empty where it may not be taken as it is.
     objects: Vec<Range<usize>>,
 }
 

@@ -437,7 +437,7 @@ struct Covered {
     last_day: Coverage,
     /// Of what was missed and is in the history still, where the oldest begins.
     oldest_gap: Option<Timestamp>,
-    /// The same, of what is from before the collecting began.
+    /// Of what is from before the collecting began, and is in the history still, where the oldest begins.
     before_first: Option<Timestamp>,
 }
 
@@ -532,7 +532,8 @@ pub fn known_until(archive: &Archive, longest_wait: Duration, now: Timestamp) ->
     known_but_for(since, longest_wait, now)
 }
 
-/// The same, where something waits since then. Of what waits longer than it should, nobody knows why.
+/// Until when it is known what was asked for, where something waits since then. Of what waits longer than it should,
+/// nobody knows why.
 fn known_but_for(since: Option<Timestamp>, longest_wait: Duration, now: Timestamp) -> Timestamp {
     let longest = TimeDelta::from_std(2 * longest_wait).unwrap_or(HISTORY);
     since.filter(|since| *since <= now && now - *since <= longest).unwrap_or(now)

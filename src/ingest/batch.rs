@@ -294,7 +294,7 @@ impl Divided {
         !self.changed().is_empty()
     }
 
-    /// The same without the bodies of such files; and what these are called. Only files that are there to stay may be
+    /// What is left without the bodies of files that were changed; and what these are called. Only files that are there to stay may be
     /// among them, of which no request brought anything.
     pub(super) fn without_changed(self, plan: &Arc<Plan>, shards: u32) -> (Self, Vec<String>) {
         let changed = self.changed();

@@ -165,7 +165,7 @@ impl AnswerColumn {
         Self { name, unit: unit.to_owned(), role: ColumnRole::Value, kind: None }
     }
 
-    /// The same, of values of a kind.
+    /// This column, of values of a kind.
     #[must_use]
     pub fn of_kind(self, kind: Kind) -> Self {
         Self { kind: Some(kind), ..self }

@@ -154,7 +154,7 @@ pub fn times_seen(days: &Days, window: Window) -> Result<TimesSeen, QueryError> 
     seen(days, window, None)
 }
 
-/// The same of some devices, or of all.
+/// When some devices, or all, were first and last seen.
 fn seen(days: &Days, window: Window, devices: Option<&[String]>) -> Result<TimesSeen, QueryError> {
     type Seen = BTreeMap<(String, String), (i64, i64)>;
     let schema = Schema::device_state();

@@ -53,7 +53,7 @@ impl<'a> Days<'a> {
         Self { archive, skip_damaged, account: None, threads, skipped: Mutex::default(), listed: Mutex::default() }
     }
 
-    /// The same, as if there were no rows but an account's.
+    /// These days, as if there were no rows but an account's.
     #[must_use]
     pub fn of_account(self, account: Option<AccountId>) -> Self {
         Self { account, ..self }
@@ -87,7 +87,7 @@ impl<'a> Days<'a> {
         self.fold_all(schema, window, &scan, start, add, merge)
     }
 
-    /// The same of all batches of these days, with rows of which no time is known.
+    /// Folds all batches of the days of a window, rows of which no time is known included.
     pub(super) fn fold_all<T: Send>(
         &self,
         schema: &Schema,

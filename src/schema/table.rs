@@ -21,7 +21,7 @@ pub(super) fn parse(text: &str) -> Result<Schema, SchemaError> {
     toml::from_str(text).map_err(|error| refused(text, error)).and_then(checked)
 }
 
-/// The same of the JSON that the build made of a table.
+/// Reads the JSON that the build made of a table, and holds it against the rules.
 pub(super) fn built_in(json: &str) -> serde_json::Result<Result<Schema, SchemaError>> {
     serde_json::from_str(json).map(checked)
 }

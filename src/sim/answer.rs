@@ -128,13 +128,13 @@ impl Answer {
         Self { states, ..Self::json(200, body, outcome) }
     }
 
-    /// The same answer, with one header more.
+    /// This answer, with one header more.
     pub(super) fn header(mut self, name: &'static str, value: String) -> Self {
         self.headers.push((name, value));
         self
     }
 
-    /// The same answer, but for how it is sent: not whole.
+    /// This answer, but not sent whole.
     pub(super) fn ending(self, ending: Ending) -> Self {
         let status = if ending == Ending::Reset { 0 } else { self.status };
         Self { ending, status, states: Vec::new(), outcome: "failed", ..self }

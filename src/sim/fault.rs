@@ -198,7 +198,7 @@ impl Faults {
         Self::default()
     }
 
-    /// The same, but for the probability of one kind.
+    /// These faults, but for the probability of one kind.
     #[must_use]
     pub fn with(mut self, kind: FaultKind, probability: f64) -> Self {
         self.0[kind as usize] = probability;

@@ -46,7 +46,7 @@ pub(super) fn storm(scene: &Scene) -> Answer {
     answer.header("ratelimit", "\"default\";r=0;t=1".to_owned())
 }
 
-/// The same answer, in two seconds or three.
+/// An answer that takes two seconds or three.
 pub(super) fn dribble(answer: Answer, dice: Dice) -> Answer {
     let pause_ms = 80 + dice.with(2).below(60);
     Answer { ending: Ending::Dribble { chunked: dice.chance(0.5), pause_ms }, ..answer }

@@ -28,7 +28,7 @@ pub(in crate::cli) fn table(answer: &Answer, zone: Zone) -> String {
     within(answer, zone, print::width().filter(|_| print::is_terminal()))
 }
 
-/// The same within so many letters: the bars go first, then the names of columns stand in several lines.
+/// An answer as a table within so many letters: the bars go first, then the names of columns stand in several lines.
 fn within(answer: &Answer, zone: Zone, most: Option<usize>) -> String {
     let courses: Vec<Course> =
         course::courses(answer).into_iter().filter(|course| course.values.len() >= SHORTEST_COURSE).collect();
