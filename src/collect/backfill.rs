@@ -19,7 +19,7 @@ use crate::api::{Budget, Failure};
 use crate::clock::{self, Timestamp};
 use crate::snapshot::{DeviceId, HISTORY, Listing, PAGE_ROWS, SETTLE, Source, sweep_id};
 
-use super::paging::{Next, Paging};
+use super::paging::{MOST_PAGES, Next, Paging, pages_of};
 use super::schedule::End;
 use super::sweep::{Asked, Collector, Halt, Sweep};
 use super::{CollectError, CollectStats};
@@ -47,9 +47,6 @@ const MOST_READINGS: usize = 4;
 
 /// What Cloudflare is about to forget is not asked for.
 const MARGIN: TimeDelta = TimeDelta::minutes(5);
-
-/// No window has more pages; one that has is no list with an end.
-const MOST_PAGES: u32 = 40_000;
 
 /// What was received is published at the latest when so many bytes of it wait.
 const PUBLISH_BYTES: usize = 256 << 20;
@@ -135,7 +132,7 @@ impl BackfillPlan {
         while from < stretch.to {
             let to = next_edge(from, length).min(stretch.to);
             let to = if from < settled { to.min(settled) } else { to };
-            self.requests += pages(rows_per_hour * hours_of(to - from));
+            self.requests += pages_of(estimate(rows_per_hour * hours_of(to - from)));
             self.windows.push(Stretch { from, to, device: stretch.device.clone() });
             from = to;
         }
@@ -153,10 +150,10 @@ fn hours_of(time: TimeDelta) -> f64 {
     time.num_seconds() as f64 / 3_600.0
 }
 
-/// Pages that so many rows have: the last has some, and the one behind it none.
+/// Rows, as a whole number.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
-fn pages(rows: f64) -> u64 {
-    rows as u64 / PAGE_ROWS as u64 + 2
+fn estimate(rows: f64) -> u64 {
+    rows as u64
 }
 
 /// Rows in a window, of which some are to be read in a time.

@@ -15,6 +15,14 @@ use twox_hash::XxHash64;
 use crate::api::{Exchange, Failure};
 use crate::snapshot::PAGE_ROWS;
 
+/// No list is longer: 2,000,000 rows. One that is has no end.
+pub(super) const MOST_PAGES: u32 = 40_000;
+
+/// The pages of a list of so many rows: the last of them is short, and the one behind it empty.
+pub(super) fn pages_of(rows: u64) -> u64 {
+    rows / PAGE_ROWS as u64 + 2
+}
+
 /// So many pages in a row that cannot be read, and the rest of the list is given up.
 const FAILED_PAGES: u32 = 3;
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::api::Budget;
 use crate::clock;
-use crate::snapshot::PAGE_ROWS;
 
 use super::CollectOptions;
+use super::paging::pages_of;
 
 /// Where states are taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Plan {
     /// The plan for a list of so many devices.
     #[must_use]
     pub fn for_devices(&self, devices: u64) -> Self {
-        self.discovered(devices, pages(devices))
+        self.discovered(devices, pages_of(devices))
     }
 
     /// The plan once the list has shown so many devices on so many pages.
@@ -79,7 +79,7 @@ impl Plan {
     /// Requests, as far as they are known: pages of the list, and single devices.
     fn requests(&self) -> Option<u64> {
         let devices = self.devices?;
-        let pages = if self.list { pages(devices) } else { 0 };
+        let pages = if self.list { pages_of(devices) } else { 0 };
         Some(pages + if self.live == Live::Never { 0 } else { devices })
     }
 
@@ -96,11 +96,6 @@ impl Plan {
             (true, Live::Never) => format!("the list alone; {budget}"),
         }
     }
-}
-
-/// The pages of a list of so many devices: the last of them is short, and the one behind it empty.
-fn pages(devices: u64) -> u64 {
-    devices / PAGE_ROWS as u64 + 2
 }
 
 /// One line: devices, requests, time, source and why.

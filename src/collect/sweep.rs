@@ -16,7 +16,7 @@ use crate::ingest::{Ingest, Published, Takes};
 use crate::privacy::Policy;
 use crate::snapshot::{Answer, Body, DeviceId, Endpoint, Listing, Outcome, Source, sweep_id};
 
-use super::paging::{Next, Paging, Shown};
+use super::paging::{MOST_PAGES, Next, Paging, Shown};
 use super::plan::{Live, Plan};
 use super::schedule::{self, End, Stop};
 use super::writer::{self, Chance, JournalBroken, Writer, WriterGone};
@@ -25,9 +25,6 @@ use super::{CollectError, CollectOptions, CollectStats, Progress};
 /// Requests that may be under way at once. The pacer decides how many are sent; this bounds how many
 /// wait for slow answers.
 const REQUESTS_AT_ONCE: usize = 64;
-
-/// No list is longer: 2,000,000 devices.
-const MOST_PAGES: u32 = 40_000;
 
 /// So many requests in a row without a connection, and the sweep is given up.
 const UNREACHABLE: u32 = 10;
