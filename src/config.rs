@@ -412,7 +412,11 @@ impl ApiSection {
         })
     }
 
-    fn credential(&self) -> Result<Credential, ConfigError> {
+    /// Who asks: by the token file or, without one, by the environment.
+    ///
+    /// # Errors
+    /// Where nobody says so, or what is there is no credential.
+    pub fn credential(&self) -> Result<Credential, ConfigError> {
         if let Some(path) = &self.token_file {
             return Ok(Credential::Token(secret(&path.display().to_string(), &read(path)?)?));
         }

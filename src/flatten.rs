@@ -51,7 +51,7 @@ pub enum FlattenError {
         column: String,
     },
     /// Whose state it is, or of when, stands in it more than once.
-    #[error("its device or its time stands twice in it, and differs")]
+    #[error("its device or its time stands twice in it")]
     Twice,
 }
 
@@ -130,8 +130,8 @@ impl Plan {
     }
 
     /// The text in one column of a body, and the time in another in microseconds since the Unix epoch, read only so far
-    /// that both are known; none where they are not that easily had. Of a key that stands twice the first counts here,
-    /// and what follows may be no JSON: the row, once it is flattened, says whether it is so.
+    /// that both are known; none where they are not that easily had. What follows may be no JSON, and a key may stand
+    /// twice: the row, once it is flattened, says whether it is so.
     #[must_use]
     pub fn glance<'a>(&self, body: &'a [u8], text: usize, time: usize) -> Option<(Cow<'a, str>, i64)> {
         let quoted = |column: usize| {

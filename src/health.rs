@@ -4,13 +4,14 @@
 //! collector needs on this machine. Both end in [`Check`]s: what was found, how bad it is, and what to do. Nothing here
 //! changes anything but that it tries whether a bucket can be written to.
 
+mod collectors;
 mod examine;
 mod status;
 
 use serde::Serialize;
 
 pub use examine::{examine, examine_place};
-pub use status::{Status, StatusOptions, Sweep, known_until};
+pub use status::{SilentShard, Status, StatusOptions, Sweep, known_until};
 
 /// Something that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

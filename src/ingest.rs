@@ -470,7 +470,7 @@ impl Ingest {
         let mut published = std::mem::take(&mut self.published);
         // What was held before is tried again now.
         published.held.retain(|held| !held.is_tried_again);
-        published.is_away = false;
+        (published.is_away, published.unwritten) = (false, 0);
         match self.publish_into(&mut published) {
             Ok(()) => Ok(published),
             Err(error) => {
@@ -493,9 +493,10 @@ impl Ingest {
                 Err(error) => {
                     let count = self.unwritten.len();
                     published.unwritten = count as u64;
-                    published.held.push(Held::new(&format!(
+                    let said = format!(
                         "{count} answers are in this process's memory alone, and lost when it ends before there is room: {error}"
-                    )));
+                    );
+                    published.held.push(Held { is_tried_again: true, ..Held::new(&said) });
                 }
             }
         }
@@ -589,9 +590,9 @@ impl Ingest {
                 Ok(()) => (),
             }
             if published.held.len() > held_before {
-                divided = self.unchanged(divided, published);
                 // Those are in the quarantine by now, and not journalled.
                 published.quarantined += if divided.is_quarantined { divided.quarantined() } else { 0 };
+                divided = self.unchanged(divided, published);
                 self.journal(&divided).unwrap_or_else(|error| published.held.push(Held::new(&error)));
             }
             return;

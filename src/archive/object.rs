@@ -248,13 +248,16 @@ impl Store for Objects {
             let local = file.path().to_owned();
             // Nobody needs its name: without one, a killed process leaves nothing behind.
             archive.disk.remove(&local).unwrap_or_else(|error| warn(&error));
-            let version = self.download(path, &mut file, &local)?;
-            PartFile::held(path, file.into_file(), version)
+            match self.download(path, &mut file, &local) {
+                // What is gone does not come back.
+                Err(error @ ArchiveError::Bucket(BucketError::Absent(_))) => Ok(Err(error)),
+                version => PartFile::held(path, file.into_file(), version?).map(Ok),
+            }
         };
         // A collector may publish it anew while it is read: what is there then is read.
-        let first = while_replaced(held)?;
+        let first = while_replaced(held)??;
         // What came over a network is damage only if it comes like that again.
-        if first.checksum()? == Checksum::Wrong { while_replaced(held) } else { Ok(first) }
+        if first.checksum()? == Checksum::Wrong { while_replaced(held)? } else { Ok(first) }
     }
 
     fn next_name(&self, shard: u32, old: Option<PartName>) -> PartName {

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
-use crate::api::ClientOptions;
+use crate::api::{ClientOptions, Credential};
 use crate::archive::{Archive, Place};
 use crate::bucket::Bucket;
 use crate::clock::Zone;
@@ -764,7 +764,7 @@ fn zone(text: &str) -> Result<Zone, String> {
     Zone::parse(text).ok_or_else(|| format!("{text:?} is no time zone: it is named as UTC or Europe/Berlin"))
 }
 
-/// Reads an aggregate by its name.
+/// What a metric may be named by.
 fn metrics_help() -> String {
     let groups = metric_groups().join(", ");
     format!(
@@ -772,6 +772,7 @@ fn metrics_help() -> String {
     )
 }
 
+/// Reads an aggregate by its name.
 fn aggs() -> impl TypedValueParser<Value = Agg> {
     let named = |name: String| Agg::ALL.into_iter().find(|agg| agg.name() == name);
     PossibleValuesParser::new(Agg::ALL.map(Agg::name)).map(move |name| named(name).expect("only these names get here"))
@@ -835,6 +836,15 @@ impl ApiArgs {
     pub(super) fn clients(&self, file: &ConfigFile, seed: u64) -> Result<Vec<(String, ClientOptions)>, ConfigError> {
         let accounts = file.accounts(&self.over(file.api.clone()), &self.over(ApiSection::default()))?;
         accounts.into_iter().map(|(name, api)| Ok((name, api.client_options(seed)?))).collect()
+    }
+
+    /// The credentials of the accounts that are meant, as they are by now; none where they come from no file that can be
+    /// read once more.
+    pub(super) fn credentials(&self, file: &ConfigFile) -> Vec<Option<Result<Credential, ConfigError>>> {
+        let accounts = file.accounts(&self.over(file.api.clone()), &self.over(ApiSection::default()));
+        let can_be_read = |path: &PathBuf| path.metadata().map_or(true, |metadata| metadata.is_file());
+        let accounts = accounts.unwrap_or_default().into_iter();
+        accounts.map(|(_, api)| api.token_file.as_ref().is_some_and(can_be_read).then(|| api.credential())).collect()
     }
 
     /// What was typed, over what the file says.

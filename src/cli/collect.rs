@@ -287,15 +287,14 @@ struct Told {
 }
 
 impl Sweeps<'_> {
-    /// Takes the tokens that the files hold by now: a loop outlives them. Where one cannot be read, all stay as they were.
+    /// Takes the tokens that the files hold by now: a loop outlives them. Where one cannot be read, it stays as it was.
     fn renew_credentials(&self) {
-        match self.command.api.clients(self.file, seed(&self.clock)) {
-            Ok(clients) => {
-                for (collector, (_, options)) in self.collectors.iter().zip(clients) {
-                    collector.renew(options.credential);
-                }
+        for (collector, credential) in self.collectors.iter().zip(self.command.api.credentials(self.file)) {
+            match credential {
+                Some(Ok(credential)) => collector.renew(credential),
+                Some(Err(error)) => print::note(&format!("warning: {error}: it goes on with the token that it had")),
+                None => (),
             }
-            Err(error) => print::note(&format!("warning: {error}: it goes on with the token that it had")),
         }
     }
 

@@ -200,8 +200,8 @@ const GZIP: &[u8] = &[0x1f, 0x8b];
 /// How what zstd made begins (RFC 8878).
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// Opens something for reading, decompressed, whatever it is called; also for reading once more, where that can be done at any place of it and is worth an
-/// open file.
+/// Opens something for reading, decompressed, whatever it is called; also for reading once more, where that can be done at
+/// any place of it and is worth an open file.
 fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<Bodies>)> {
     let mut lasting = None;
     let (mut file, name): (Box<dyn Read + Send>, &Path) = match source {
@@ -222,8 +222,13 @@ fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<Bodi
     };
     let mut head = Vec::new();
     file.by_ref().take(ZSTD.len() as u64).read_to_end(&mut head)?;
-    let ends_in = |ending| name.extension().is_some_and(|extension| extension == ending);
-    let (is_gzip, is_zstd) = (ends_in("gz") || head.starts_with(GZIP), ends_in("zst") || head.starts_with(ZSTD));
+    // What is compressed and broken from the beginning is no text either: that it cannot be read says more than its lines.
+    let is_text = head.first().is_some_and(|first| b"{[ \t\r\n\xef".contains(first));
+    let ends_in = |ending| !is_text && name.extension().is_some_and(|extension| extension == ending);
+    let (is_gzip, is_zstd) = match (head.starts_with(GZIP), head.starts_with(ZSTD)) {
+        (false, false) => (ends_in("gz"), ends_in("zst")),
+        begins => begins,
+    };
     let file = io::Cursor::new(head).chain(file);
     Ok(match (is_gzip, is_zstd) {
         (true, _) => (Box::new(BufReader::with_capacity(PIECE_BYTES, flate2::read::MultiGzDecoder::new(file))), None),

@@ -321,12 +321,17 @@ impl<'a> Collector<'a> {
         }
         if plan.live == Live::Always {
             self.progress.start("devices", Some(devices.len() as u64));
-            let place = carried.device.unwrap_or(0).min(devices.len());
-            devices.rotate_left(place);
-            self.ask_each(sweep, devices).await?;
-        } else {
-            self.carried.device = carried.device;
+            // What is known of a list that was not read to its end is no place in it.
+            let is_whole = self.carried.page.is_none() && !sweep.list.is_given_up();
+            let place = carried.device.filter(|place| is_whole && *place < devices.len());
+            devices.rotate_left(place.unwrap_or(0));
+            let asked = self.ask_each(sweep, devices).await;
+            if !is_whole {
+                self.carried.device = carried.device;
+            }
+            return asked;
         }
+        self.carried.device = carried.device;
         Ok(())
     }
 

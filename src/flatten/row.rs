@@ -64,6 +64,8 @@ pub struct Row {
     members: Vec<Cell>,
     unmapped: BTreeMap<String, String>,
     met_columns: Vec<bool>,
+    /// Columns whose key was met twice.
+    doubled: Vec<usize>,
     met_groups: Vec<bool>,
     /// For each group, by entry, the entry that followed the last time; at the end, the one that was first. Of use
     /// for the next body, so that it is not cleared.
@@ -188,6 +190,7 @@ impl Row {
         self.elements.clear();
         self.members.clear();
         self.unmapped.clear();
+        self.doubled.clear();
         for (list, length) in [(&mut self.met_columns, columns), (&mut self.met_groups, groups.len())] {
             list.clear();
             list.resize(length, false);
@@ -267,7 +270,17 @@ impl Row {
 
     /// Notes that a column's key was met; says whether it had been before.
     pub(super) fn meet_column(&mut self, column: usize) -> bool {
-        std::mem::replace(&mut self.met_columns[column], true)
+        let is_again = std::mem::replace(&mut self.met_columns[column], true);
+        if is_again {
+            self.doubled.push(column);
+        }
+        is_again
+    }
+
+    /// Whether a column's key stood more than once in the body, of which the last counts.
+    #[must_use]
+    pub fn stands_twice(&self, column: usize) -> bool {
+        self.doubled.contains(&column)
     }
 
     /// Notes that a group's key was met; says whether it had been before.

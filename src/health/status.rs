@@ -18,6 +18,7 @@ use crate::query::{
 use crate::schema::Schema;
 use crate::snapshot::HISTORY;
 
+use super::collectors::{Newest, collectors};
 use super::{Check, Level};
 
 /// Of the requests of a sweep, so many may fail.
@@ -66,6 +67,11 @@ pub struct Status {
     pub last_sweeps: Vec<Sweep>,
     /// Accounts that were collected before, or are to be, and have neither a pass of the last 7 days nor one that waits.
     pub silent_accounts: Vec<String>,
+    /// Shards of accounts whose other shards are collected, with neither either.
+    pub silent_shards: Vec<SilentShard>,
+    /// Accounts and shards of which everything waits, and when the newest of it was received.
+    #[serde(skip)]
+    unpublished: Vec<(String, Option<String>, Timestamp)>,
     /// Intervals of the last day in which a state was expected.
     pub expected: u64,
     /// Those that have one.
@@ -112,6 +118,15 @@ pub struct Status {
     pub resharding: Option<u32>,
     /// What all of that says: how good or bad it is, and what to do about it.
     pub checks: Vec<Check>,
+}
+
+/// A shard that nobody collects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SilentShard {
+    /// The account.
+    pub account_id: String,
+    /// Which shard, of how many: `3/8`.
+    pub shard: String,
 }
 
 /// A pass over the fleet.
@@ -165,11 +180,24 @@ impl Status {
         };
         let silent = known.iter().chain(options.accounts.keys()).filter(|account| !collected(account));
         let silent: BTreeSet<String> = silent.cloned().collect();
+        let collectors = collectors(&sweeps, &newest, archive.shards(), (now, options.max_age));
+        let (mut last_sweeps, mut unpublished, mut silent_shards) = (Vec::new(), Vec::new(), Vec::new());
+        for ((account, shard), Newest { sweep, waiting }) in collectors {
+            match (sweep, waiting) {
+                (Some(sweep), waiting) => last_sweeps.push(Sweep::new(sweep, waiting)),
+                (None, Some(waiting)) => unpublished.push((account, shard, waiting)),
+                (None, None) => {
+                    silent_shards.push(SilentShard { account_id: account, shard: shard.unwrap_or_default() })
+                }
+            }
+        }
         let (day_count, bytes, bytes_per_day) = size(archive, now)?;
         let free_bytes = disk::free_bytes(archive.state_dir());
         let mut status = Self {
             silent_accounts: silent.into_iter().collect(),
-            last_sweeps: sweeps.into_iter().map(|sweep| Sweep::new(sweep, &newest)).collect(),
+            silent_shards,
+            last_sweeps,
+            unpublished,
             expected: covered.last_day.expected,
             present: covered.last_day.present,
             missed: covered.last_day.missed,
@@ -208,33 +236,36 @@ impl Status {
     }
 
     fn checks(&self, options: &StatusOptions) -> Vec<Check> {
-        let unpublished = self.unpublished();
-        let swept: BTreeSet<&String> = self.last_sweeps.iter().map(|sweep| &sweep.account_id).collect();
-        let several = swept.len() + unpublished.len() + self.silent_accounts.len() > 1;
-        let name = |account: &str| {
+        let swept = self.last_sweeps.iter().map(|sweep| &sweep.account_id);
+        let swept = swept.chain(self.unpublished.iter().map(|(account, ..)| account)).chain(&self.silent_accounts);
+        let several = swept.collect::<BTreeSet<_>>().len() > 1;
+        let name = |account: &str, shard: Option<&str>| {
             let called = options.accounts.get(account).map_or(account, String::as_str);
-            if several { format!("last sweep, {called}") } else { "last sweep".to_owned() }
+            let account = if several { format!(", {called}") } else { String::new() };
+            format!("last sweep{account}{}", shard.map_or(String::new(), |shard| format!(", shard {shard}")))
         };
-        let of_sweep = |sweep: &Sweep| {
-            let shard = sweep.shard.as_ref().map_or(String::new(), |shard| format!(", shard {shard}"));
-            match sweep.check(&(name(&sweep.account_id) + &shard), options) {
-                check if check.level == Level::Fine && self.empty_accounts.contains(&sweep.account_id) => Check::poor(
-                    &check.name,
-                    format!("{}; nobody was seen in 7 days", check.found),
-                    "look at the account's id, whether DEX is set up, and at a metadata boundary: `dex-archive doctor`",
-                ),
-                check => check,
-            }
+        let of_sweep = |sweep: &Sweep| match sweep.check(&name(&sweep.account_id, sweep.shard.as_deref()), options) {
+            check if check.level == Level::Fine && self.empty_accounts.contains(&sweep.account_id) => Check::poor(
+                &check.name,
+                format!("{}; nobody was seen in 7 days", check.found),
+                "look at the account's id, whether DEX is set up, and at a metadata boundary: `dex-archive doctor`",
+            ),
+            check => check,
         };
         let mut checks: Vec<Check> = self.last_sweeps.iter().map(of_sweep).collect();
-        checks.extend(unpublished.into_iter().map(|(account, at)| waits(&name(account), at, options)));
-        let silent = |account: &str| {
+        let waiting = self.unpublished.iter();
+        checks.extend(waiting.map(|(account, shard, at)| waits(&name(account, shard.as_deref()), *at, options)));
+        let silent = |account: &str, shard: Option<&str>| {
             let remedy = "nothing collects: run `dex-archive collect`, by hand and then from cron or as a service";
-            Check::poor(&name(account), "none in the last 7 days", remedy)
+            Check::poor(&name(account, shard), "none in the last 7 days", remedy)
         };
-        checks.extend(self.silent_accounts.iter().map(|account| silent(account)));
+        checks.extend(self.silent_shards.iter().map(|silent_one| {
+            let SilentShard { account_id, shard } = silent_one;
+            silent(account_id, Some(shard))
+        }));
+        checks.extend(self.silent_accounts.iter().map(|account| silent(account, None)));
         if checks.is_empty() {
-            checks.push(silent(""));
+            checks.push(silent("", None));
         }
         checks.extend([self.coverage(), self.pending(options), self.archive(), self.disk(), self.gap()]);
         checks.extend(self.unexpected());
@@ -245,13 +276,6 @@ impl Status {
         checks.extend(self.pseudonyms());
         checks.extend(self.damage());
         checks
-    }
-
-    /// Accounts of which everything waits, and since when the newest of it does.
-    fn unpublished(&self) -> Vec<(&str, Timestamp)> {
-        let is_published = |account: &str| self.last_sweeps.iter().any(|sweep| sweep.account_id == account);
-        let newest = self.pending_newest.iter().map(|(account, at)| (account.as_str(), at.0));
-        newest.filter(|(account, _)| !is_published(account)).collect()
     }
 
     /// Whether the states are as the schema expects them.
@@ -362,18 +386,21 @@ impl Status {
         };
         let since = clock::format_timestamp(since);
         let found = format!("states since {since} were missed; Cloudflare has them for {left:.1} days more");
-        let remedy = "fetch them: `dex-archive backfill`, or collect with --self-heal";
+        let is_divided = self.last_sweeps.iter().any(|sweep| sweep.shard.is_some());
+        let remedy = if is_divided {
+            "fetch them: `dex-archive backfill`"
+        } else {
+            "fetch them: `dex-archive backfill`, or collect with --self-heal"
+        };
         if left < 1.0 { Check::poor(name, found, remedy) } else { Check::note(name, found, remedy) }
     }
 }
 
 impl Sweep {
-    fn new(sweep: LastSweep, waiting: &BTreeMap<(String, Option<String>), Timestamp>) -> Self {
+    fn new(sweep: LastSweep, waiting: Option<Timestamp>) -> Self {
         let LastSweep { account_id, sweep_id, ended, requests, failed, states, shard, .. } = sweep;
-        let collector = (account_id, shard);
-        let waiting = waiting.get(&collector).copied().map(Moment);
-        let (account_id, shard) = collector;
-        Self { account_id, sweep_id, ended: Moment(ended), requests, failed, states, shard, waiting }
+        let (ended, waiting) = (Moment(ended), waiting.map(Moment));
+        Self { account_id, sweep_id, ended, requests, failed, states, shard, waiting }
     }
 
     fn check(&self, name: &str, options: &StatusOptions) -> Check {
@@ -457,7 +484,6 @@ impl Covered {
             window,
             every: options.expect,
             zone: Zone::UTC,
-
             now,
             known_until: until,
         };

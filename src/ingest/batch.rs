@@ -3,8 +3,8 @@
 //! The bodies stay in their files: a batch remembers of each where it lies, and the device and the time by which it is
 //! sorted. So a day is written anew once for however many bodies there are, and in the memory of a few of them.
 //!
-//! Device and time are read at a [glance](Plan::glance), which takes the first of two keys. Where the row turns out to be
-//! of another, nobody knows whose it is: the body goes to the quarantine.
+//! Device and time are read at a [glance](Plan::glance). A body in which one of them stands twice is no device state, for
+//! nobody knows whose it is or of when; its row finds out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -126,6 +126,13 @@ impl SortedBy {
         };
         (row.text(self.device).unwrap_or_default(), time)
     }
+
+    /// Reads a body into a row of one device and one time.
+    pub(super) fn flatten(self, plan: &Plan, body: &[u8], row: &mut Row) -> Result<(), FlattenError> {
+        plan.flatten(body, row)?;
+        let is_twice = row.stands_twice(self.device) || row.stands_twice(self.time);
+        if is_twice { Err(FlattenError::Twice) } else { Ok(()) }
+    }
 }
 
 /// What some files hold, by the parts that it belongs to.
@@ -244,8 +251,9 @@ impl Batch {
     /// The device and the time of the next body, which is read in full. One that is no device state is noted.
     fn read_key(&mut self, plan: &Plan, body: &[u8]) -> (u32, Option<i64>) {
         let mut row = Row::default();
-        let (device, time) = match plan.flatten(body, &mut row) {
-            Ok(()) => SortedBy::new(plan.schema()).of(&row),
+        let by = SortedBy::new(plan.schema());
+        let (device, time) = match by.flatten(plan, body, &mut row) {
+            Ok(()) => by.of(&row),
             Err(error) => {
                 self.no_states.insert(index(self.bodies.located.len()), error);
                 Default::default()

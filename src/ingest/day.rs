@@ -19,6 +19,9 @@ const STRETCH_ROWS: usize = 8 * 1024;
 /// A stretch ends behind so many bytes of bodies, however few rows that are.
 const STRETCH_BYTES: u64 = 32 << 20;
 
+/// What is said of a body that is of another device or time than when it was sorted.
+const CHANGED: &str = "a body is not what it was a moment ago: somebody has written to its file";
+
 /// The bodies of a part.
 #[derive(Debug)]
 pub(super) struct DayRows {
@@ -131,14 +134,14 @@ impl Reading<'_> {
     fn read(&mut self, place: Place) -> Result<(), ArchiveError> {
         let DayRows { bodies, plan, .. } = self.day;
         bodies.read(place, &mut self.body).map_err(|error| ArchiveError::Incoming(error.into()))?;
-        let flattened = plan.flatten(&self.body, &mut self.row).and_then(|()| {
-            // Sorted by what it seemed to be at a glance, its row would stand at a wrong place.
-            let is_it = SortedBy::new(plan.schema()).of(&self.row) == bodies.key(place);
-            if is_it { Ok(()) } else { Err(FlattenError::Twice) }
-        });
-        if let Err(error) = flattened {
+        let by = SortedBy::new(plan.schema());
+        if let Err(error) = by.flatten(plan, &self.body, &mut self.row) {
             self.found.no_states.insert(place.number, error);
             return Ok(());
+        }
+        if by.of(&self.row) != bodies.key(place) {
+            // Its row would stand at a wrong place.
+            return Err(ArchiveError::Incoming(CHANGED.into()));
         }
         self.stamp.set(&mut self.row, bodies.head(place));
         self.columns.push(&self.row);

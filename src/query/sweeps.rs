@@ -49,19 +49,14 @@ struct Tally {
     states: u64,
 }
 
-/// The newest passes over the fleet of each account that began in a window: one, or one of each shard, as the fleet was
-/// divided by the newest of them. What asked the history is none.
+/// The newest passes over the fleet of each account that began in a window: that of all devices, and that of each shard
+/// whose devices a collector kept alone. What asked the history is none.
 ///
 /// # Errors
 /// Where the archive cannot be read.
 pub fn last_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, QueryError> {
     let newest = sweeps(days, window)?.map(|sweep| ((sweep.account_id.clone(), sweep.shard.clone()), sweep));
-    let newest: Vec<LastSweep> = newest.collect::<BTreeMap<_, _>>().into_values().collect();
-    let is_current = |sweep: &&LastSweep| {
-        let of_account = newest.iter().filter(|other| other.account_id == sweep.account_id);
-        of_account.max_by_key(|other| other.ended).is_some_and(|last| last.division() == sweep.division())
-    };
-    Ok(newest.iter().filter(is_current).cloned().collect())
+    Ok(newest.collect::<BTreeMap<_, _>>().into_values().collect())
 }
 
 /// The oldest of each.
@@ -131,13 +126,6 @@ fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
             failed: u64::from(outcomes.value(row) == Outcome::Failed.as_str()),
             states: u64::try_from(rows.value(row)).unwrap_or(0),
         });
-    }
-}
-
-impl LastSweep {
-    /// Among how many shards the fleet was divided.
-    fn division(&self) -> Option<&str> {
-        self.shard.as_deref().map(|shard| shard.split_once('/').map_or(shard, |(_, shards)| shards))
     }
 }
 

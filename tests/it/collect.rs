@@ -304,6 +304,31 @@ fn a_single_sweep_goes_on_where_the_last_one_ended() {
 }
 
 #[test]
+fn a_list_that_is_cut_off_keeps_no_device_from_its_turn() {
+    let (_dir, archive) = place();
+    let api = Api::start(120, Duration::from_mins(2), |options| options);
+    let sweep = || {
+        let mut collect = api.collect_at(&archive, "60/2s");
+        run(collect.args(["--source", "live", "--budget", "100%", "--deadline", "1s", "--since-minutes", "60"])).1
+    };
+    let devices = || api.handle.served().into_iter().filter_map(|served| served.device_id).collect::<Vec<_>>();
+    let said = sweep();
+    let first = devices();
+    assert!(said.contains("left to the next sweep)") && !first.is_empty(), "{said}");
+    api.handle.set_faults(Faults::none().with(FaultKind::Stalled, 1.0));
+    let said = sweep();
+    assert!(said.contains("the rest of the list is left to the next sweep") && devices() == first, "{said}");
+    api.handle.set_faults(Faults::none());
+    // On a machine that is busy, one may come to nothing; and one begins where the list was cut.
+    let more = (0..10).find(|_| {
+        sweep();
+        devices().len() > first.len()
+    });
+    let all = devices();
+    assert!(more.is_some() && !first.contains(&all[first.len()]), "it begins anew: {all:?}");
+}
+
+#[test]
 fn devices_on_pages_that_there_was_no_time_for_count_as_not_asked() {
     let (dir, archive) = place();
     let api = Api::start(160, Duration::from_secs(2), |options| options);

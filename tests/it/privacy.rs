@@ -197,7 +197,10 @@ fn pseudonyms_go_on_with_the_rules_and_the_key_that_they_began_with() {
 fn file() -> String {
     let schema = Schema::device_state();
     let strings = format!("{{{}}}", entries(&schema, |_| format!("\"{MARKER}\"")).join(","));
-    let twice = [entries(&schema, |_| format!("[\"{MARKER}\",{{\"{MARKER}\":1}}]")), entries(&schema, older)].concat();
+    let mut twice =
+        [entries(&schema, |_| format!("[\"{MARKER}\",{{\"{MARKER}\":1}}]")), entries(&schema, older)].concat();
+    // One of two devices would be no state.
+    twice.retain(|entry| !entry.starts_with("\"deviceId\""));
     let escaped = strings.replace("\"M", "\"\\u004d").replace("\"p", "\"\\u0070").replace("\"dev", "\"d\\u0065v");
     let garbage = [
         MARKER.to_owned(),

@@ -143,6 +143,11 @@ impl Seeings {
         self.0[bucket] = self.0[bucket].and(seeing);
     }
 
+    /// Whether anything was seen in the first intervals.
+    fn is_within(&self, intervals: usize) -> bool {
+        self.0.iter().take(intervals).any(|seeing| *seeing != Seeing::default())
+    }
+
     fn merge(&mut self, other: &Self) {
         other.0.iter().enumerate().for_each(|(bucket, &seeing)| self.see(bucket, seeing));
     }
@@ -171,11 +176,14 @@ impl Seen {
         let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, question);
         days.fold(&polls, window, &scan, Found::default, add, |found| seen.merge(found))?;
         seen.note_whole_lists(asked.count());
-        seen.expect_none_after(buckets.count());
+        let after = seen.expect_none_after(buckets.count());
         for device in known {
             seen.devices.entry(device).or_default();
         }
-        seen.expect(days, options)?;
+        seen.expect(days, options, buckets.count())?;
+        for (device, seeings) in &mut seen.devices {
+            after.get(device).into_iter().for_each(|after| seeings.merge(after));
+        }
         if seen.devices.is_empty() {
             return Err(QueryError::NothingExpected(window));
         }
@@ -187,14 +195,8 @@ impl Seen {
 
     /// What was seen of a device, by itself and by the lists that it should be on.
     pub(super) fn of<'a>(&'a self, device: &'a Device, own: &'a Seeings) -> OfDevice<'a> {
-        let (account, id) = device;
         let mut lists = Seeings::default();
-        let of_account = self.lists.iter().filter(|((listed, _), _)| listed == account);
-        for ((_, shard), list) in of_account {
-            if shard.as_ref().is_none_or(|shard| is_in_shard(id, shard)) {
-                lists.merge(list);
-            }
-        }
+        self.lists.iter().filter(|(listed, _)| is_listed(device, listed)).for_each(|(_, list)| lists.merge(list));
         OfDevice { seen: self, device, own, lists }
     }
 }
@@ -321,24 +323,27 @@ impl Found {
         }
     }
 
-    /// Forgets whoever was asked for after so many intervals alone.
-    fn expect_none_after(&mut self, intervals: usize) {
-        let is_within = |seeings: &Seeings| (0..intervals).any(|bucket| seeings.at(bucket) != Seeing::default());
-        self.devices.retain(|_, seeings| is_within(seeings));
-        self.lists.retain(|_, seeings| is_within(seeings));
+    /// Takes out whoever was asked for after so many intervals alone: nobody expects them, but what was seen of them counts.
+    fn expect_none_after(&mut self, intervals: usize) -> BTreeMap<Device, Seeings> {
+        let devices = std::mem::take(&mut self.devices);
+        let (within, after) = devices.into_iter().partition(|(_, seeings)| seeings.is_within(intervals));
+        self.devices = within;
+        after
     }
 
     /// Devices that were asked about by name are expected, even where nothing was seen of them: in the account in which
-    /// they were seen last. Where lists were asked for and nobody was seen, those are who was seen before.
-    fn expect(&mut self, days: &Days, options: &GapsOptions) -> Result<(), QueryError> {
+    /// they were seen last. Where a list was asked for and nobody who should be on it was seen, those are who was seen before.
+    fn expect(&mut self, days: &Days, options: &GapsOptions, intervals: usize) -> Result<(), QueryError> {
         let Some(ids) = &options.devices else {
-            if self.devices.is_empty() && !self.lists.is_empty() {
+            let asked = self.lists.iter().filter(|(_, seeings)| seeings.is_within(intervals)).map(|(listed, _)| listed);
+            let is_unseen = |listed: &&Listed| !self.devices.keys().any(|device| is_listed(device, listed));
+            let unseen: Vec<Listed> = asked.filter(is_unseen).cloned().collect();
+            if !unseen.is_empty() {
                 let window = options.window;
                 let since = window.since.checked_sub_signed(HISTORY).unwrap_or(window.since);
-                let seen = devices_seen(days, Window { since, until: window.since })?;
-                let is_listed = |account: &String| self.lists.keys().any(|(listed, _)| listed == account);
-                let of_these: Vec<Device> = seen.into_iter().filter(|(account, _)| is_listed(account)).collect();
-                self.devices.extend(of_these.into_iter().map(|device| (device, Seeings::default())));
+                let seen = devices_seen(days, Window { since, until: window.since })?.into_iter();
+                let of_these = seen.filter(|device| unseen.iter().any(|listed| is_listed(device, listed)));
+                self.devices.extend(of_these.map(|device| (device, Seeings::default())));
             }
             return Ok(());
         };
@@ -439,6 +444,11 @@ impl<'a> Rows<'a> {
             run(self.accounts.value(start), device(start), bucket, start..row);
         }
     }
+}
+
+/// Whether a list should have a device.
+fn is_listed((account, id): &Device, (listed, shard): &Listed) -> bool {
+    account == listed && shard.as_ref().is_none_or(|shard| is_in_shard(id, shard))
 }
 
 /// The intervals of a window that are over, and the time that they take.
