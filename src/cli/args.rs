@@ -276,7 +276,8 @@ pub(super) struct ApiArgs {
     /// The Cloudflare account
     #[arg(long, env = "CLOUDFLARE_ACCOUNT_ID", value_name = "ID")]
     account: Option<String>,
-    /// A file that holds the API token; without it, the variable `CLOUDFLARE_API_TOKEN` counts
+    /// A file that holds the API token, which a loop reads again before each sweep; without it, the variable
+    /// `CLOUDFLARE_API_TOKEN` counts
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Where the API is [default: Cloudflare's own]
