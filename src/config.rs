@@ -212,6 +212,9 @@ pub enum ConfigError {
     /// One of several collectors is to heal.
     #[error("--self-heal is for a collector of all shards: run `backfill` beside those of a shard each")]
     HealShard,
+    /// Where a shard is named, and not how many there are, there is no archive that would say so.
+    #[error("{} is no archive yet: say how many shards it has (`--shard 3/8`), or make it first (`init --shards 8`)", .0.display())]
+    NoShards(PathBuf),
     /// The archive has another number of shards.
     #[error("the archive has {found} shards and not {said}: `reshard` gives it another number")]
     ShardCount {

@@ -69,7 +69,7 @@ impl Taken<'_> {
             Some(found) => (found.archive, found.away),
             // Who names a shard and not how many there are means an archive that is there.
             None if shards != Shards::All && count.is_none() => {
-                return Err(ArchiveError::Absent(place.root().to_owned()).into());
+                return Err(ConfigError::NoShards(place.root().to_owned()).into());
             }
             None => (Archive::open_or_create(place, count.unwrap_or(1), clock.now(), disk)?, None),
         };

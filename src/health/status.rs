@@ -169,12 +169,8 @@ impl Status {
         let Unexpected { states, unmapped: states_unmapped, timeless: states_timeless } =
             unexpected(&days, back(TimeDelta::days(1)))?;
         let empty = empty_accounts(&days, &sweeps, now)?;
+        let newest_by_account = pending.newest_by_account();
         let Pending { bytes: pending_bytes, unreadable: pending_unreadable, since: pending_since, newest } = pending;
-        let mut newest_by_account: BTreeMap<String, Moment> = BTreeMap::new();
-        for ((account, _), at) in &newest {
-            let known = newest_by_account.entry(account.clone()).or_insert(Moment(*at));
-            *known = Moment(known.0.max(*at));
-        }
         let collected = |account: &String| {
             sweeps.iter().any(|sweep| sweep.account_id == *account) || newest_by_account.contains_key(account)
         };
@@ -259,10 +255,8 @@ impl Status {
             let remedy = "nothing collects: run `dex-archive collect`, by hand and then from cron or as a service";
             Check::poor(&name(account, shard), "none in the last 7 days", remedy)
         };
-        checks.extend(self.silent_shards.iter().map(|silent_one| {
-            let SilentShard { account_id, shard } = silent_one;
-            silent(account_id, Some(shard))
-        }));
+        let shards = self.silent_shards.iter();
+        checks.extend(shards.map(|SilentShard { account_id, shard }| silent(account_id, Some(shard))));
         checks.extend(self.silent_accounts.iter().map(|account| silent(account, None)));
         if checks.is_empty() {
             checks.push(silent("", None));
@@ -566,6 +560,15 @@ fn known_but_for(since: Option<Timestamp>, longest_wait: Duration, now: Timestam
 }
 
 impl Pending {
+    fn newest_by_account(&self) -> BTreeMap<String, Moment> {
+        let mut newest: BTreeMap<String, Moment> = BTreeMap::new();
+        for ((account, _), at) in &self.newest {
+            let known = newest.entry(account.clone()).or_insert(Moment(*at));
+            *known = Moment(*at).max(*known);
+        }
+        newest
+    }
+
     fn read(archive: &Archive) -> Self {
         let mut pending = Self::default();
         for journal in archive.journals() {

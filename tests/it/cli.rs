@@ -250,6 +250,7 @@ fn what_the_environment_says_beats_the_config_file_and_no_proxy_sees_it() {
 fn an_archive_that_is_none_is_left_alone() {
     let (dir, archive) = place();
     let api = Api::start(1, Duration::from_mins(2), |options| options);
+    check(api.collect(&archive).args(["--shard", "0"]), 2, "is no archive yet: say how many shards it has");
     put(&archive, "not a folder");
     check(&mut api.collect(&archive), 1, "is a file: an archive is a folder");
     fs::remove_file(&archive).expect("a file");
