@@ -441,6 +441,20 @@ fn a_loop_takes_the_token_that_its_file_holds_by_now() {
 }
 
 #[test]
+fn a_token_that_can_be_read_once_is_read_once() {
+    let (_dir, archive) = place();
+    let api =
+        Api::start(5, Duration::from_secs(2), |options| ServerOptions { token: Some("piped".to_owned()), ..options });
+    let mut collect = api.collect(&archive);
+    collect.args(["--every", "1s", "--sweeps", "3", "--token-file", "/dev/stdin"]);
+    let mut looping = collect.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    looping.stdin.take().expect("a pipe").write_all(b"piped").expect("a pipe");
+    let ended = looping.wait_with_output().expect("a process");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success() && !said.contains("warning"), "{said}");
+}
+
+#[test]
 fn accounts_of_one_token_are_held_back_together() {
     let (dir, archive) = place();
     let limit = |requests| RateLimit { requests, window: Duration::from_secs(1), block: Duration::from_secs(1) };
