@@ -95,7 +95,7 @@ pub use description::KeyMark;
 pub use export::to_parquet;
 pub use lock::{ShardLock, Shards};
 pub use merge::{Incoming, Stretches, Supply};
-pub use order::{Spot, day_of, is_any_of, is_in_shard, misplaced, partitions_of, shard_name, shard_of};
+pub use order::{Spot, day_of, is_any_of, is_in_shard, misplaced, partitions_of, shard_name, shard_of, shards_by_name};
 pub use paths::{PartName, Partition};
 pub use place::Place;
 pub use publish::{Live, PartInfo, Staged, while_replaced};

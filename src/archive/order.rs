@@ -32,8 +32,19 @@ pub fn shard_name(shard: u32, shards: u32) -> String {
 /// Whether a device, by its id as it stands in the archive, falls into a shard of such a name.
 #[must_use]
 pub fn is_in_shard(device_id: &str, name: &str) -> bool {
-    let parts = name.split_once('/').and_then(|(shard, shards)| shard.parse().ok().zip(shards.parse().ok()));
-    parts.is_some_and(|(shard, shards): (u32, u32)| shard_of(device_id, shards) == shard)
+    named(name).is_some_and(|(shard, shards)| shard_of(device_id, shards) == shard)
+}
+
+/// How many shards there are, by the name of one of them.
+#[must_use]
+pub fn shards_by_name(name: &str) -> Option<u32> {
+    named(name).map(|(_, shards)| shards)
+}
+
+/// The shard of a name, and how many there are.
+fn named(name: &str) -> Option<(u32, u32)> {
+    let (shard, shards) = name.split_once('/')?;
+    shard.parse().ok().zip(shards.parse().ok())
 }
 
 /// The shard of each row of a batch; `otherwise` for those that are of no device.

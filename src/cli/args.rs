@@ -835,17 +835,21 @@ impl ApiArgs {
     /// The clients of the accounts that are meant, and what each is called: what was typed over what an account's own
     /// section says, and that over `[api]`.
     pub(super) fn clients(&self, file: &ConfigFile, seed: u64) -> Result<Vec<(String, ClientOptions)>, ConfigError> {
-        let accounts = file.accounts(&self.over(file.api.clone()), &self.over(ApiSection::default()))?;
-        accounts.into_iter().map(|(name, api)| Ok((name, api.client_options(seed)?))).collect()
+        self.accounts(file)?.into_iter().map(|(name, api)| Ok((name, api.client_options(seed)?))).collect()
     }
 
     /// The credentials of the accounts that are meant, as they are by now; none where they come from no file that can be
     /// read once more.
     pub(super) fn credentials(&self, file: &ConfigFile) -> Vec<Option<Result<Credential, ConfigError>>> {
-        let accounts = file.accounts(&self.over(file.api.clone()), &self.over(ApiSection::default()));
         let can_be_read = |path: &PathBuf| path.metadata().map_or(true, |metadata| metadata.is_file());
-        let accounts = accounts.unwrap_or_default().into_iter();
+        // That they can be told apart was seen when the clients were made.
+        let accounts = self.accounts(file).unwrap_or_default().into_iter();
         accounts.map(|(_, api)| api.token_file.as_ref().is_some_and(can_be_read).then(|| api.credential())).collect()
+    }
+
+    /// The accounts that are meant.
+    fn accounts(&self, file: &ConfigFile) -> Result<Vec<(String, ApiSection)>, ConfigError> {
+        file.accounts(&self.over(file.api.clone()), &self.over(ApiSection::default()))
     }
 
     /// What was typed, over what the file says.

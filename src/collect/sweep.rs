@@ -409,10 +409,10 @@ impl<'a> Collector<'a> {
                 }
             }
         }
-        let mut left = devices.iter().zip(&unasked).filter(|(_, is_unasked)| **is_unasked);
-        let first = left.next().map(|(device, _)| device);
-        sweep.stats.devices_unasked = unasked.iter().filter(|is_unasked| **is_unasked).count() as u64;
-        self.carried.device = first.map(|first| devices.iter().filter(|device| *device < first).count());
+        let left = devices.iter().zip(unasked).filter(|(_, is_unasked)| *is_unasked).map(|(device, _)| device);
+        let left: Vec<&DeviceId> = left.collect();
+        sweep.stats.devices_unasked = left.len() as u64;
+        self.carried.device = left.first().map(|first| devices.iter().filter(|device| device < first).count());
         halted
     }
 

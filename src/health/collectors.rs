@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::archive::shard_name;
+use crate::archive::{shard_name, shards_by_name};
 use crate::clock::Timestamp;
 use crate::query::LastSweep;
 
@@ -38,7 +38,7 @@ pub(super) fn collectors(
         all.entry(collector.clone()).or_default().waiting = Some(*at);
     }
     // By account, how each division of its fleet ended last.
-    let mut divisions: BTreeMap<String, BTreeMap<Option<String>, Timestamp>> = BTreeMap::new();
+    let mut divisions: BTreeMap<String, BTreeMap<Option<u32>, Timestamp>> = BTreeMap::new();
     for ((account, shard), newest) in &all {
         let Some(at) = newest.at() else { continue };
         let ended = divisions.entry(account.clone()).or_default().entry(division(shard.as_deref())).or_insert(at);
@@ -49,7 +49,7 @@ pub(super) fn collectors(
         let newest = ended.iter().max_by_key(|(division, at)| (division.is_some() && is_new(**at), **at));
         let Some((current, _)) = newest else { continue };
         all.retain(|(other, shard), _| *other != account || division(shard.as_deref()) == *current);
-        if *current == Some(shards.to_string()) {
+        if *current == Some(shards) {
             for shard in 0..shards {
                 all.entry((account.clone(), Some(shard_name(shard, shards)))).or_default();
             }
@@ -59,8 +59,8 @@ pub(super) fn collectors(
 }
 
 /// Among how many shards a fleet is divided, by the name of one of them.
-fn division(shard: Option<&str>) -> Option<String> {
-    shard.map(|shard| shard.split_once('/').map_or(shard, |(_, shards)| shards).to_owned())
+fn division(shard: Option<&str>) -> Option<u32> {
+    shard.and_then(shards_by_name)
 }
 
 impl Newest {
