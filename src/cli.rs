@@ -30,8 +30,6 @@ mod take;
 mod verify;
 
 use anyhow::Context;
-use clap::{CommandFactory, FromArgMatches, Parser};
-
 use args::{Args, Command};
 
 pub use exit::Exit;
@@ -40,7 +38,7 @@ pub use exit::Exit;
 #[must_use]
 pub fn run() -> Exit {
     keep_freed_memory();
-    let args = match parsed() {
+    let args = match Args::read() {
         Ok(args) => args,
         Err(error) => {
             // Where even that cannot be printed, the exit code says enough.
@@ -74,7 +72,7 @@ pub fn run() -> Exit {
         if print::is_closed_pipe(&error) {
             return Exit::Done;
         }
-        print::note(&format!("error: {error:#}"));
+        print::error(&format_args!("{error:#}"));
         Exit::of_error(&error)
     })
 }
@@ -89,22 +87,6 @@ fn keep_freed_memory() {
 /// Where async work runs.
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
-}
-
-/// What was typed. An environment variable that holds nothing says nothing.
-fn parsed() -> Result<Args, clap::Error> {
-    if std::env::vars_os().all(|(_, value)| !value.is_empty()) {
-        return Args::try_parse();
-    }
-    let mut program = without_empty_variables(Args::command());
-    let matches = program.try_get_matches_from_mut(std::env::args_os())?;
-    Args::from_arg_matches(&matches).map_err(|error| error.format(&mut program))
-}
-
-fn without_empty_variables(program: clap::Command) -> clap::Command {
-    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    let program = program.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
-    program.mut_subcommands(without_empty_variables)
 }
 
 /// A number for the name of a sweep: sweeps of one second have other numbers, collectors of one second

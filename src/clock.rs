@@ -205,12 +205,31 @@ pub mod rfc3339 {
     }
 }
 
+/// The last whole multiple of a length since the Unix epoch that is not after a time. The time itself where a length
+/// has no multiples: it is not above 0.
+#[must_use]
+pub fn floor(at: Timestamp, every: TimeDelta) -> Timestamp {
+    let every = every.num_microseconds().unwrap_or(i64::MAX);
+    let micros = at.timestamp_micros();
+    let floor = micros.checked_rem_euclid(every).filter(|_| every > 0).and_then(|past| micros.checked_sub(past));
+    floor.and_then(from_micros).unwrap_or(at)
+}
+
+/// A duration in whole seconds, rounded up, as estimates are told.
+#[must_use]
+pub fn whole_seconds(duration: Duration) -> Duration {
+    Duration::from_secs(duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0)))
+}
+
+/// The units of durations, the longest first, in milliseconds.
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
 /// A duration in the shortest form that [`parse_duration`] reads back, to the millisecond.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
     let mut ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut text = String::new();
-    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+    for (unit, size) in UNITS {
         if ms >= size {
             text.push_str(&(ms / size).to_string());
             text.push_str(unit);
@@ -222,9 +241,8 @@ pub fn format_duration(duration: Duration) -> String {
 
 /// The milliseconds of the unit that `text` begins with, and what follows the unit.
 fn split_unit(text: &str) -> Option<(u64, &str)> {
-    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)]
-        .into_iter()
-        .find_map(|(unit, ms)| Some((ms, text.strip_prefix(unit)?)))
+    // `ms` begins with `m`.
+    UNITS.into_iter().rev().find_map(|(unit, ms)| Some((ms, text.strip_prefix(unit)?)))
 }
 
 fn parse_date_bytes(bytes: &[u8]) -> Option<NaiveDate> {

@@ -151,30 +151,57 @@ impl CollectStats {
     }
 
     /// Adds what another sweep did at the same time.
-    pub fn merge(&mut self, other: &Self) {
-        self.devices += other.devices;
-        self.states_new += other.states_new;
-        self.states_unchanged += other.states_unchanged;
-        self.devices_unasked += other.devices_unasked;
-        self.devices_absent += other.devices_absent;
-        self.requests_failed += other.requests_failed;
-        self.bodies_quarantined += other.bodies_quarantined;
-        self.journal_gaps += other.journal_gaps;
-        self.requests_sent += other.requests_sent;
-        self.throttled_s = self.throttled_s.max(other.throttled_s);
-        self.rows_published += other.rows_published;
-        self.bytes_published += other.bytes_published;
-        self.values_unmapped += other.values_unmapped;
-        self.elapsed_s = self.elapsed_s.max(other.elapsed_s);
-        self.stopped |= other.stopped;
-        self.list_cut |= other.list_cut;
-        self.clock_ahead_s = self.clock_ahead_s.or(other.clock_ahead_s);
-        self.failures.extend_from_slice(&other.failures);
-        self.damaged.extend_from_slice(&other.damaged);
-        self.held.extend_from_slice(&other.held);
-        self.is_away |= other.is_away;
-        self.waiting_bytes += other.waiting_bytes;
-        self.waiting_since = self.waiting_since.or(other.waiting_since);
+    pub fn merge(&mut self, other: Self) {
+        // Every field by its name: one that is added is asked about here.
+        let Self {
+            sweep_id: _,
+            devices,
+            states_new,
+            states_unchanged,
+            devices_unasked,
+            devices_absent,
+            requests_failed,
+            bodies_quarantined,
+            journal_gaps,
+            requests_sent,
+            throttled_s,
+            rows_published,
+            bytes_published,
+            values_unmapped,
+            elapsed_s,
+            stopped,
+            list_cut,
+            clock_ahead_s,
+            failures,
+            damaged,
+            held,
+            is_away,
+            waiting_bytes,
+            waiting_since,
+        } = other;
+        self.devices += devices;
+        self.states_new += states_new;
+        self.states_unchanged += states_unchanged;
+        self.devices_unasked += devices_unasked;
+        self.devices_absent += devices_absent;
+        self.requests_failed += requests_failed;
+        self.bodies_quarantined += bodies_quarantined;
+        self.journal_gaps += journal_gaps;
+        self.requests_sent += requests_sent;
+        self.throttled_s = self.throttled_s.max(throttled_s);
+        self.rows_published += rows_published;
+        self.bytes_published += bytes_published;
+        self.values_unmapped += values_unmapped;
+        self.elapsed_s = self.elapsed_s.max(elapsed_s);
+        self.stopped |= stopped;
+        self.list_cut |= list_cut;
+        self.clock_ahead_s = self.clock_ahead_s.or(clock_ahead_s);
+        self.failures.extend(failures);
+        self.damaged.extend(damaged);
+        self.held.extend(held);
+        self.is_away |= is_away;
+        self.waiting_bytes += waiting_bytes;
+        self.waiting_since = self.waiting_since.or(waiting_since);
     }
 
     /// Whether the clock here is wrong: what was asked for is not what was meant.

@@ -366,20 +366,6 @@ pub fn free_bytes(path: &Path) -> Option<u64> {
     Some(there.f_bavail.saturating_mul(there.f_frsize))
 }
 
-/// Bytes in the unit that reads best.
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-#[must_use]
-pub fn bytes(count: u64) -> String {
-    let mut value = count as f64;
-    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
-    let mut unit = units.next().unwrap_or("B");
-    while value >= 1_000.0 {
-        let Some(next) = units.next() else { break };
-        (value, unit) = (value / 1_000.0, next);
-    }
-    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
-}
-
 fn hint(error: &io::Error, free: Option<u64>) -> String {
     match free {
         Some(bytes) => format!("; {} kB are free there", bytes / 1_000),
@@ -441,10 +427,5 @@ mod tests {
         file.write_all(b"three").expect("room");
         file.sync().expect("a disk");
         assert_eq!(fs::read(&path).expect("a file"), b"one three");
-    }
-
-    #[test]
-    fn sizes_read_well() {
-        assert_eq!([bytes(0), bytes(999), bytes(1_500), bytes(16_000_000)], ["0 B", "999 B", "1.5 kB", "16.0 MB"]);
     }
 }

@@ -33,14 +33,16 @@ mod rules;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::NaiveDate;
 use serde::Serialize;
 
-use crate::archive::{Archive, ArchiveError, Incoming, Live, ShardLock, Shards, Staged, Supply, shard_name, shard_of};
+use crate::archive::{
+    Archive, ArchiveError, Incoming, Live, ShardLock, Shards, Spot, Staged, Supply, shard_name, shard_of,
+};
 use crate::clock::Timestamp;
 use crate::flatten::Plan;
 use crate::journal::{self, JournalError, Writer};
@@ -118,8 +120,6 @@ pub struct Published {
     pub quarantined: u64,
     /// Stretches of the journal that could not be read; they are in the quarantine.
     pub gaps: u64,
-    /// Requests by how they ended.
-    pub polls: PollCounts,
     /// Values that no column could hold, by path without list positions.
     pub drift: BTreeMap<String, u64>,
     /// Bytes of the parts that were written.
@@ -135,19 +135,6 @@ pub struct Published {
     /// Whether some of it is held because the object store gives no answer, or lets nothing be done. Then nothing more of
     /// the journal was tried.
     pub is_away: bool,
-}
-
-/// Requests by how they ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PollCounts {
-    /// Brought something new.
-    pub state: u64,
-    /// Brought what was known.
-    pub unchanged: u64,
-    /// There is no state in the window.
-    pub absent: u64,
-    /// No answer that could be used.
-    pub failed: u64,
 }
 
 /// Why answers could not be journalled or published.
@@ -617,15 +604,40 @@ impl Ingest {
     /// end between the two, the polls take for known what was new. `shard` is the journal's.
     fn file(&self, shard: u32, filed: &mut Divided, published: &mut Published) -> Result<(), IngestError> {
         let (mut borrowed, held_before) = (Vec::new(), published.held.len());
-        let states = self.stage_states(filed, &mut borrowed)?;
+        let mut states = self.stage_states(filed, &mut borrowed)?;
+        self.set_aside(shard, filed)?;
+        let polls = outcome::settle(&filed.polls, &states.fresh);
+        if self.publish_states(&mut states, filed, published).is_break() {
+            return Ok(());
+        }
+        self.publish_polls(shard, &filed.told(polls, &states.fresh), &mut borrowed, published)?;
+        // What is held comes again, and is counted then.
+        if published.held.len() == held_before {
+            published.count(filed);
+        }
+        Ok(())
+    }
+
+    /// Keeps in the quarantine what of a batch is no row.
+    fn set_aside(&self, shard: u32, filed: &mut Divided) -> Result<(), IngestError> {
         for aside in filed.gaps.iter().cloned().map(Ok).chain(filed.asides()) {
             self.archive.quarantine(shard, &aside?)?;
         }
         filed.is_quarantined = true;
-        let polls = outcome::settle(&filed.polls, &states.fresh);
+        Ok(())
+    }
+
+    /// Publishes the days that were staged, and holds the others. Where the object store is away, none that follows, nor
+    /// the polls.
+    fn publish_states(
+        &self,
+        states: &mut StagedDays,
+        filed: &mut Divided,
+        published: &mut Published,
+    ) -> ControlFlow<()> {
         states.failed.iter().for_each(|error| published.hold(error));
         let mut is_away = states.is_away;
-        for (part, staged) in states.days {
+        for (part, staged) in states.days.drain(..) {
             if is_away {
                 break;
             }
@@ -646,16 +658,7 @@ impl Ingest {
             }
         }
         published.is_away |= is_away;
-        if is_away {
-            return Ok(());
-        }
-        let outcomes = PollCounts::of(&polls);
-        self.publish_polls(shard, &filed.told(polls, &states.fresh), &mut borrowed, published)?;
-        // What is held comes again, and is counted then.
-        if published.held.len() == held_before {
-            published.count(filed, outcomes);
-        }
-        Ok(())
+        if is_away { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn publish_polls(
@@ -747,7 +750,7 @@ impl Ingest {
     /// Stages a part. A lock of another shard that it takes is held until all is published.
     fn stage_part(
         &self,
-        (shard, date): (u32, NaiveDate),
+        Spot { shard, date }: Spot,
         schema: &Arc<Schema>,
         rows: Arc<dyn Supply>,
         borrowed: &mut Vec<ShardLock>,
@@ -773,7 +776,7 @@ const UNREAD: &str = "some of the bodies of a day became neither rows nor findin
 /// Days that are about to be published.
 #[derive(Debug, Default)]
 struct StagedDays {
-    days: Vec<((u32, NaiveDate), Staged)>,
+    days: Vec<(Spot, Staged)>,
     failed: Vec<ArchiveError>,
     /// Whether nothing more was tried, for nothing can be asked.
     is_away: bool,
@@ -830,10 +833,9 @@ impl Published {
         self.states_known += fresh.len() as u64 - new;
     }
 
-    fn count(&mut self, filed: &Divided, polls: PollCounts) {
+    fn count(&mut self, filed: &Divided) {
         self.quarantined += filed.quarantined();
         self.gaps += filed.gaps.len() as u64;
-        self.polls.add(polls);
         for (path, count) in filed.drift() {
             *self.drift.entry(path).or_default() += count;
         }

@@ -46,11 +46,9 @@ pub enum JournalError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// The file system would not let something be read.
-    #[error("cannot {action} journal {}: {error}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// The segment or the folder.
+    #[error("cannot read {}: {error}", path.display())]
+    Read {
+        /// The segment, the folder, or a file that bodies are taken from.
         path: PathBuf,
         /// What it said.
         error: io::Error,
@@ -66,9 +64,9 @@ pub enum JournalError {
 }
 
 impl JournalError {
-    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    fn read(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |error| Self::Io { action, path, error }
+        move |error| Self::Read { path, error }
     }
 }
 

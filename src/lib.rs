@@ -21,6 +21,7 @@ pub mod query;
 pub mod report;
 pub mod reshard;
 pub mod schema;
+pub mod shown;
 pub mod sim;
 pub mod snapshot;
 pub mod upgrade;

@@ -162,9 +162,6 @@ struct Active {
     device: Action,
 }
 
-/// The column that a poll's device is treated like.
-const DEVICE: &str = "device_id";
-
 impl Rules {
     /// Whether there are none.
     fn change_nothing(&self) -> bool {
@@ -186,7 +183,8 @@ impl Policy {
             return Err(PrivacyError::NoKey { column: column.clone() });
         }
         let is_active = rules.unknown == Unknown::Drop || !treated.is_empty();
-        let device = treated.iter().find(|(name, _)| name == DEVICE).map_or(Action::Keep, |(_, action)| *action);
+        let device = states.device().map(|at| &states.columns[at].name);
+        let device = treated.iter().find(|(name, _)| Some(name) == device).map_or(Action::Keep, |(_, action)| *action);
         let active = Active { tree, unknown: rules.unknown, key: key.clone(), treated, device };
         Ok(Self { key, is_said: true, active: is_active.then(|| Arc::new(active)) })
     }
@@ -225,10 +223,16 @@ impl Policy {
         Answer { bodies, poll, ..answer }
     }
 
+    /// Whether the archive has pseudonyms where the ids of devices are.
+    #[must_use]
+    pub fn hides_devices(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.device == Action::Pseudonym)
+    }
+
     /// The device's id as it stands in the archive.
     #[must_use]
     pub fn stored_device(&self, id: &str) -> String {
-        let key = self.active.as_ref().filter(|active| active.device == Action::Pseudonym).and(self.key.as_ref());
+        let key = self.key.as_ref().filter(|_| self.hides_devices());
         key.map_or_else(|| id.to_owned(), |key| key.pseudonym(id))
     }
 

@@ -29,13 +29,13 @@ use std::collections::HashSet;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 
 use crate::archive::ArchiveError;
 use crate::clock::{self, Timestamp};
 use crate::schema::Schema;
 
-pub use answer::{Answer, AnswerColumn, Cell, ColumnRole, digits};
+pub use answer::{Answer, AnswerColumn, Cell, ColumnRole};
 pub use apps::{AppsOptions, apps};
 pub use changes::{Change, Changes, ChangesOptions, changes};
 pub use device::{Named, Shared, TimesSeen, devices_seen, resolve_devices, shared, times_seen};
@@ -181,6 +181,14 @@ pub enum QueryError {
     },
 }
 
+impl QueryError {
+    /// Whether it says that there is nothing to expect in a window: no interval of it is over, or nobody was there.
+    #[must_use]
+    pub fn is_nothing_expected(&self) -> bool {
+        matches!(self, Self::NothingExpected(_) | Self::NoneEnded(_))
+    }
+}
+
 /// The position of a column that every device state has.
 fn column(schema: &Schema, name: &str) -> usize {
     schema.index_of(name).expect("the table has the columns that devices are known by")
@@ -194,6 +202,16 @@ fn texts<'a>(batch: &'a RecordBatch, name: &str) -> &'a StringArray {
 /// A column of times in a batch of a scan that asked for it.
 fn times<'a>(batch: &'a RecordBatch, name: &str) -> &'a TimestampMicrosecondArray {
     batch.column_by_name(name).expect("the scan has it").as_primitive::<TimestampMicrosecondType>()
+}
+
+/// A column of whole numbers in a batch of a scan that asked for it.
+fn numbers<'a>(batch: &'a RecordBatch, name: &str) -> &'a Int64Array {
+    batch.column_by_name(name).expect("the scan has it").as_primitive::<Int64Type>()
+}
+
+/// The time that a cell of a column of times says: within the years that there are.
+fn moment(micros: i64) -> Timestamp {
+    clock::from_micros(micros).unwrap_or_default()
 }
 
 /// The columns that say which registration of a device reported a state.

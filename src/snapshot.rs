@@ -227,6 +227,9 @@ impl fmt::Display for DeviceId {
 }
 
 impl Source {
+    /// Those that Cloudflare's history is read in.
+    pub const HISTORY: [Self; 2] = [Self::Raw, Self::Hourly];
+
     /// The word for it in the archive.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -122,7 +122,7 @@ description = "A value that came later."
 name = "probes"
 path = "probes"
 type = "list"
-role = "apps"
+role = "label"
 since = 2
 description = "A list that came later."
 

@@ -241,7 +241,7 @@ impl Archive {
     /// Some devices of a part; none where it cannot be read.
     fn devices_in(&self, path: &Path) -> Vec<String> {
         let schema = Schema::device_state();
-        let device = schema.index_of("device_id").expect("states are of devices");
+        let device = schema.device().expect("states are of devices");
         let scan = Scan { columns: [device].into(), ..Scan::default() };
         let first = self.look(path, &schema).ok().and_then(|part| part.batches(Some(&scan)).next()?.ok());
         let ids = first.iter().flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten());

@@ -4,6 +4,8 @@
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use crate::disk;
 
@@ -31,11 +33,11 @@ impl Archive {
     /// Takes the right to write to a shard. `holder` is what another one who tries is told.
     ///
     /// # Errors
-    /// [`ArchiveError::Locked`] at once where somebody has it.
+    /// [`ArchiveError::Locked`] where somebody has it, and not only [looks](Archive::holder).
     pub fn lock(&self, shard: u32, holder: &str) -> Result<ShardLock, ArchiveError> {
         let path = paths::shard_lock(&self.own, shard);
         let mut file = self.open_lock(&path)?;
-        match file.try_lock() {
+        match lock_unless_held(&file) {
             Ok(()) => (),
             Err(TryLockError::WouldBlock) => {
                 return Err(ArchiveError::Locked { path: self.root.clone(), holder: read_holder(file) });
@@ -50,7 +52,7 @@ impl Archive {
     /// Takes the right to write to shards.
     ///
     /// # Errors
-    /// [`ArchiveError::Locked`] at once where somebody has one of them; [`ArchiveError::NoShard`] where there is none;
+    /// [`ArchiveError::Locked`] where somebody has one of them; [`ArchiveError::NoShard`] where there is none;
     /// [`ArchiveError::NotOwner`] where root would write to what is another user's.
     pub fn lock_shards(&self, shards: Shards, holder: &str) -> Result<Vec<ShardLock>, ArchiveError> {
         self.check_owner()?;
@@ -65,7 +67,8 @@ impl Archive {
         wanted.map(|shard| self.lock(shard, holder)).collect()
     }
 
-    /// Who has the right to write to a shard; none where nobody has. The lock is taken for that moment.
+    /// Who has the right to write to a shard; none where nobody has. For the moment of the look nobody can take it:
+    /// [`Archive::lock`] tries again.
     ///
     /// # Errors
     /// Where the lock cannot be read.
@@ -75,7 +78,8 @@ impl Archive {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(ArchiveError::io("open", &path))?,
         };
-        match file.try_lock() {
+        // Others may look at the same time.
+        match file.try_lock_shared() {
             Err(TryLockError::WouldBlock) => Ok(Some(read_holder(file))),
             _ => Ok(None),
         }
@@ -107,6 +111,22 @@ impl Archive {
     }
 }
 
+/// So often a lock is tried, with a pause in between.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Takes a lock, unless it is held for longer than a look takes.
+#[expect(clippy::disallowed_methods, reason = "nothing is done yet, and it takes a fifth of a second at most")]
+fn lock_unless_held(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(PAUSE),
+            tried => return tried,
+        }
+    }
+    file.try_lock()
+}
+
 /// What the holder says of itself: one short line, whatever the file holds.
 fn read_holder(file: File) -> String {
     let mut bytes = Vec::new();
@@ -134,6 +154,24 @@ mod tests {
         assert_eq!(archive.holder(1).expect("a lock"), None);
         drop(first);
         archive.lock(0, "other").expect("the lock is free again");
+    }
+
+    #[test]
+    fn who_only_looks_keeps_nobody_from_writing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let now = clock::parse_timestamp("2026-11-24T07:40:51Z").expect("a timestamp");
+        let archive = Archive::open_or_create(&dir.path().join("a"), 1, now, Disk::default()).expect("an archive");
+        drop(archive.lock(0, "collect, process 17").expect("the lock"));
+        // As `holder` does, and for longer.
+        let look = File::open(paths::shard_lock(&archive.own, 0)).expect("the lock's file");
+        look.try_lock_shared().expect("nobody has it");
+        assert_eq!(archive.holder(0).expect("a lock"), None, "another look is no holder");
+        let looking = thread::spawn(move || {
+            thread::park_timeout(PAUSE);
+            drop(look);
+        });
+        archive.lock(0, "other").expect("it is looked at, and not held");
+        looking.join().expect("no panic");
     }
 
     #[test]

@@ -7,7 +7,6 @@
 //! [salvaged](super::salvage) of it.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, iter};
@@ -22,7 +21,7 @@ use chrono::NaiveDate;
 
 use crate::schema::Schema;
 
-use super::order::{Keys, Spot, partitions_of, replaces, shards_of};
+use super::order::{Keys, Spot, replaces, shards_of, spots_of};
 use super::read::{BATCH_ROWS, PartFile};
 use super::staging::Staging;
 use super::write::PartWriter;
@@ -437,14 +436,9 @@ impl Incoming {
     /// # Panics
     /// Where the batch is not of the schema.
     #[must_use]
-    pub fn by_part(schema: &Schema, batch: RecordBatch, shards: u32, otherwise: u32) -> Vec<((u32, NaiveDate), Self)> {
-        let of = shards_of(schema, &batch, shards, otherwise);
-        let mut parts: BTreeMap<(u32, NaiveDate), Vec<u32>> = BTreeMap::new();
-        for (date, rows) in partitions_of(schema, &batch) {
-            rows.into_iter().for_each(|row| parts.entry((of[row as usize], date)).or_default().push(row));
-        }
-        let days = parts.into_iter();
-        let days: Vec<_> = days.map(|(part, rows)| (part, Sorted::new(schema, &batch, &rows), rows)).collect();
+    pub fn by_part(schema: &Schema, batch: RecordBatch, shards: u32, otherwise: u32) -> Vec<(Spot, Self)> {
+        let days = spots_of(schema, &batch, shards, otherwise).into_iter();
+        let days: Vec<_> = days.map(|(spot, rows)| (spot, Sorted::new(schema, &batch, &rows), rows)).collect();
         let (_, columns, _) = batch.into_parts();
         let mut taken: Vec<Vec<ArrayRef>> = days.iter().map(|_| Vec::new()).collect();
         for column in columns {
@@ -452,9 +446,9 @@ impl Incoming {
                 taken.push(take(&column, &sorted.stay, None).expect("every position lies in the batch"));
             }
         }
-        let days = days.into_iter().zip(taken).map(|((part, sorted, rows), columns)| {
+        let days = days.into_iter().zip(taken).map(|((spot, sorted, rows), columns)| {
             let batch = RecordBatch::try_new(Arc::clone(schema.arrow()), columns).expect("they were of the schema");
-            (part, Self { batch, first: sorted.first, fresh: vec![false; rows.len()] })
+            (spot, Self { batch, first: sorted.first, fresh: vec![false; rows.len()] })
         });
         days.collect()
     }

@@ -13,9 +13,6 @@ use chrono::NaiveDate;
 use crate::clock;
 use crate::schema::{Role, Schema};
 
-/// The column by whose value rows fall into shards.
-const SHARD_BY: &str = "device_id";
-
 /// The shard of a device: the XXH64 of its id as it stands in the archive (seed 0), modulo the number of shards.
 #[must_use]
 pub fn shard_of(device_id: &str, shards: u32) -> u32 {
@@ -49,18 +46,18 @@ fn named(name: &str) -> Option<(u32, u32)> {
 
 /// The shard of each row of a batch; `otherwise` for those that are of no device.
 pub(super) fn shards_of(schema: &Schema, batch: &RecordBatch, shards: u32, otherwise: u32) -> Vec<u32> {
-    let ids = schema.index_of(SHARD_BY).map(|at| batch.column(at).as_string::<i32>());
+    let ids = schema.device().map(|at| batch.column(at).as_string::<i32>());
     let Some(ids) = ids.filter(|_| shards > 1) else { return vec![otherwise; batch.num_rows()] };
     ids.iter().map(|id| id.map_or(otherwise, |id| shard_of(id, shards))).collect()
 }
 
-/// Where rows belong: the part of a day and a shard.
+/// Where rows belong: the part of a shard and a day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Spot {
-    /// The day.
-    pub date: NaiveDate,
     /// The shard.
     pub shard: u32,
+    /// The day.
+    pub date: NaiveDate,
 }
 
 /// Sorts the rows of a batch by where they belong, in an archive of so many shards: the positions of each. Rows of no

@@ -24,14 +24,58 @@ const FETCH: &str = " (`backfill --again` fetches what Cloudflare has of the las
 pub struct Aside {
     /// What the file's name begins with; made by us, never from what was received.
     pub name: String,
-    /// What it ends with.
-    pub kind: &'static str,
+    /// What is in it, by which its name ends.
+    pub kind: AsideKind,
     /// Where the bytes come from.
     pub from: String,
     /// What is wrong with them.
     pub cause: String,
     /// The bytes.
     pub bytes: Vec<u8>,
+}
+
+/// What a file of the quarantine holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsideKind {
+    /// Bodies, one a line, each with where it comes from and why it is there.
+    Lines,
+    /// A stretch of the journal.
+    JournalGap,
+}
+
+impl AsideKind {
+    const ALL: [Self; 2] = [Self::Lines, Self::JournalGap];
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Lines => "ndjson",
+            Self::JournalGap => "journal-gap",
+        }
+    }
+
+    /// What a file of the quarantine holds, by its name; none where it is a part, a report, or not ours.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let extension = path.extension()?;
+        Self::ALL.into_iter().find(|kind| extension == kind.extension())
+    }
+}
+
+/// How the names of reports end.
+const REPORT: &str = ".report.json";
+
+/// The report on a file of the quarantine.
+#[must_use]
+pub fn report_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(REPORT);
+    name.into()
+}
+
+/// Whether a file of the quarantine is a report on another.
+#[must_use]
+pub fn is_report(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(REPORT.as_bytes())
 }
 
 /// What was found wrong with the part that a staged one takes the place of.
@@ -87,7 +131,7 @@ impl Archive {
         let mut hash = XxHash64::with_seed(0);
         hash.write(&aside.bytes);
         // The content is in the name: a crash may let the same bytes come again.
-        let file = format!("{}-{:016x}.{}", aside.name, hash.finish(), aside.kind);
+        let file = format!("{}-{:016x}.{}", aside.name, hash.finish(), aside.kind.extension());
         self.report(shard, &Report { file: file.clone(), from: &aside.from, cause: &aside.cause, rows_lost: None })?;
         let path = dir.join(file);
         if path.exists() {
@@ -145,7 +189,7 @@ impl Archive {
     }
 
     fn report(&self, shard: u32, report: &Report) -> Result<(), ArchiveError> {
-        let path = paths::quarantine(&self.own).join(format!("{}.report.json", report.file));
+        let path = report_of(&paths::quarantine(&self.own).join(&report.file));
         let text = serde_json::to_string_pretty(report).expect("a report always has a form in JSON");
         self.write_durably(shard, &path, format!("{text}\n").as_bytes())
     }

@@ -23,13 +23,13 @@ use parquet::schema::types::SchemaDescriptor;
 use crate::bucket::Version;
 use crate::schema::Schema;
 
-use super::ArchiveError;
 use super::checksum::{self, Checksum};
 use super::key_index::{self, KnownColumn, Run};
 use super::outline::{self, GroupOutline, Outline};
 use super::pages;
 use super::source::Source;
 use super::write::{LAYOUT, SHORT_PAGE_ROWS};
+use super::{ArchiveError, Provenance};
 
 /// Rows that are decoded at once.
 pub(super) const BATCH_ROWS: usize = 8 * 1024;
@@ -185,12 +185,12 @@ impl Part {
         self.is_current
     }
 
-    /// The key-value metadata of a part that was opened by its footer.
+    /// What it was written by; none where it was opened by its outline, without its footer.
     #[must_use]
-    pub fn entries(&self) -> Vec<(String, String)> {
-        let Footer::Whole(metadata) = &self.footer else { return Vec::new() };
-        let entries = metadata.metadata().file_metadata().key_value_metadata().into_iter().flatten();
-        entries.map(|entry| (entry.key.clone(), entry.value.clone().unwrap_or_default())).collect()
+    pub fn provenance(&self) -> Option<Provenance> {
+        let Footer::Whole(metadata) = &self.footer else { return None };
+        let entries = metadata.metadata().file_metadata().key_value_metadata();
+        Some(entries.map(|entries| Provenance::read(entries)).unwrap_or_default())
     }
 
     /// Columns of the file that are passed over, as the schema has none of that name and type.

@@ -62,7 +62,7 @@ description = "What."
 name = "apps"
 path = "apps"
 type = "list"
-role = "apps"
+role = "label"
 description = "A list."
 
 [[column.field]]
@@ -162,8 +162,9 @@ impl Model {
     fn rows(&self, schema: &Arc<Schema>) -> Vec<String> {
         let mut rows: Vec<&Tuple> = self.0.values().collect();
         let day = |row: &Tuple| date(row.1.unwrap_or(row.3));
-        let text = |row: &Tuple| row.1.is_none().then(|| format!("{:?}", batch(schema, &[*row]).columns()));
-        rows.sort_by_cached_key(|row| (day(row), row.0, row.1, row.2, row.1.is_none().then_some(row.3), text(row)));
+        // Without a time, what the rows say orders them: the list says nothing that the value does not.
+        let untimed = |row: &Tuple| row.1.is_none().then_some((row.3, row.4));
+        rows.sort_by_key(|row| (day(row), row.0, row.1, row.2, untimed(row)));
         rows.iter().map(|row| line(day(row), &batch(schema, &[**row]))).collect()
     }
 }
@@ -428,7 +429,7 @@ fn only_what_can_hold_a_value_is_read_by_the_outline_as_by_the_footer() {
     let (footer, outline) = (footer.expect("a part"), outline.expect("a part"));
     assert_eq!((footer.groups(), footer.rows()), (4, 100_000), "even row groups");
     assert_eq!((outline.groups(), outline.rows()), (4, 100_000));
-    assert_eq!(outline.entries(), [], "it was opened without its footer");
+    assert_eq!(outline.provenance(), None, "it was opened without its footer");
     let hour = hour(1).timestamp_micros();
     let ids = |ids: &[&str]| Some((0, ids.iter().map(ToString::to_string).collect()));
     let cases = [
@@ -601,7 +602,7 @@ fn an_outline_that_is_bent_or_gone_is_not_believed() {
         let path = bench.dir.path().join("bent.parquet");
         put(&path, bytes);
         let part = bench.archive.look(&path, &bench.schema).expect("a part");
-        assert_ne!(part.entries(), [], "it was opened by its footer");
+        assert_ne!(part.provenance(), None, "it was opened by its footer");
         assert_eq!(scanned(&part, &scan).0.len(), 2_500);
     };
     for place in (start..end).step_by(7).chain(end - 16..end) {

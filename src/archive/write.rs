@@ -28,16 +28,16 @@ use arrow_array::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{self, Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 
 use crate::schema::{Column, Encoding, Kind, Schema};
 
-use super::checksum::{self, Hashing, Refused};
+use super::checksum::{Hashing, Refused};
 use super::key_index::KeyIndexes;
 use super::outline::Outline;
-use super::{ARCHIVE_FORMAT, ArchiveError};
+use super::{ArchiveError, provenance};
 use crate::disk::{Disk, DiskError};
 
 /// The most rows in a row group. A part's are even. (Tests have days of several row groups, and no time.)
@@ -122,7 +122,7 @@ fn properties(schema: &Schema, rows: usize) -> WriterProperties {
         .set_max_row_group_row_count(Some(group_rows(rows)))
         .set_created_by(tool())
         .set_sorting_columns(Some(sorting_columns(schema)))
-        .set_key_value_metadata(Some(metadata(schema)));
+        .set_key_value_metadata(Some(provenance::entries(schema)));
     for column in &schema.columns {
         builder = match &column.fields[..] {
             [] => encoded(builder, ColumnPath::from(column.name.as_str()), column.kind, column.encoding),
@@ -196,18 +196,6 @@ fn sorting_columns(schema: &Schema) -> Vec<SortingColumn> {
         nulls_first: true,
     });
     columns.collect()
-}
-
-fn metadata(schema: &Schema) -> Vec<KeyValue> {
-    let entry = |key: &str, value: String| KeyValue::new(format!("dex_archive.{key}"), value);
-    vec![
-        entry("format", ARCHIVE_FORMAT.to_string()),
-        entry("dataset", schema.dataset.clone()),
-        entry("schema_version", schema.version().to_string()),
-        entry("schema_fingerprint", schema.fingerprint().to_owned()),
-        entry("tool", tool()),
-        KeyValue::new(checksum::KEY.to_owned(), checksum::BLANK.to_owned()),
-    ]
 }
 
 /// Name and version of what writes.

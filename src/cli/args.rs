@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use crate::api::{ClientOptions, Credential};
@@ -45,6 +46,15 @@ pub(super) struct Args {
     log_format: LogFormat,
     #[command(subcommand)]
     pub(super) command: Command,
+    #[arg(skip)]
+    typed: Typed,
+}
+
+/// Which of the options were typed: what the environment says of them may be meant for another command.
+#[derive(Debug, Clone, Copy, Default)]
+struct Typed {
+    archive: bool,
+    state_dir: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -780,6 +790,19 @@ fn aggs() -> impl TypedValueParser<Value = Agg> {
 }
 
 impl Args {
+    /// Reads what was typed. An environment variable that holds nothing says nothing.
+    pub(super) fn read() -> Result<Self, clap::Error> {
+        let mut program = Self::command();
+        if std::env::vars_os().any(|(_, value)| value.is_empty()) {
+            program = without_empty_variables(program);
+        }
+        let matches = program.try_get_matches_from_mut(std::env::args_os())?;
+        let args = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut program))?;
+        let is_typed = |option: &str| matches.value_source(option) == Some(ValueSource::CommandLine);
+        let typed = Typed { archive: is_typed("archive"), state_dir: is_typed("state_dir") };
+        Ok(Self { typed, ..args })
+    }
+
     /// Where the archive is, and the rest of the config file.
     pub(super) fn config(&self) -> anyhow::Result<(Place, ConfigFile)> {
         let mut file = self.config.as_deref().map(ConfigFile::load).transpose()?.unwrap_or_default();
@@ -788,14 +811,14 @@ impl Args {
         let is_bucket = archive.to_str().is_some_and(Bucket::is_url);
         let state = self.state_dir.clone().or(file.archive.state_dir.take());
         // The environment may name one for other archives.
-        let state = state.filter(|_| is_bucket || config::variable("DEX_ARCHIVE_STATE_DIR").is_none());
+        let is_meant = is_bucket || self.typed.state_dir || config::variable("DEX_ARCHIVE_STATE_DIR").is_none();
+        let state = state.filter(|_| is_meant);
         Ok((Place::new(&archive, state.as_deref())?, file))
     }
 
     /// The folder that was typed, if one was: what the environment says does not count.
     pub(super) fn typed_archive(&self) -> Option<&PathBuf> {
-        let said = config::variable("DEX_ARCHIVE_DIR").map(PathBuf::from);
-        self.archive.as_ref().filter(|typed| said.as_ref() != Some(typed))
+        self.archive.as_ref().filter(|_| self.typed.archive)
     }
 
     /// The config file, if one was named.
@@ -829,6 +852,13 @@ impl Args {
             }
         }
     }
+}
+
+/// Without those environment variables that hold nothing.
+fn without_empty_variables(program: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let program = program.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
+    program.mut_subcommands(without_empty_variables)
 }
 
 impl ApiArgs {

@@ -11,6 +11,7 @@ use crate::config;
 use crate::ingest::PublishRule;
 use crate::privacy::Policy;
 use crate::query::{Days, QueryError, Searched, Window, devices_seen};
+use crate::shown::bytes;
 use crate::snapshot::{AccountId, DeviceId, HISTORY, Source};
 
 use super::args::{Args, BackfillArgs, ResolutionArg};
@@ -68,7 +69,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
             match failed.map_or(finished, Err) {
                 // The others' history is read all the same.
                 Err(error) if several => {
-                    print::note(&format!("error: {name}: {error}"));
+                    print::error(&format_args!("{name}: {error}"));
                     exit = Exit::Failed;
                 }
                 ended => ended?,
@@ -137,8 +138,7 @@ impl Wanted {
     fn plan(&self, archive: Option<&Archive>, policy: &Policy, budget: Budget) -> anyhow::Result<BackfillPlan> {
         let days = archive.map(|archive| Days::new(archive, true));
         // What was read as it was reported needs no averages.
-        let sources: &[Source] =
-            if self.source == Source::Raw { &[Source::Raw] } else { &[Source::Raw, Source::Hourly] };
+        let sources: &[Source] = if self.source == Source::Raw { &[Source::Raw] } else { &Source::HISTORY };
         let searched =
             days.as_ref().map_or(Ok(Searched::default()), |days| Searched::read(days, self.window, sources))?;
         let left = |device: Option<&DeviceId>| {
@@ -204,7 +204,7 @@ pub(super) fn report(stats: &BackfillStats, failed: bool, quiet: bool) -> Exit {
             asked.elapsed_s,
             asked.throttled_s,
             asked.requests_failed,
-            print::bytes(asked.bytes_published),
+            bytes(asked.bytes_published),
         ));
         asked.failures.iter().for_each(|failure| print::note(&format!("  failed: {failure}")));
     }

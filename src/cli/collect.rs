@@ -211,7 +211,7 @@ impl Resumes {
         if self.is_used
             && let Err(error) = self.archive.keep_resume(self.shard, account.as_str(), note.as_deref())
         {
-            print::note(&format!("error: {error}: the next sweep begins at the beginning"));
+            print::error(&format_args!("{error}: the next sweep begins at the beginning"));
         }
     }
 }
@@ -243,7 +243,7 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
             break;
         }
         // In a loop a sweep that failed is told, and the next one tries again.
-        failed.iter().for_each(|error| print::note(&format!("error: {error}")));
+        failed.iter().for_each(|error| print::error(&error));
         let Some(every) = every else { break };
         if !sweeps.collectors[0].next_tick(every).await {
             break;
@@ -292,7 +292,7 @@ impl Sweeps<'_> {
         for (collector, credential) in self.collectors.iter().zip(self.command.api.credentials(self.file)) {
             match credential {
                 Some(Ok(credential)) => collector.renew(credential),
-                Some(Err(error)) => print::note(&format!("warning: {error}: it goes on with the token that it had")),
+                Some(Err(error)) => print::warning(&format_args!("{error}: it goes on with the token that it had")),
                 None => (),
             }
         }
@@ -320,13 +320,13 @@ impl Sweeps<'_> {
             if total.sweep_id.is_empty() {
                 total = stats;
             } else {
-                total.merge(&stats);
+                total.merge(stats);
             }
             failures.extend(failed.map(|error| (&account.name, error)));
         }
         let all_failed = failures.len() == self.accounts.len();
         if several && !all_failed {
-            failures.iter().for_each(|(name, error)| print::note(&format!("error: {name}: {error}")));
+            failures.iter().for_each(|(name, error)| print::error(&format_args!("{name}: {error}")));
         }
         let mut exit = summary::tell_sweep(&total, !failures.is_empty(), self.quiet);
         if self.every.is_none() && (total.list_cut || total.devices_unasked > 0) {
@@ -337,7 +337,7 @@ impl Sweeps<'_> {
         let written = metrics.and(summary_file);
         if let Err(error) = written {
             // That nobody can read how it went is no reason not to note where the next sweep goes on.
-            print::note(&format!("error: {error:#}"));
+            print::error(&format_args!("{error:#}"));
             exit = Exit::Failed;
         }
         supervise::status(&summary::of_sweep(&total));
@@ -379,7 +379,7 @@ impl Sweeps<'_> {
             match failed {
                 Some(error) if self.accounts.len() > 1 && !matches!(error, CollectError::Ended) => {
                     // The others' holes are healed all the same.
-                    print::note(&format!("error: {}: {error}", account.name));
+                    print::error(&format_args!("{}: {error}", account.name));
                     exit = Exit::Failed;
                 }
                 Some(error) => return (exit, Some(error)),

@@ -11,6 +11,7 @@ use crate::collect::Progress;
 use crate::config::{self, ConfigError, ConfigFile};
 use crate::erase::{self, EraseError, Erased, Subject, SubjectKind, Watch};
 use crate::privacy::{Policy, is_pseudonym};
+use crate::shown::bytes;
 use crate::snapshot::DeviceId;
 
 use super::args::{Args, ForgetArgs, PruneArgs};
@@ -164,7 +165,7 @@ fn tell(erased: &Erased, dry_run: bool, quiet: bool) -> anyhow::Result<()> {
         print::note(&format!(
             "{} days, {rows} rows, {} and {} entries of the quarantine {verb}",
             days.len(),
-            print::bytes(erased.bytes),
+            bytes(erased.bytes),
             erased.quarantined
         ));
     }

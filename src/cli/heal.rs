@@ -69,7 +69,7 @@ impl Healer {
             Ok(Some(plan)) if !plan.windows.is_empty() => plan,
             Ok(_) => return (Exit::Done, None),
             Err(error) => {
-                print::note(&format!("warning: cannot look for holes: {error:#}"));
+                print::warning(&format_args!("cannot look for holes: {error:#}"));
                 return (Exit::Partly, None);
             }
         };
@@ -175,11 +175,8 @@ impl Healer {
 fn whole(every: Duration, now: Timestamp, waiting: Option<Timestamp>) -> Option<Window> {
     let every = TimeDelta::from_std(every).ok()?;
     let until = waiting.map_or(now - SETTLE, |waiting| waiting.min(now - SETTLE));
-    let begun = |at: Timestamp| {
-        let micros = at.timestamp_micros();
-        clock::from_micros(micros - micros.rem_euclid(every.num_microseconds()?))
-    };
-    let window = Window { since: begun(now - HISTORY)? + every + every, until: begun(until)? };
+    let since = clock::floor(now - HISTORY, every).checked_add_signed(every)?.checked_add_signed(every)?;
+    let window = Window { since, until: clock::floor(until, every) };
     window.check().is_ok().then_some(window)
 }
 

@@ -15,6 +15,7 @@ use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
 use crate::import::{Form, ImportError, ImportOptions, ImportStats, PIECE_BYTES, read_file};
 use crate::ingest::{Bodies, Ingest};
+use crate::shown::bytes;
 use crate::snapshot::sweep_id;
 
 use super::args::{Args, ImportArgs, ImportFormat};
@@ -82,7 +83,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
             published.states_known,
             published.quarantined,
             published.rows,
-            print::bytes(published.bytes),
+            bytes(published.bytes),
         ));
     }
     Ok(exit.or_worse(read).or_worse(Exit::of_publish(&published)))
@@ -107,7 +108,7 @@ fn read_all(
         let (stats, read) = match opened {
             Ok((file, lasting)) => read_file(ingest, file, lasting, &name, &options),
             Err(error) => {
-                print::note(&format!("error: cannot read {name}: {error:#}"));
+                print::error(&format_args!("cannot read {name}: {error:#}"));
                 exit = Exit::Failed;
                 continue;
             }
@@ -118,7 +119,7 @@ fn read_all(
         match read {
             Ok(()) => (),
             Err(error @ ImportError::Read { .. }) => {
-                print::note(&format!("error: {error}"));
+                print::error(&error);
                 exit = Exit::Failed;
             }
             Err(error) => return Err(error.into()),
@@ -131,8 +132,8 @@ fn read_all(
 /// Tells of lines that were passed over.
 fn unattributed(name: &str, stats: &ImportStats) -> Exit {
     let Some(first) = stats.first_unattributed else { return Exit::Done };
-    print::note(&format!(
-        "warning: {name}: {} lines say nothing of whose states they are, the first is line {first}: passed over; name the account with --account to keep them",
+    print::warning(&format_args!(
+        "{name}: {} lines say nothing of whose states they are, the first is line {first}: passed over; name the account with --account to keep them",
         stats.unattributed
     ));
     Exit::Partly

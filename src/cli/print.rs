@@ -1,17 +1,18 @@
 //! The only place that prints. The files that are named for an answer are written here too; what stands in them is made
 //! elsewhere.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use tracing::Level;
 
 use crate::clock::{self, Clock};
 use crate::disk::{self, Access, Disk};
-
-pub(super) use crate::disk::bytes;
+use crate::shown::is_command;
 
 /// Writes data to stdout. On a terminal, control characters in it are shown and not obeyed.
 pub(super) fn data(data: impl AsRef<[u8]>) -> io::Result<()> {
@@ -31,18 +32,34 @@ pub(super) fn notes_as_json() {
 
 /// Writes a line for people to stderr. Control characters, which foreign text may hold, do nothing.
 pub(super) fn note(line: &str) {
-    let line = if IS_JSON.load(Ordering::Relaxed) { as_json(line) } else { safe(line) };
+    tell(Level::INFO, line);
+}
+
+/// Writes to stderr what went wrong, and may not be what it should be.
+pub(super) fn warning(said: &dyn Display) {
+    tell(Level::WARN, &said.to_string());
+}
+
+/// Writes to stderr what failed.
+pub(super) fn error(said: &dyn Display) {
+    tell(Level::ERROR, &said.to_string());
+}
+
+fn tell(level: Level, line: &str) {
+    let line = match level {
+        _ if IS_JSON.load(Ordering::Relaxed) => as_json(level, line.trim_start()),
+        Level::ERROR => safe(&format!("error: {line}")),
+        Level::WARN => safe(&format!("warning: {line}")),
+        _ => safe(line),
+    };
     // Where stderr is closed, nobody reads.
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// A line in the form that the log's lines have.
-fn as_json(line: &str) -> String {
-    let levels = [("error: ", "ERROR"), ("warning: ", "WARN")];
-    let found = levels.iter().find_map(|(word, level)| Some((*level, line.strip_prefix(word)?)));
-    let (level, message) = found.unwrap_or(("INFO", line.trim_start()));
+fn as_json(level: Level, message: &str) -> String {
     let timestamp = clock::format_timestamp(Clock::system().now());
-    serde_json::json!({ "timestamp": timestamp, "level": level, "fields": { "message": message } }).to_string()
+    serde_json::json!({ "timestamp": timestamp, "level": level.as_str(), "fields": { "message": message } }).to_string()
 }
 
 /// Text as it may stand on a terminal: control characters, and what turns a line's direction, are shown and not obeyed.
@@ -56,10 +73,8 @@ pub(super) fn safe_word(text: &str) -> String {
 }
 
 fn shown(text: &str, is_obeyed: impl Fn(char) -> bool) -> String {
-    let turns =
-        |letter: char| matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let shown = |letter: char| match letter {
-        _ if (letter.is_control() || turns(letter)) && !is_obeyed(letter) => letter.escape_default().to_string(),
+        _ if is_command(letter) && !is_obeyed(letter) => letter.escape_default().to_string(),
         _ => letter.to_string(),
     };
     text.chars().map(shown).collect()

@@ -12,7 +12,7 @@ use crate::archive::Archive;
 use crate::clock::{self, Clock, Timestamp, Zone};
 use crate::config::{self, ConfigError, ConfigFile};
 use crate::health;
-use crate::privacy::{Action, Policy, is_pseudonym};
+use crate::privacy::{Policy, is_pseudonym};
 use crate::query::{
     Answer, AppsOptions, ChangesOptions, Days, GapsOptions, KNOWN_BEFORE, Named, QueryError, Shared, StateOptions,
     TrendOptions, Who, Window, apps, changes, each_gap, gaps, is_pattern, latest, metrics, resolve_devices, shared,
@@ -219,7 +219,7 @@ impl Asker<'_> {
     /// What was typed may be a pseudonym in the archive: where there is a key, both are looked for.
     fn device(&self, device: &str, window: Window) -> Result<Vec<String>, QueryError> {
         let pseudonym = self.policy.pseudonym(device).filter(|_| !is_pseudonym(device));
-        let hides_ids = self.policy.treated_columns().any(|treated| treated == ("device_id", Action::Pseudonym));
+        let hides_ids = self.policy.hides_devices();
         resolve_devices(&self.days, &Named { typed: device, pseudonym: pseudonym.as_deref(), hides_ids }, window)
     }
 }

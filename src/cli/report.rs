@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::query::Window;
 use crate::report::{Report, ReportOptions, to_html, to_markdown};
+use crate::shown::bytes;
 
 use super::args::{Args, ReportArgs, ReportFormat};
 use super::query::{self, Asker};
@@ -42,7 +43,7 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
             print::file(path, &text)?;
             if !args.quiet {
                 let (sections, devices) = (report.sections.len(), report.devices.len());
-                let size = print::bytes(text.len() as u64);
+                let size = bytes(text.len() as u64);
                 print::note(&format!("{}: {sections} sections, {devices} devices, {size}", path.display()));
             }
         }

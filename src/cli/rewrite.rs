@@ -9,6 +9,7 @@ use crate::ingest::Ingest;
 use crate::privacy::Policy;
 use crate::reshard;
 use crate::schema::Schema;
+use crate::shown::bytes;
 use crate::upgrade::{outdated, upgrade as upgrade_part};
 
 use super::args::{Args, ReshardArgs, UpgradeArgs};
@@ -82,11 +83,12 @@ pub(super) fn upgrade(args: &Args, command: &UpgradeArgs) -> anyhow::Result<Exit
     let ingest = writer(archive, &Clock::system(), "upgrade")?;
     let bar = Bar::new(args.quiet);
     bar.start("parts", Some(parts.len() as u64));
-    let (mut count, mut rows, mut values, mut bytes) = (0, 0, 0, 0);
+    let (mut count, mut rows, mut values, mut written) = (0, 0, 0, 0);
     for (schema, part) in &parts {
         match upgrade_part(ingest.archive(), ingest.locks(), schema, part) {
             Ok(Some(done)) => {
-                (count, rows, values, bytes) = (count + 1, rows + part.rows, values + done.values, bytes + done.bytes);
+                (count, rows, values) = (count + 1, rows + part.rows, values + done.values);
+                written += done.bytes;
             }
             Ok(None) => (),
             Err(error) if error.is_of_part() => damaged.push(error),
@@ -98,7 +100,7 @@ pub(super) fn upgrade(args: &Args, command: &UpgradeArgs) -> anyhow::Result<Exit
     if !args.quiet {
         print::note(&format!(
             "{count} parts, {rows} rows, {} written anew; {values} values found a column",
-            print::bytes(bytes)
+            bytes(written)
         ));
     }
     Ok(passed_over(&damaged))
@@ -106,7 +108,7 @@ pub(super) fn upgrade(args: &Args, command: &UpgradeArgs) -> anyhow::Result<Exit
 
 /// Names the parts that were passed over, which keeps no other from being written anew.
 fn passed_over(damaged: &[ArchiveError]) -> Exit {
-    damaged.iter().for_each(|error| print::note(&format!("warning: {error}")));
+    damaged.iter().for_each(|error| print::warning(&error));
     if damaged.iter().any(|error| matches!(error, ArchiveError::Damaged { .. })) {
         print::note("`dex-archive verify --repair` mends what can be mended");
     }

@@ -3,6 +3,7 @@
 use crate::clock;
 use crate::collect::CollectStats;
 use crate::ingest::Held;
+use crate::shown::bytes;
 
 use super::{Exit, print};
 
@@ -21,7 +22,7 @@ pub(super) fn of_sweep(stats: &CollectStats) -> String {
         None => String::new(),
         Some(since) => {
             let since = clock::format_timestamp(since.0);
-            format!("; {} wait in the journal since {since}", print::bytes(stats.waiting_bytes))
+            format!("; {} wait in the journal since {since}", bytes(stats.waiting_bytes))
         }
     };
     format!(
@@ -35,7 +36,7 @@ pub(super) fn of_sweep(stats: &CollectStats) -> String {
         stats.elapsed_s,
         stats.throttled_s,
         stats.rows_published,
-        print::bytes(stats.bytes_published),
+        bytes(stats.bytes_published),
     )
 }
 
@@ -83,8 +84,8 @@ pub(super) fn tell_sweep(stats: &CollectStats, failed: bool, quiet: bool) -> Exi
 
 /// Says what was found damaged, and what is still in the journal.
 pub(super) fn tell_publish(damaged: &[String], held: &[Held]) {
-    damaged.iter().for_each(|sentence| print::note(&format!("warning: {sentence}")));
-    held.iter().for_each(|sentence| print::note(&format!("error: {sentence}")));
+    damaged.iter().for_each(|sentence| print::warning(sentence));
+    held.iter().for_each(|sentence| print::error(sentence));
 }
 
 /// What came up on the way: bodies that are no device state, a clock that is wrong.
@@ -97,8 +98,8 @@ pub(super) fn tell_found(stats: &CollectStats) {
     }
     if let Some(ahead) = stats.clock_ahead_s.filter(|_| stats.has_wrong_clock()) {
         let side = if ahead > 0.0 { "ahead of" } else { "behind" };
-        print::note(&format!(
-            "warning: this machine's clock is {:.0} s {side} the API's, and a sweep asks for the time that it shows: set it by NTP",
+        print::warning(&format_args!(
+            "this machine's clock is {:.0} s {side} the API's, and a sweep asks for the time that it shows: set it by NTP",
             ahead.abs()
         ));
     }

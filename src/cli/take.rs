@@ -82,7 +82,7 @@ impl Taken<'_> {
             Some(error) if !ingest.is_key_known()? => Err(error.into()),
             Some(error) => {
                 let waits_in = place.state_dir().display();
-                print::note(&format!("warning: {error}; what is received waits in {waits_in}"));
+                print::warning(&format_args!("{error}; what is received waits in {waits_in}"));
                 Ok((ingest, Exit::Done))
             }
             None => recover(ingest, options, clock.clone()).await,
@@ -153,8 +153,8 @@ pub(super) fn note_recovered(recovered: &Published) -> Exit {
 fn heed_pseudonyms(ingest: &Ingest, clock: &Clock) -> anyhow::Result<()> {
     if let Some(former) = ingest.heed_pseudonyms(clock.now())? {
         let since = clock::format_timestamp(former.since);
-        print::note(&format!(
-            "warning: the key of the pseudonyms has changed, which was the same since {since}: from now on the same person or \
+        print::warning(&format_args!(
+            "the key of the pseudonyms has changed, which was the same since {since}: from now on the same person or \
              device has another pseudonym than before; if that was not meant, put the former key back"
         ));
     }

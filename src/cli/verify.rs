@@ -7,6 +7,8 @@ use crate::archive::Archive;
 use crate::clock::Clock;
 use crate::collect::Progress;
 use crate::privacy::{Action, Unknown};
+use crate::schema::Schema;
+use crate::shown::bytes;
 use crate::verify::{Report, Severity, VerifyOptions, count_parts, repair, verify};
 
 use super::args::{Args, CheckFormat, VerifyArgs};
@@ -17,8 +19,10 @@ use super::{Exit, print, take};
 pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
     let (archive, file) = args.open_archive()?;
     let policy = file.policy()?;
-    let unknown = (policy.unknown() == Unknown::Drop).then_some(("unmapped", Action::Drop));
-    let treated = policy.treated_columns().chain(unknown);
+    let schema = Schema::device_state();
+    let unmapped = schema.unmapped().filter(|_| policy.unknown() == Unknown::Drop);
+    let unmapped = unmapped.map(|at| (schema.columns[at].name.as_str(), Action::Drop));
+    let treated = policy.treated_columns().chain(unmapped);
     let treated = treated.map(|(name, action)| (name.to_owned(), action)).collect();
     let options = VerifyOptions { deep: command.deep, treated };
     let mut exit = Exit::Done;
@@ -70,7 +74,7 @@ fn summary(report: &Report) -> String {
         "{} parts, {} rows, {}; {} answers wait in the journal; {} errors, {} warnings, {} notes",
         report.parts,
         report.rows,
-        print::bytes(report.bytes),
+        bytes(report.bytes),
         report.pending_answers,
         report.count(Severity::Error),
         report.count(Severity::Warning),

@@ -45,6 +45,9 @@ const LEAST_IN_TIME: f64 = 4.0;
 /// A window that Cloudflare forgets while it is read is begun so often.
 const MOST_READINGS: usize = 4;
 
+/// Averages are of whole hours.
+const HOUR: TimeDelta = TimeDelta::hours(1);
+
 /// What Cloudflare is about to forget is not asked for.
 const MARGIN: TimeDelta = TimeDelta::minutes(5);
 
@@ -108,11 +111,11 @@ impl BackfillPlan {
             stretch.from = stretch.from.max(now - HISTORY + MARGIN);
             stretch.to = stretch.to.min(now);
             if source == Source::Hourly {
-                stretch.from = hour_of(stretch.from);
+                stretch.from = clock::floor(stretch.from, HOUR);
                 if stretch.from < now - HISTORY + MARGIN {
-                    stretch.from += TimeDelta::hours(1);
+                    stretch.from += HOUR;
                 }
-                stretch.to = hour_of(stretch.to.min(now - SETTLE));
+                stretch.to = clock::floor(stretch.to.min(now - SETTLE), HOUR);
             }
             plan.cut(&stretch, devices.unwrap_or(UNKNOWN_FLEET).max(1), rows, now - SETTLE);
         }
@@ -130,7 +133,8 @@ impl BackfillPlan {
         let length = TimeDelta::minutes(minutes as i64);
         let mut from = stretch.from;
         while from < stretch.to {
-            let to = next_edge(from, length).min(stretch.to);
+            // Windows of a later run have the same edges.
+            let to = (clock::floor(from, length) + length).min(stretch.to);
             let to = if from < settled { to.min(settled) } else { to };
             self.requests += pages_of(estimate(rows_per_hour * hours_of(to - from)));
             self.windows.push(Stretch { from, to, device: stretch.device.clone() });
@@ -163,19 +167,6 @@ fn rows_in(time: Duration, budget: Budget) -> f64 {
     budget.requests_in(time).map_or(WINDOW_ROWS, rows).clamp(PAGE_ROWS as f64, WINDOW_ROWS)
 }
 
-/// The hour that a time is in.
-fn hour_of(at: Timestamp) -> Timestamp {
-    let past = TimeDelta::seconds(at.timestamp().rem_euclid(3_600));
-    at - past - TimeDelta::nanoseconds(i64::from(at.timestamp_subsec_nanos()))
-}
-
-/// The next whole multiple of a length since the Unix epoch, so that windows of a later run have the same edges.
-fn next_edge(from: Timestamp, length: TimeDelta) -> Timestamp {
-    let seconds = length.num_seconds();
-    let past = from.timestamp().rem_euclid(seconds);
-    from + TimeDelta::seconds(seconds - past) - TimeDelta::nanoseconds(i64::from(from.timestamp_subsec_nanos()))
-}
-
 /// One line: from when to when, and whose.
 impl fmt::Display for Stretch {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
@@ -204,7 +195,7 @@ impl fmt::Display for BackfillPlan {
             clock::format_timestamp(first.from),
             clock::format_timestamp(last),
             self.requests,
-            clock::format_duration(Duration::from_secs(time.as_secs() + 1)),
+            clock::format_duration(clock::whole_seconds(time)),
             if TimeDelta::from_std(time).is_ok_and(|time| time < HISTORY) {
                 ""
             } else {
@@ -323,7 +314,7 @@ impl Collector<'_> {
             // What did not suffice is made up for; a reading that takes longer than all that needs its own time.
             margin = (margin * 2).max(ended - now);
             if source == Source::Hourly {
-                from = hour_of(from) + TimeDelta::hours(1);
+                from = clock::floor(from, HOUR) + HOUR;
             }
         }
         Ok(read)

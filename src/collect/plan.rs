@@ -103,9 +103,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         match (self.devices, self.requests()) {
             (Some(devices), Some(requests)) => {
-                let time = self.budget.time_for(requests);
-                let time =
-                    clock::format_duration(Duration::from_secs(time.as_secs() + u64::from(time.subsec_nanos() > 0)));
+                let time = clock::format_duration(clock::whole_seconds(self.budget.time_for(requests)));
                 write!(formatter, "{devices} devices, {requests} requests, about {time}: {}", self.why())
             }
             _ => write!(formatter, "devices as the list shows them: {}", self.why()),

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{self, Clock, Timestamp};
 
 /// Asks everybody who holds a [`Stop`] to come to an end.
 #[derive(Debug)]
@@ -139,15 +140,13 @@ async fn sleep(time: Duration) {
 }
 
 pub(super) fn until_tick(now: Timestamp, every: Duration) -> Duration {
-    let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
-    let since = now.timestamp_micros().rem_euclid(every);
-    Duration::from_micros((every - since).unsigned_abs())
+    let last = clock::floor(now, TimeDelta::from_std(every).unwrap_or(TimeDelta::MAX));
+    every.saturating_sub((now - last).to_std().unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
 
     #[test]
     fn ticks_are_aligned_and_never_now() {

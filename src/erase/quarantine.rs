@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use chrono::{DateTime, NaiveDate};
 
-use crate::archive::{Archive, ArchiveError, PartFile, ShardLock};
+use crate::archive::{Archive, ArchiveError, AsideKind, PartFile, ShardLock, is_report, report_of};
 use crate::schema::Schema;
 
 use super::subject::{Found, Subject};
@@ -123,14 +123,14 @@ fn look(archive: &Archive, path: &Path, subject: &Subject) -> Result<Mention, Er
 fn look_at(file: &PartFile, subject: &Subject) -> Result<Mention, EraseError> {
     let (path, bytes) = (file.path(), file.bytes()?);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    if bytes.starts_with(b"PAR1") || name.contains(".parquet") && !name.ends_with(".report.json") {
+    if bytes.starts_with(b"PAR1") || name.contains(".parquet") && !is_report(path) {
         return Ok(look_into_part(file, subject));
     }
     let text = String::from_utf8_lossy(&bytes);
     if !subject.is_in(&text) && !text.lines().any(|line| subject.is_in(line)) && !subject.is_in(&name) {
         return Ok(Mention::None);
     }
-    if path.extension().is_none_or(|kind| kind != "ndjson") {
+    if AsideKind::of(path) != Some(AsideKind::Lines) {
         return Ok(Mention::All);
     }
     let kept: Vec<&str> = text.split_inclusive('\n').filter(|line| !subject.is_in(line)).collect();
@@ -151,7 +151,7 @@ fn look_into_part(file: &PartFile, subject: &Subject) -> Mention {
 /// Removes a file of the quarantine, and its report.
 fn remove(archive: &Archive, path: &Path) -> Result<(), EraseError> {
     archive.disk().remove(path).map_err(ArchiveError::from)?;
-    let report = PathBuf::from(format!("{}.report.json", path.display()));
+    let report = report_of(path);
     if report.exists() {
         archive.disk().remove(&report).map_err(ArchiveError::from)?;
     }

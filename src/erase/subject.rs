@@ -126,8 +126,7 @@ impl Subject {
     pub(super) fn spares(&self, schema: &Schema, batch: &RecordBatch) -> BooleanArray {
         let columns = texts(schema).into_iter().filter_map(|at| batch.column_by_name(&schema.columns[at].name));
         let mut texts: Vec<Texts> = columns.flat_map(Texts::of).collect();
-        let asked = batch.column_by_name("device_id").filter(|_| schema.dataset == Schema::poll().dataset);
-        let asked = asked.and_then(|ids| ids.as_string_opt::<i32>());
+        let asked = devices(schema, batch).filter(|_| schema.dataset == Schema::poll().dataset);
         let is_theirs =
             |row: usize| asked.is_some_and(|ids| ids.is_valid(row) && self.devices.contains(ids.value(row)));
         let owners = Owners::new(self, schema, batch);
@@ -159,8 +158,7 @@ impl Subject {
     ) -> Result<(), ArchiveError> {
         self.search(file, schema, |batch, spares| {
             let owners = Owners::new(self, schema, batch);
-            let ids = batch.column_by_name("device_id").and_then(|ids| ids.as_string_opt::<i32>());
-            let ids = ids.into_iter().flatten().zip(spares.values()).enumerate();
+            let ids = devices(schema, batch).into_iter().flatten().zip(spares.values()).enumerate();
             // Rows of a device follow each other, and mostly those of a registration.
             let mut last = None;
             for (row, id, is_spared) in ids.filter_map(|(row, (id, is_spared))| Some((row, id?, is_spared))) {
@@ -219,7 +217,7 @@ impl Subject {
     /// The column by which it is known, as a position in a schema.
     fn identity(&self, schema: &Schema) -> Option<usize> {
         match self.kind {
-            SubjectKind::Device => schema.index_of("device_id"),
+            SubjectKind::Device => schema.device(),
             SubjectKind::Account => schema.index_of("account_id"),
             SubjectKind::Person => schema.person(),
         }
@@ -396,6 +394,11 @@ fn bytes_of(items: &[Value]) -> Option<Vec<u8>> {
 fn texts(schema: &Schema) -> Vec<usize> {
     let holds_texts = |at: &usize| matches!(schema.columns[*at].kind, Kind::String | Kind::List);
     (0..schema.columns.len()).filter(holds_texts).collect()
+}
+
+/// The devices of the rows, where the batch has them.
+fn devices<'a>(schema: &Schema, batch: &'a RecordBatch) -> Option<&'a StringArray> {
+    batch.column_by_name(&schema.columns[schema.device()?].name)?.as_string_opt()
 }
 
 /// The texts of a column, or of a member of the items of one.

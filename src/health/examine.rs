@@ -7,8 +7,9 @@ use chrono::TimeDelta;
 use crate::api::{Client, Failure, MOST_CLOCK_AHEAD, Probe};
 use crate::archive::{Archive, ArchiveError, Place};
 use crate::clock;
-use crate::disk::{self, bytes};
+use crate::disk;
 use crate::envelope;
+use crate::shown::bytes;
 use crate::snapshot::DeviceId;
 
 use super::Check;

@@ -9,13 +9,14 @@ use serde::Serialize;
 
 use crate::archive::{Archive, KeyMark};
 use crate::clock::{self, Moment, Timestamp, Zone};
-use crate::disk::{self, bytes};
+use crate::disk;
 use crate::journal::{self, Segment};
 use crate::query::{
     Coverage, Days, GapsOptions, LastSweep, MOST_MISSED, QueryError, Unexpected, Window, coverage, devices_seen,
     first_sweeps, holes, last_sweeps, unexpected,
 };
 use crate::schema::Schema;
+use crate::shown::bytes;
 use crate::snapshot::HISTORY;
 
 use super::collectors::{Newest, collectors};
@@ -446,10 +447,9 @@ fn began(days: &Days, now: Timestamp, known: &BTreeSet<String>) -> Result<BTreeM
 
 /// The first whole interval at or after a time.
 fn next_whole(at: Timestamp, every: Duration) -> Timestamp {
-    let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX).max(1);
-    let micros = at.timestamp_micros();
-    let next = micros.checked_add((-micros).rem_euclid(every)).and_then(clock::from_micros);
-    next.unwrap_or(at)
+    let every = TimeDelta::from_std(every).unwrap_or(TimeDelta::MAX);
+    let last = clock::floor(at, every);
+    if last < at { last.checked_add_signed(every).unwrap_or(at) } else { at }
 }
 
 /// What is there of the states that were expected, of all accounts.

@@ -11,10 +11,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use chrono::NaiveDate;
 use serde::Serialize;
 
-use crate::archive::{Aside, day_of, shard_of};
+use crate::archive::{Aside, AsideKind, Spot, day_of, shard_of};
 use crate::clock::{self, Timestamp};
 use crate::flatten::{Cell, Columns, FlattenError, Plan, Row};
 use crate::journal::{self, Item, JournalError, Segment};
@@ -139,7 +138,7 @@ impl SortedBy {
 #[derive(Debug, Default)]
 pub(super) struct Divided {
     /// The rows of each shard and day.
-    pub(super) parts: Vec<((u32, NaiveDate), Arc<DayRows>)>,
+    pub(super) parts: Vec<(Spot, Arc<DayRows>)>,
     /// Each request, and the bodies that it brought.
     pub(super) polls: Vec<(Poll, Range<usize>)>,
     /// Files for the quarantine: what is no frame.
@@ -150,7 +149,7 @@ pub(super) struct Divided {
     /// Whether those are in the quarantine.
     pub(super) is_quarantined: bool,
     /// The parts that are live with their rows.
-    live: BTreeSet<(u32, NaiveDate)>,
+    live: BTreeSet<Spot>,
 }
 
 impl Batch {
@@ -177,7 +176,7 @@ impl Batch {
                 }
                 Item::Gap { start, end } => self.gaps.push(Aside {
                     name: format!("{name}-{start}"),
-                    kind: "journal-gap",
+                    kind: AsideKind::JournalGap,
                     from: format!("journal segment {sequence} of shard {shard}, bytes {start} to {end}"),
                     cause: "written in part, or bent since: no frame of the journal".to_owned(),
                     bytes: segment.bytes(start, end).to_vec(),
@@ -279,12 +278,13 @@ impl Batch {
         let mut rank = vec![0_u32; sorted.len()];
         (0..).zip(&sorted).for_each(|(place, &device)| rank[device as usize] = place);
         let shard: Vec<u32> = bodies.devices.iter().map(|device| shard_of(device, shards)).collect();
-        let mut parts: BTreeMap<(u32, NaiveDate), Vec<Place>> = BTreeMap::new();
+        let mut parts: BTreeMap<Spot, Vec<Place>> = BTreeMap::new();
         for place in bodies.located.iter().map(|body| body.place) {
             if !no_states.contains_key(&place.number) {
                 let collected_at = bodies.head(place).collected_at.timestamp_micros();
                 let date = day_of(place.time.unwrap_or(collected_at));
-                parts.entry((shard[place.device as usize], date)).or_default().push(place);
+                let spot = Spot { shard: shard[place.device as usize], date };
+                parts.entry(spot).or_default().push(place);
             }
         }
         let bodies = Arc::new(bodies);
@@ -355,7 +355,7 @@ impl Divided {
     }
 
     /// Notes that a part is live with all of its rows.
-    pub(super) fn note_live(&mut self, part: (u32, NaiveDate)) {
+    pub(super) fn note_live(&mut self, part: Spot) {
         self.live.insert(part);
     }
 
@@ -446,7 +446,7 @@ impl Divided {
         let Opened { name, from, .. } = self.bodies.file(self.bodies.located[bodies[0].0 as usize].place);
         Ok(Aside {
             name: name.clone(),
-            kind: "ndjson",
+            kind: AsideKind::Lines,
             from: from.clone(),
             cause: "no device states: each line holds a body, where it came from, and why it is none".to_owned(),
             bytes: lines,

@@ -4,8 +4,6 @@ use std::ops::Range;
 
 use crate::snapshot::{Outcome, Poll};
 
-use super::PollCounts;
-
 /// Settles each poll: `fresh` says of each body whether its key was new to the archive; none where it is no row.
 pub(super) fn settle(polls: &[(Poll, Range<usize>)], fresh: &[Option<bool>]) -> Vec<Poll> {
     polls.iter().map(|(poll, bodies)| settle_one(poll.clone(), &fresh[bodies.clone()])).collect()
@@ -23,20 +21,4 @@ fn settle_one(mut poll: Poll, fresh: &[Option<bool>]) -> Poll {
         }
     }
     poll
-}
-
-impl PollCounts {
-    pub(super) fn of(polls: &[Poll]) -> Self {
-        let count = |outcome| polls.iter().filter(|poll| poll.outcome == outcome).count() as u64;
-        let [state, unchanged, absent, failed] =
-            [Outcome::State, Outcome::Unchanged, Outcome::Absent, Outcome::Failed].map(count);
-        Self { state, unchanged, absent, failed }
-    }
-
-    pub(super) fn add(&mut self, other: Self) {
-        self.state += other.state;
-        self.unchanged += other.unchanged;
-        self.absent += other.absent;
-        self.failed += other.failed;
-    }
 }

@@ -61,8 +61,8 @@ pub enum Item {
 /// Where the folder cannot be read.
 pub fn segments(dir: &Path) -> Result<Vec<(u64, PathBuf)>, JournalError> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir).map_err(JournalError::io("read", dir))? {
-        let entry = entry.map_err(JournalError::io("read", dir))?;
+    for entry in fs::read_dir(dir).map_err(JournalError::read(dir))? {
+        let entry = entry.map_err(JournalError::read(dir))?;
         // Who opened a pipe would wait for ever.
         let is_special = entry.path().metadata().is_ok_and(|file| !file.is_file() && !file.is_dir());
         if let Some(sequence) = entry.file_name().to_str().and_then(parse_segment_name).filter(|_| !is_special) {
@@ -85,7 +85,7 @@ impl Segment {
     /// # Errors
     /// Where the file cannot be read, or is of a later format.
     pub fn read(path: &Path) -> Result<Self, JournalError> {
-        let bytes = Bytes::from(fs::read(path).map_err(JournalError::io("read", path))?);
+        let bytes = Bytes::from(fs::read(path).map_err(JournalError::read(path))?);
         let version = bytes.get(MAGIC.len()..SEGMENT_HEADER).and_then(|version| version.try_into().ok());
         match version.map(u32::from_le_bytes) {
             // A frame that is one says more than a version that may have a bent bit.
@@ -142,7 +142,7 @@ impl Bodies {
     /// # Errors
     /// Where it cannot be read.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
-        File::open(path).and_then(|file| Self::of(file, path)).map_err(JournalError::io("read", path))
+        File::open(path).and_then(|file| Self::of(file, path)).map_err(JournalError::read(path))
     }
 
     /// A file that is open already.
@@ -180,7 +180,7 @@ impl Bodies {
     /// Where it cannot be read.
     pub fn read(&self, at: u64, length: usize, body: &mut Vec<u8>) -> Result<(), JournalError> {
         body.resize(length, 0);
-        self.file.read_exact_at(body, at).map_err(JournalError::io("read", &self.path))
+        self.file.read_exact_at(body, at).map_err(JournalError::read(&self.path))
     }
 }
 

@@ -157,7 +157,7 @@ fn lists_go_as_a_whole_in_every_shape() {
 fn members_of_a_list_are_treated_where_the_list_is_not() {
     let head = "format = 1\ndataset = \"t\"\ndescription = \"d\"\npartition_by = [\"at\"]\nkey = [\"at\"]\n\
         [[column]]\nname = \"at\"\npath = \"at\"\ntype = \"timestamp\"\nrole = \"time\"\ndescription = \"When.\"\n\
-        [[column]]\nname = \"list\"\npath = \"list\"\ntype = \"list\"\nrole = \"apps\"\naccept = [\"nested\"]\ndescription = \"x\"\n\
+        [[column]]\nname = \"list\"\npath = \"list\"\ntype = \"list\"\nrole = \"label\"\naccept = [\"nested\"]\ndescription = \"x\"\n\
         [[column.field]]\nname = \"user\"\ntype = \"string\"\npersonal = \"person\"\ndescription = \"x\"\n\
         [[column.field]]\nname = \"place\"\ntype = \"string\"\npersonal = \"location\"\ndescription = \"x\"\n";
     let schema = Schema::parse(head).expect("a schema");

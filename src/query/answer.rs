@@ -91,19 +91,6 @@ impl Answer {
     }
 }
 
-/// A number with four digits that count.
-#[must_use]
-pub fn digits(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        1e15.. => format!("{value:.3e}"),
-        1_000.0.. => format!("{value:.0}"),
-        100.0.. => format!("{value:.1}"),
-        1.0.. => format!("{value:.2}"),
-        _ => format!("{value:.4}"),
-    }
-}
-
 fn array<'a>(cells: impl Iterator<Item = &'a Cell> + Clone, column: &AnswerColumn) -> ArrayRef {
     match column.kind.unwrap_or_else(|| seen_kind(&cells, column.role == ColumnRole::Value)) {
         Kind::Timestamp => {

@@ -106,7 +106,7 @@ fn take(batch: &RecordBatch, (asked, window): (&Asked, Window), list: &str, (has
     let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
     let lists = batch.column_by_name(list).expect("the scan has it").as_list::<i32>();
     for row in 0..batch.num_rows() {
-        if times.is_null(row) || !window.holds(times.value(row)) || !asked.holds(ids.value(row)) {
+        if !window.holds_row(times, row) || !asked.holds(ids.value(row)) {
             continue;
         }
         *has_states = true;

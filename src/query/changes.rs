@@ -8,7 +8,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_schema::DataType;
 use chrono::TimeDelta;
 
-use crate::clock::{self, Timestamp};
+use crate::clock::Timestamp;
 use crate::schema::{Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
@@ -17,7 +17,7 @@ use super::newest::{Names, newest_names};
 use super::scan::Days;
 use super::trend::MOST_ROWS;
 use super::window::Window;
-use super::{Asked, QueryError, cell, no_state, registrations, texts, times};
+use super::{Asked, QueryError, cell, moment, no_state, registrations, texts, times};
 
 /// What is asked of changes.
 #[derive(Debug, Clone)]
@@ -150,7 +150,7 @@ fn changes_of(line: &Line, device: &str, name: Option<&String>, watched: &[Strin
         let said = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let (account, registration) = line.reporter(*at);
         Change {
-            at: clock::from_micros(*at).unwrap_or_default(),
+            at: moment(*at),
             device: device.to_owned(),
             device_name: name.cloned(),
             account: said(account),
@@ -352,7 +352,7 @@ fn take(batch: &RecordBatch, reading: &Reading, question: &Question, (has_states
     let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
     let reporters = Reporters::of(&reading.schema, batch);
     let columns: Vec<_> = reading.columns(batch).map(|column| (column, equality(column))).collect();
-    let counts = |row: usize| times.is_valid(row) && question.window.holds(times.value(row));
+    let counts = |row: usize| question.window.holds_row(times, row);
     let mut row = 0;
     while row < batch.num_rows() {
         let start = row;

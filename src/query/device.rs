@@ -7,13 +7,13 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch, StringArray};
 
 use crate::archive::Scan;
-use crate::clock::{self, Timestamp};
+use crate::clock::Timestamp;
 use crate::schema::Schema;
 use crate::snapshot::DeviceId;
 
 use super::metric::{is_pattern, matches};
 use super::scan::Days;
-use super::{Asked, QueryError, Window, column, texts, times};
+use super::{Asked, QueryError, Window, column, moment, texts, times};
 
 /// So many letters of an id are enough to look for it.
 const SHORTEST_PREFIX: usize = 4;
@@ -116,7 +116,7 @@ pub fn shared(days: &Days, devices: &[String], window: Window) -> Result<Shared,
         let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
         let people = person.map(|at| texts(batch, &schema.columns[at].name));
         let accounts = texts(batch, "account_id");
-        let counts = |row: &usize| times.is_valid(*row) && window.holds(times.value(*row));
+        let counts = |row: &usize| window.holds_row(times, *row);
         for row in (0..batch.num_rows()).filter(counts).filter(|&row| wanted.contains(ids.value(row))) {
             let note = |known: &mut BTreeSet<String>, texts: &StringArray| {
                 if texts.is_valid(row) && !known.contains(texts.value(row)) {
@@ -169,7 +169,7 @@ fn seen(days: &Days, window: Window, devices: Option<&[String]>) -> Result<Times
     let add = |found: &mut Seen, batch: &RecordBatch| {
         let (accounts, ids) = (texts(batch, "account_id"), texts(batch, "device_id"));
         let at = times(batch, "timestamp");
-        let counts = |row: usize| at.is_valid(row) && window.holds(at.value(row)) && asked.holds(ids.value(row));
+        let counts = |row: usize| window.holds_row(at, row) && asked.holds(ids.value(row));
         let mut rows = (0..batch.num_rows()).filter(|&row| counts(row)).peekable();
         while let Some(first) = rows.next() {
             // Rows of a device follow each other, by time.
@@ -187,8 +187,7 @@ fn seen(days: &Days, window: Window, devices: Option<&[String]>) -> Result<Times
     days.fold(&schema, window, &scan, Seen::new, add, |found| {
         found.into_iter().for_each(|(device, times)| see(&mut all, device, times));
     })?;
-    let time = |micros| clock::from_micros(micros).unwrap_or_default();
-    Ok(all.into_iter().map(|(device, (first, last))| (device, (time(first), time(last)))).collect())
+    Ok(all.into_iter().map(|(device, (first, last))| (device, (moment(first), moment(last)))).collect())
 }
 
 /// Whether a device is meant by its id (no word), or by a name or an address.
@@ -218,7 +217,7 @@ fn called(
             .filter_map(|(column, _)| column.as_string_opt::<i32>());
         let words: Vec<_> = words.collect();
         let times = times(batch, "timestamp");
-        let is_within = |row: &usize| times.is_valid(*row) && window.holds(times.value(*row));
+        let is_within = |row: &usize| window.holds_row(times, *row);
         let is_same = |a: usize, b: usize| {
             let mut words = words.iter().map(|words| (words.is_valid(a), words.is_valid(b), words));
             ids.value(a) == ids.value(b)

@@ -98,7 +98,7 @@ pub struct Hole {
 pub fn holes(days: &Days, options: &GapsOptions, account: &str, known: &[String]) -> Result<Vec<Hole>, QueryError> {
     let known = known.iter().map(|device| (account.to_owned(), device.clone())).collect();
     let seen = match Seen::read(days, options, known, &[Source::Raw]) {
-        Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_)) => return Ok(Vec::new()),
+        Err(error) if error.is_nothing_expected() => return Ok(Vec::new()),
         seen => seen?,
     };
     let reading = Reading::of(&seen, options);
@@ -139,9 +139,8 @@ pub struct Coverage {
 /// As for [`gaps`]; where nothing is expected, that much is there.
 pub fn coverage(days: &Days, options: &GapsOptions, account: &str) -> Result<Coverage, QueryError> {
     let seen = match options.window.check().and_then(|()| Seen::read(days, options, Vec::new(), &[Source::Raw])) {
-        Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_) | QueryError::EmptyWindow(_)) => {
-            return Ok(Coverage::default());
-        }
+        Err(QueryError::EmptyWindow(_)) => return Ok(Coverage::default()),
+        Err(error) if error.is_nothing_expected() => return Ok(Coverage::default()),
         seen => seen?,
     };
     let reading = Reading::of(&seen, options);
@@ -244,7 +243,7 @@ pub fn each_gap(days: &Days, options: &GapsOptions) -> Result<Gaps<Gap>, QueryEr
 
 /// What was read of the history counts, but for averages an hour where intervals are shorter.
 fn sources(options: &GapsOptions) -> &'static [Source] {
-    if options.every < AN_HOUR { &[Source::Raw] } else { &[Source::Raw, Source::Hourly] }
+    if options.every < AN_HOUR { &[Source::Raw] } else { &Source::HISTORY }
 }
 
 impl<T> Gaps<T> {

@@ -112,11 +112,7 @@ impl Newest<'_> {
     fn each_last(&self, batch: &RecordBatch, asked: &Asked, mut last: impl FnMut(&str, i64, usize)) {
         let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
         let needed = self.needed.and_then(|at| batch.column_by_name(&self.schema.columns[at].name));
-        let counts = |row: usize| {
-            times.is_valid(row)
-                && self.window.holds(times.value(row))
-                && needed.is_none_or(|values| values.is_valid(row))
-        };
+        let counts = |row: usize| self.window.holds_row(times, row) && needed.is_none_or(|values| values.is_valid(row));
         let mut start = 0;
         while start < batch.num_rows() {
             let id = ids.value(start);

@@ -6,19 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch};
 use chrono::TimeDelta;
 
 use crate::archive::Scan;
-use crate::clock;
 use crate::schema::Schema;
 use crate::snapshot::{HISTORY, Outcome, SETTLE, Source};
 
 use super::scan::Days;
 use super::window::Window;
-use super::{QueryError, column, texts, times};
+use super::{QueryError, column, moment, numbers, texts, times};
 
 /// What was read to its end, by account and device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -140,8 +137,7 @@ fn take_polls(batch: &RecordBatch, sources: &[String], found: &mut BTreeMap<Name
     let [sweeps, accounts, devices] = ["sweep_id", "account_id", "device_id"].map(|name| texts(batch, name));
     let (kinds, outcomes) = (texts(batch, "source"), texts(batch, "outcome"));
     let [asked, from, to] = ["requested_at", "window_from", "window_to"].map(|name| times(batch, name));
-    let count = |name| batch.column_by_name(name).expect("the scan has it").as_primitive::<Int64Type>();
-    let (pages, rows) = (count("page"), count("rows"));
+    let (pages, rows) = (numbers(batch, "page"), numbers(batch, "rows"));
     for row in 0..batch.num_rows() {
         let is_history = kinds.is_valid(row) && sources.iter().any(|source| source == kinds.value(row));
         if !is_history || from.is_null(row) || to.is_null(row) {
@@ -181,8 +177,7 @@ impl Reading {
 }
 
 fn window_of(range: &Range<i64>) -> Window {
-    let time = |micros| clock::from_micros(micros).unwrap_or_default();
-    Window { since: time(range.start), until: time(range.end) }
+    Window { since: moment(range.start), until: moment(range.end) }
 }
 
 /// Ranges in order, those that touch made one.

@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch};
 use chrono::TimeDelta;
 
 use crate::archive::Scan;
-use crate::clock::{self, Timestamp};
+use crate::clock::Timestamp;
 use crate::schema::Schema;
 use crate::snapshot::{Outcome, Source};
 
 use super::scan::Days;
 use super::window::Window;
-use super::{QueryError, column, texts, times};
+use super::{QueryError, column, moment, numbers, texts, times};
 
 /// A pass over the fleet of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,21 +100,18 @@ fn sweeps(days: &Days, window: Window) -> Result<impl Iterator<Item = LastSweep>
         found.into_iter().for_each(|(key, tally)| all.entry(key).or_insert(Tally::NONE).merge(tally));
     })?;
     Ok(all.into_iter().map(|((account_id, sweep_id, shard), tally)| {
-        let time = |micros| clock::from_micros(micros).unwrap_or_default();
         let Tally { began, ended, requests, failed, states } = tally;
-        LastSweep { account_id, sweep_id, began: time(began), ended: time(ended), requests, failed, states, shard }
+        LastSweep { account_id, sweep_id, began: moment(began), ended: moment(ended), requests, failed, states, shard }
     }))
 }
 
 fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
     let (accounts, sweeps, shards) = (texts(batch, "account_id"), texts(batch, "sweep_id"), texts(batch, "shard"));
     let (sources, outcomes, at) = (texts(batch, "source"), texts(batch, "outcome"), times(batch, "requested_at"));
-    let rows = batch.column_by_name("rows").expect("the scan has it").as_primitive::<Int64Type>();
-    let is_history = |row: usize| {
-        sources.is_valid(row) && [Source::Raw, Source::Hourly].iter().any(|s| s.as_str() == sources.value(row))
-    };
-    for row in (0..batch.num_rows()).filter(|&row| at.is_valid(row) && window.holds(at.value(row)) && !is_history(row))
-    {
+    let rows = numbers(batch, "rows");
+    let is_history =
+        |row: usize| sources.is_valid(row) && Source::HISTORY.iter().any(|s| s.as_str() == sources.value(row));
+    for row in (0..batch.num_rows()).filter(|&row| window.holds_row(at, row) && !is_history(row)) {
         let shard = shards.is_valid(row).then(|| shards.value(row).to_owned());
         let key = (accounts.value(row).to_owned(), sweeps.value(row).to_owned(), shard);
         found.entry(key).or_insert(Tally::NONE).merge(Tally {

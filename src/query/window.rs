@@ -3,6 +3,7 @@
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use arrow_array::{Array, TimestampMicrosecondArray};
 use chrono::{Days, NaiveDate, NaiveTime, TimeDelta};
 
 use crate::clock::{self, Timestamp, Zone};
@@ -36,6 +37,11 @@ impl Window {
     /// In microseconds since the Unix epoch.
     pub(super) fn micros(&self) -> Range<i64> {
         self.since.timestamp_micros()..self.until.timestamp_micros()
+    }
+
+    /// Whether the time of a row lies in it; a row without one lies nowhere.
+    pub(super) fn holds_row(&self, times: &TimestampMicrosecondArray, row: usize) -> bool {
+        times.is_valid(row) && self.holds(times.value(row))
     }
 
     pub(super) fn holds(&self, micros: i64) -> bool {

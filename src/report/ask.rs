@@ -127,7 +127,7 @@ impl Asking<'_> {
 
 fn if_expected<T>(gaps: Result<T, QueryError>) -> Result<Option<T>, QueryError> {
     match gaps {
-        Err(QueryError::NothingExpected(_) | QueryError::NoneEnded(_)) => Ok(None),
+        Err(error) if error.is_nothing_expected() => Ok(None),
         gaps => gaps.map(Some),
     }
 }

@@ -6,7 +6,7 @@ use chrono::NaiveDate;
 use plotters::prelude::*;
 
 use crate::clock::{self, Timestamp, Zone};
-use crate::query::digits;
+use crate::shown::digits;
 
 use super::model::{Chart, Line};
 use super::words::{plain, scale, short};

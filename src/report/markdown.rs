@@ -1,7 +1,7 @@
 //! A report as Markdown, for a ticket or a chat: tables, and of each chart the range.
 
 use crate::clock::Zone;
-use crate::query::digits;
+use crate::shown::{digits, is_command};
 
 use super::model::{Chart, Fact, Report, Section, Table};
 use super::words;
@@ -83,10 +83,7 @@ pub fn markdown_text(text: &str) -> String {
         '<' => "&lt;".to_owned(),
         '>' => "&gt;".to_owned(),
         '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '#' | '~' => format!("\\{letter}"),
-        _ if letter.is_control() => format!("\\\\u{{{:x}}}", u32::from(letter)),
-        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-            format!("\\\\u{{{:x}}}", u32::from(letter))
-        }
+        _ if is_command(letter) => format!("\\\\u{{{:x}}}", u32::from(letter)),
         _ => letter.to_string(),
     };
     text.chars().map(letter).collect()

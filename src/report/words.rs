@@ -1,7 +1,8 @@
 //! Numbers, units and times as people read them.
 
 use crate::clock::{Timestamp, Zone};
-use crate::query::{Cell, digits};
+use crate::query::Cell;
+use crate::shown::digits;
 
 /// Units that large values of another are shown in: from, from which value on, divided by what, to.
 const LARGER: [(&str, f64, f64, &str); 7] = [

@@ -204,8 +204,23 @@ fn column_problem(column: &Column, newest: u32) -> Option<&'static str> {
         _ if unfit(column.kind, column.encoding) => Some("has values that cannot be encoded so"),
         _ if nested && column.kind != Kind::List => Some("accepts nested lists and is none"),
         _ if column.role == Role::Unmapped && column.kind != Kind::String => Some("keeps JSON text and is no string"),
+        _ if column.role == Role::Apps && !is_list_of_apps(column) => {
+            Some("lists applications and not their names first and a float64 last")
+        }
+        _ if column.role == Role::Window && (column.kind, column.unit) != (Kind::Int64, Some(Unit::Milliseconds)) => {
+            Some("is a length of time and no int64 in ms")
+        }
+        _ if column.personal == Some(Personal::Person) && column.kind != Kind::String => {
+            Some("says who somebody is and is no string")
+        }
         _ => None,
     }
+}
+
+/// Whether the entries of a list have the name of an application, and as their last what is asked about it.
+fn is_list_of_apps(column: &Column) -> bool {
+    let kinds = [column.fields.first(), column.fields.last()].map(|field| field.map(|field| field.kind));
+    kinds == [Some(Kind::String), Some(Kind::Float64)]
 }
 
 /// Whether values cannot be written in an encoding.
@@ -318,6 +333,24 @@ mod tests {
         check(
             &column("name = \"b\"\ntype = \"string\"\nencoding = \"delta\"\ndescription = \"x\""),
             "\"b\" has values that cannot be encoded so",
+        );
+        check(&column("name = \"b\"\ntype = \"string\"\npersonal = \"person\"\ndescription = \"x\""), "fine");
+        let of_role = |role: &str, more: &str| {
+            format!("[[column]]\nrole = \"{role}\"\nname = \"b\"\ndescription = \"x\"\n{more}")
+        };
+        let apps = |last: &str| {
+            let field = |name: &str, kind: &str| {
+                format!("[[column.field]]\nname = \"{name}\"\ntype = \"{kind}\"\ndescription = \"x\"\n")
+            };
+            of_role("apps", &["type = \"list\"\n".to_owned(), field("n", "string"), field("v", last)].concat())
+        };
+        check(&apps("float64"), "fine");
+        check(&apps("int64"), "\"b\" lists applications and not their names first and a float64 last");
+        check(&of_role("window", "type = \"int64\"\nunit = \"ms\""), "fine");
+        check(&of_role("window", "type = \"int64\"\nunit = \"us\""), "\"b\" is a length of time and no int64 in ms");
+        check(
+            &of_role("label", "type = \"int64\"\npersonal = \"person\""),
+            "\"b\" says who somebody is and is no string",
         );
         check(
             &[2, 1]

@@ -1,6 +1,5 @@
 //! What stands in the folders, and what should not.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use arrow_array::RecordBatch;
 
 use crate::archive::{
     Archive, ArchiveError, Checksum, Entry, OWN_FOLDER, Part, PartFile, PartName, Partition, Spot, has_all_of,
-    is_any_of,
+    is_any_of, is_report,
 };
 use crate::schema::Schema;
 
@@ -42,9 +41,8 @@ pub(super) fn look(archive: &Archive, findings: &mut Findings) {
 
 /// Files in a quarantine, without the reports on them; none where it is not there.
 pub(super) fn quarantined(dir: &Path) -> u64 {
-    let is_report = |name: &OsStr| name.as_encoded_bytes().ends_with(b".report.json");
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|entry| !is_report(&entry.file_name())).count() as u64
+    entries.filter(|entry| !is_report(&entry.path())).count() as u64
 }
 
 fn look_at_day(archive: &Archive, schema: &Schema, partition: &Partition, day: &Path, findings: &mut Findings) {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 
-use crate::archive::{Archive, ArchiveError, Checksum, Part, PartFile, PartName, Partition, Scan, Spot, misplaced};
+use crate::archive::{
+    Archive, ArchiveError, Checksum, Part, PartFile, PartName, Partition, Provenance, Scan, Spot, misplaced,
+};
 use crate::privacy::{Action, is_pseudonym};
 use crate::schema::Schema;
 
@@ -106,16 +108,14 @@ impl Look<'_> {
 
     /// What the footer says of the part's origin.
     fn footer(&self, part: &Part, findings: &mut Findings) {
-        let entries = part.entries();
-        let entry = |key: &str| entries.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
-        let (version, fingerprint) = (self.schema.version().to_string(), self.schema.fingerprint());
-        let same_version = entry("dex_archive.schema_version") == Some(&version);
-        if same_version && entry("dex_archive.schema_fingerprint") != Some(fingerprint) {
+        let Provenance { dataset, schema_version, schema_fingerprint } = part.provenance().unwrap_or_default();
+        let is_same_version = schema_version == Some(self.schema.version().to_string());
+        if is_same_version && schema_fingerprint.as_deref() != Some(self.schema.fingerprint()) {
             let problem = "it was written by another table of the same version";
             let remedy = "check which dex-archive wrote it: the columns' meanings may differ";
             findings.add(Severity::Warning, &self.path, problem, remedy, None);
         }
-        if entry("dex_archive.dataset") != Some(&self.schema.dataset) {
+        if dataset.as_ref() != Some(&self.schema.dataset) {
             self.add(Severity::Warning, "it does not say that it is of this dataset", findings);
         }
     }

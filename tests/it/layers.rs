@@ -11,6 +11,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("bucket", &[]),
     ("json", &[]),
     ("schema", &[]),
+    ("shown", &[]),
     ("snapshot", &["clock"]),
     ("envelope", &["json"]),
     ("api", &["clock", "envelope", "snapshot"]),
@@ -25,8 +26,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("verify", &["archive", "journal", "privacy", "schema"]),
     ("erase", &["archive", "journal", "privacy", "schema"]),
     ("query", &["archive", "clock", "schema", "snapshot"]),
-    ("health", &["api", "archive", "clock", "disk", "envelope", "journal", "query", "schema", "snapshot"]),
-    ("report", &["clock", "query", "schema"]),
+    ("health", &["api", "archive", "clock", "disk", "envelope", "journal", "query", "schema", "shown", "snapshot"]),
+    ("report", &["clock", "query", "schema", "shown"]),
     ("collect", &["api", "clock", "envelope", "ingest", "privacy", "snapshot"]),
     ("import", &["clock", "envelope", "ingest", "snapshot"]),
     ("config", &["api", "clock", "disk", "ingest", "privacy", "report", "schema", "snapshot"]),
@@ -34,7 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "cli",
         &[
             "api", "archive", "bucket", "clock", "collect", "config", "disk", "erase", "health", "import", "ingest",
-            "privacy", "query", "report", "reshard", "schema", "sim", "snapshot", "upgrade", "verify",
+            "privacy", "query", "report", "reshard", "schema", "shown", "sim", "snapshot", "upgrade", "verify",
         ],
     ),
 ];

@@ -25,7 +25,7 @@ description = "Wear of the disk."
 name = "agents"
 path = "agents"
 type = "list"
-role = "apps"
+role = "label"
 since = 2
 description = "Agents that run."
 

@@ -1,7 +1,8 @@
 //! How a value of an answer went: as a line of small bars, or as a chart for the terminal.
 
 use crate::clock::{Timestamp, Zone};
-use crate::query::{Answer, AnswerColumn, Cell, ColumnRole, digits};
+use crate::query::{Answer, AnswerColumn, Cell, ColumnRole};
+use crate::shown::digits;
 
 use super::super::print;
 

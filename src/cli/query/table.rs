@@ -5,8 +5,9 @@ use comfy_table::presets::{ASCII_MARKDOWN, NOTHING};
 use comfy_table::{CellAlignment, Table, TableStyle};
 
 use crate::clock::Zone;
-use crate::query::{Answer, AnswerColumn, Cell, ColumnRole, digits};
+use crate::query::{Answer, AnswerColumn, Cell, ColumnRole};
 use crate::report::markdown_text;
+use crate::shown::digits;
 
 use super::super::print;
 use super::course::{self, Course};

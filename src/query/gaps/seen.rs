@@ -9,8 +9,6 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use chrono::TimeDelta;
 
@@ -21,7 +19,7 @@ use crate::query::newest::Newest;
 use crate::query::scan::Days;
 use crate::query::searched::Searched;
 use crate::query::window::{Buckets, Window};
-use crate::query::{Asked, QueryError, column, texts, times};
+use crate::query::{Asked, QueryError, column, numbers, texts, times};
 use crate::schema::Schema;
 use crate::snapshot::{HISTORY, Outcome, Source};
 
@@ -165,12 +163,13 @@ impl Seen {
         let question = &Question { window, buckets: &buckets, asked: Asked::of(options.devices.as_deref()) };
         let mut seen = Found::default();
         let (states, polls) = (Schema::device_state(), Schema::poll());
-        let scan = scan(&states, options, &["account_id", "device_id", "timestamp", "device_name"]);
+        let scan = scan(&states, options.devices.as_deref(), &["account_id", "device_id", "timestamp", "device_name"]);
         let add = |found: &mut Found, batch: &RecordBatch| found.states(batch, question);
         days.fold(&states, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
         let names =
             ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id", "page", "rows", "shard"];
-        let scan = self::scan(&polls, options, &names);
+        // The pages of the list have no device, and must be read too.
+        let scan = self::scan(&polls, None, &names);
         let (asked, window) = one_more(options).unwrap_or_else(|| (buckets.clone(), window));
         let question = &Question { window, buckets: &asked, asked: Asked::of(options.devices.as_deref()) };
         let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, question);
@@ -269,8 +268,7 @@ impl Found {
     fn polls(&mut self, batch: &RecordBatch, question: &Question) {
         let rows = Rows::of(batch, "requested_at");
         let (outcomes, sources, sweeps) = (texts(batch, "outcome"), texts(batch, "source"), texts(batch, "sweep_id"));
-        let count = |name| batch.column_by_name(name).expect("the scan has it").as_primitive::<Int64Type>();
-        let (pages, shown, shards) = (count("page"), count("rows"), texts(batch, "shard"));
+        let (pages, shown, shards) = (numbers(batch, "page"), numbers(batch, "rows"), texts(batch, "shard"));
         // A page of the history says nothing of the time at which it was asked for.
         let is_of_now = |row: usize| sources.is_null(row) || sources.value(row) == Source::List.as_str();
         rows.each_run(question, |account, device, bucket, rows| {
@@ -420,11 +418,7 @@ impl<'a> Rows<'a> {
         mut run: impl FnMut(&str, Option<&str>, usize, std::ops::Range<usize>),
     ) {
         let device = |row: usize| self.devices.is_valid(row).then(|| self.devices.value(row));
-        let counts = |row: usize| {
-            self.times.is_valid(row)
-                && window.holds(self.times.value(row))
-                && device(row).is_none_or(|id| asked.holds(id))
-        };
+        let counts = |row: usize| window.holds_row(self.times, row) && device(row).is_none_or(|id| asked.holds(id));
         let (mut row, mut bucket) = (0, 0);
         while row < self.times.len() {
             let start = row;
@@ -478,9 +472,7 @@ fn known_in(options: &GapsOptions) -> Window {
 /// The account of which a device was ever asked for by name that has no state.
 fn asked_of(days: &Days, options: &GapsOptions, device: &str) -> Result<Option<String>, QueryError> {
     let polls = Schema::poll();
-    let columns = ["account_id", "device_id", "requested_at"].map(|name| column(&polls, name)).into();
-    let any_of = Some((column(&polls, "device_id"), vec![device.to_owned()]));
-    let scan = Scan { columns, any_of, ..Scan::default() };
+    let scan = scan(&polls, Some(&[device.to_owned()]), &["account_id", "device_id", "requested_at"]);
     let add = |found: &mut Option<String>, batch: &RecordBatch| {
         let (accounts, devices) = (texts(batch, "account_id"), texts(batch, "device_id"));
         let is_its = |row: &usize| devices.is_valid(*row) && devices.value(*row) == device;
@@ -495,12 +487,10 @@ fn asked_of(days: &Days, options: &GapsOptions, device: &str) -> Result<Option<S
     Ok(account)
 }
 
-/// The pages of the list have no device: where polls are asked for by device, they must be read too.
-fn scan(schema: &Schema, options: &GapsOptions, columns: &[&str]) -> Scan {
+fn scan(schema: &Schema, devices: Option<&[String]>, columns: &[&str]) -> Scan {
     let columns = columns.iter().map(|name| column(schema, name)).collect();
     let device = column(schema, "device_id");
-    let any_of = options.devices.clone().filter(|_| schema.index_of("endpoint").is_none());
-    Scan { columns, any_of: any_of.map(|ids| (device, ids)), ..Scan::default() }
+    Scan { columns, any_of: devices.map(|ids| (device, ids.to_vec())), ..Scan::default() }
 }
 
 /// The intervals of a window that are over and one more, if that is over too; none where there cannot be so many.
