@@ -29,34 +29,35 @@ pub struct Refusal {
     pub message: Option<String>,
 }
 
-/// Reads an answer, bare or in the envelope.
+/// Reads an answer, bare or in the envelope. Of more than `most` states no more than one beyond is handed over.
 ///
 /// # Errors
 /// Where the text is not JSON.
-pub fn read(text: &str) -> Result<Content<'_>, JsonError> {
+pub fn read(text: &str, most: usize) -> Result<Content<'_>, JsonError> {
     // Some servers put a byte order mark in front.
     let text = text.trim_start_matches('\u{feff}').trim_matches([' ', '\t', '\n', '\r']);
     match text.as_bytes().first() {
         // Reading its entries is what finds out whether it is JSON.
-        Some(b'{') => read_object(text),
-        Some(b'[') => states(text),
-        _ => states(json::value(text)?),
+        Some(b'{') => read_object(text, most),
+        Some(b'[') => states(text, most),
+        _ => states(json::value(text)?, most),
     }
 }
 
-fn read_object(text: &str) -> Result<Content<'_>, JsonError> {
+fn read_object(text: &str, most: usize) -> Result<Content<'_>, JsonError> {
     match Envelope::find(text)? {
-        None => states(text),
+        None => states(text, most),
         Some(Envelope { success: Some("false"), errors, .. }) => Ok(Content::Refused(refusal(errors))),
-        Some(Envelope { result: Some(result), .. }) => states(result),
+        Some(Envelope { result: Some(result), .. }) => states(result, most),
         Some(Envelope { result: None, .. }) => Ok(Content::Absent),
     }
 }
 
 /// The device states in a text that is no JSON as a whole, as far as their ends can be told: of fifty states on a page, one
-/// may hold what JSON has not. That one is among them, and the last may be broken off.
+/// may hold what JSON has not. That one is among them, and the last may be broken off. Of more than `most`, reading ends
+/// with the one beyond.
 #[must_use]
-pub fn salvage(text: &str) -> Vec<&str> {
+pub fn salvage(text: &str, most: usize) -> Vec<&str> {
     /// An object that is not closed yet.
     struct Open {
         start: usize,
@@ -68,6 +69,7 @@ pub fn salvage(text: &str) -> Vec<&str> {
     let mut take = |state: std::ops::Range<usize>| {
         while found.pop_if(|inner| inner.start > state.start).is_some() {}
         found.push(state);
+        found.len() > most
     };
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
@@ -85,13 +87,18 @@ pub fn salvage(text: &str) -> Vec<&str> {
             b'{' => open.push(Open { start: at, is_state: false }),
             b'}' => {
                 let closed = open.pop().filter(|object| object.is_state);
-                closed.into_iter().for_each(|object| take(object.start..at + 1));
+                if closed.is_some_and(|object| take(object.start..at + 1)) {
+                    open.clear();
+                    break;
+                }
             }
             _ => (),
         }
         at += 1;
     }
-    open.iter().find(|object| object.is_state).into_iter().for_each(|object| take(object.start..text.len()));
+    if let Some(unclosed) = open.iter().find(|object| object.is_state) {
+        take(unclosed.start..text.len());
+    }
     found.into_iter().filter_map(|state| text.get(state)).collect()
 }
 
@@ -169,10 +176,14 @@ impl<'a> Envelope<'a> {
     }
 }
 
-fn states(raw: &str) -> Result<Content<'_>, JsonError> {
+fn states(raw: &str, most: usize) -> Result<Content<'_>, JsonError> {
     let mut states = Vec::new();
     match raw.as_bytes().first() {
-        Some(b'[') => json::each_item(raw, &mut |item| states.push(item))?,
+        Some(b'[') => json::each_item(raw, &mut |item| {
+            if states.len() <= most {
+                states.push(item);
+            }
+        })?,
         Some(b'n') => return Ok(Content::Absent),
         Some(b'{') if raw[1..].trim_start().starts_with('}') => return Ok(Content::Absent),
         _ => states.push(raw),
@@ -200,7 +211,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str, expect: &Content<'_>) {
-        assert_eq!(read(text).as_ref(), Ok(expect), "{text}");
+        assert_eq!(read(text, 9).as_ref(), Ok(expect), "{text}");
     }
 
     #[test]
@@ -257,7 +268,7 @@ mod tests {
 
     #[test]
     fn of_a_page_that_is_no_json_the_states_are_salvaged() {
-        let check = |text: &str, expect: &[&str]| assert_eq!(salvage(text), expect, "{text}");
+        let check = |text: &str, expect: &[&str]| assert_eq!(salvage(text, 9), expect, "{text}");
         let (one, two) = (r#"{"deviceId":"1","a":{"b":"}\""}}"#, r#"{ "deviceId" : "2","cpuPct":NaN}"#);
         check(&format!(r#"{{"success":true,"result":[{one},{two}],"errors":[]}}"#), &[one, two]);
         check(
@@ -282,9 +293,18 @@ mod tests {
     }
 
     #[test]
+    fn of_more_states_than_an_answer_has_one_beyond_is_read() {
+        let many = |text: &str| vec![text; 100].join(",");
+        assert_eq!(read(&format!("[{}]", many("1")), 9), Ok(Content::States(vec!["1"; 10])));
+        assert!(read(&format!("[{}", many("1")), 9).is_err(), "the rest of it is looked at all the same");
+        let state = r#"{"deviceId":"1"}"#;
+        assert_eq!(salvage(&many(state), 9), [state; 10]);
+    }
+
+    #[test]
     fn says_where_it_is_no_json() {
         for text in ["", "<html>", r#"{"success":true,"result":{"#, "{} {}"] {
-            assert!(read(text).is_err(), "{text}");
+            assert!(read(text, 9).is_err(), "{text}");
         }
     }
 }

@@ -260,7 +260,7 @@ struct Import<'a> {
 }
 
 fn is_value(text: &[u8]) -> bool {
-    std::str::from_utf8(text).is_ok_and(|text| envelope::read(text).is_ok())
+    std::str::from_utf8(text).is_ok_and(|text| envelope::read(text, usize::MAX).is_ok())
 }
 
 impl Import<'_> {
@@ -310,7 +310,7 @@ impl Import<'_> {
         if envelope::begins_as_state(&text) {
             return self.push(number, place(&text), text);
         }
-        match utf8().and_then(|text| envelope::read(text).ok()) {
+        match utf8().and_then(|text| envelope::read(text, usize::MAX).ok()) {
             Some(Content::States(states)) => {
                 let mut push = |state: &[u8]| self.push(number, place(state), text.slice_ref(state));
                 states.into_iter().try_for_each(|state| push(state.as_bytes()))

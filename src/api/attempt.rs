@@ -41,7 +41,7 @@ pub(super) enum Said {
     Absent,
     /// The envelope refuses.
     Refused(Refusal),
-    /// It is not JSON. What looks like device states in it.
+    /// It is not JSON, or holds more than an answer does. What looks like device states in it, or all of it as one.
     Unreadable(Vec<Body>),
 }
 
@@ -68,6 +68,9 @@ pub(super) const NO_ROUTE: [i64; 2] = [7000, 7003];
 
 /// The answer for one device may have this part of what a page of the list may have.
 const PAGE_IN_DEVICES: usize = 16;
+
+/// No answer has so many states: the longest pages that are asked for have 50.
+const MOST_STATES: usize = 1_000;
 
 /// The longest `cf-ray` that is believed.
 const MAX_RAY: usize = 64;
@@ -182,11 +185,16 @@ impl Attempt {
 
 impl Said {
     pub(super) fn read(text: &str) -> Self {
-        match envelope::read(text) {
-            Ok(Content::States(states)) => Self::States(states.into_iter().map(Body::new).collect()),
+        let bodies = |states: Vec<&str>| states.into_iter().map(Body::new).collect();
+        match envelope::read(text, MOST_STATES) {
+            Ok(Content::States(states)) if states.len() <= MOST_STATES => Self::States(bodies(states)),
             Ok(Content::Absent) => Self::Absent,
             Ok(Content::Refused(refusal)) => Self::Refused(refusal),
-            Err(_) => Self::Unreadable(envelope::salvage(text).into_iter().map(Body::new).collect()),
+            read => {
+                let salvaged = if read.is_err() { envelope::salvage(text, MOST_STATES) } else { vec![text] };
+                // Of very many small ones, each would take more memory than it has letters: they are kept as one.
+                Self::Unreadable(bodies(if salvaged.len() > MOST_STATES { vec![text] } else { salvaged }))
+            }
         }
     }
 }
@@ -317,6 +325,21 @@ mod tests {
         let unsaid = Ok(Said::read(r#"{"success":false,"errors":[],"result":null}"#));
         assert!(Attempt { status: Some(404), said: unsaid, ..Attempt::default() }.is_absent(Endpoint::Live));
         assert!(NO_ROUTE.iter().all(|&code| !absent(code)));
+    }
+
+    #[test]
+    fn an_answer_of_very_many_is_kept_as_one_body_and_counts_as_none() {
+        let many = |text: &str, count: usize| vec![text; count].join(",");
+        let read = |text: &str| match Said::read(text) {
+            Said::States(bodies) => (true, bodies.len()),
+            Said::Unreadable(bodies) => (false, bodies.len()),
+            said => panic!("{said:?}"),
+        };
+        let state = r#"{"deviceId":"1"}"#;
+        assert_eq!(read(&format!("[{}]", many(state, MOST_STATES))), (true, MOST_STATES));
+        assert_eq!(read(&format!("[{}]", many(state, MOST_STATES + 1))), (false, 1));
+        assert_eq!(read(&many(state, MOST_STATES)), (false, MOST_STATES));
+        assert_eq!(read(&many(state, MOST_STATES + 1)), (false, 1));
     }
 
     #[test]

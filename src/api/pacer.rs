@@ -47,14 +47,16 @@ pub struct Pacer {
     /// Accounts of the same credential that were there before: its requests lie between theirs.
     before: u32,
     row: Mutex<Row>,
+    /// Who waits for a place, one after the other. Who gives up waiting has taken none.
+    turn: tokio::sync::Mutex<()>,
     limit: Arc<Mutex<Limit>>,
 }
 
 /// The places of one account's requests.
 #[derive(Debug)]
 struct Row {
-    /// The next free place.
-    next: Instant,
+    /// The last place that was taken.
+    last: Option<Instant>,
     sent: u64,
 }
 
@@ -69,6 +71,7 @@ struct Limit {
     policy: Option<f64>,
     /// A lower rate for a while, in requests a second: others use the limit too.
     crowded: Option<(f64, Instant)>,
+    /// All pauses, also what is still to come of the last one.
     paused: Duration,
 }
 
@@ -96,7 +99,8 @@ impl Budget {
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn time_for(&self, requests: u64) -> Duration {
-        self.rate().map_or(Duration::ZERO, |rate| Duration::from_secs_f64(requests as f64 / rate))
+        let time = |rate| Duration::try_from_secs_f64(requests as f64 / rate).unwrap_or(Duration::MAX);
+        self.rate().map_or(Duration::ZERO, time)
     }
 
     fn rate(&self) -> Option<f64> {
@@ -113,7 +117,8 @@ impl Pacer {
     pub(super) fn new(budget: Budget) -> Self {
         let now = Instant::now();
         let limit = Limit { accounts: 1, paused_until: now, policy: None, crowded: None, paused: Duration::ZERO };
-        Self { budget, before: 0, row: Mutex::new(Row { next: now, sent: 0 }), limit: Arc::new(Mutex::new(limit)) }
+        let row = Mutex::new(Row { last: None, sent: 0 });
+        Self { budget, before: 0, row, turn: tokio::sync::Mutex::default(), limit: Arc::new(Mutex::new(limit)) }
     }
 
     /// This pacer, for an account that is asked for with the credential of another one's: they share the limit.
@@ -133,7 +138,8 @@ impl Pacer {
     /// For how long the API has kept everything waiting so far.
     #[must_use]
     pub fn paused(&self) -> Duration {
-        self.limit().paused
+        let limit = self.limit();
+        limit.paused.saturating_sub(limit.paused_until.saturating_duration_since(Instant::now()))
     }
 
     /// Requests sent so far, retries included.
@@ -144,17 +150,19 @@ impl Pacer {
 
     /// Waits until a request may be sent.
     pub(super) async fn acquire(&self) -> Permit {
+        let _turn = self.turn.lock().await;
         loop {
-            let place = self.take_place(Instant::now());
+            let now = Instant::now();
+            let (place, look_again) = self.next_place(now);
             // A timer would round what is due up to its next tick, a millisecond.
-            if place > Instant::now() {
-                sleep_until(place).await;
-            }
-            // A pause that began while this one waited counts for it too.
-            if self.limit().paused_until <= Instant::now() {
-                self.row().sent += 1;
+            if place <= now {
+                let mut row = self.row();
+                row.last = Some(place);
+                row.sent += 1;
                 return Permit(());
             }
+            // What is learned of the limit meanwhile counts for who waits already.
+            sleep_until(place.min(look_again)).await;
         }
     }
 
@@ -173,18 +181,16 @@ impl Pacer {
         self.limit().observe(&self.budget, limits, Instant::now());
     }
 
-    /// The next place in the row.
-    fn take_place(&self, now: Instant) -> Instant {
+    /// The next place in the row, as far as the limit is known, and when it may be another one.
+    fn next_place(&self, now: Instant) -> (Instant, Instant) {
         let earliest = now.checked_sub(self.budget.slack()).unwrap_or(now);
-        let (resumes, interval) = {
-            let limit = self.limit();
-            let interval = limit.interval(&self.budget, now);
-            (limit.paused_until + interval * self.before / limit.accounts, interval)
-        };
-        let mut row = self.row();
-        let place = row.next.max(earliest).max(resumes);
-        row.next = place + interval;
-        place
+        let limit = self.limit();
+        let interval = limit.interval(&self.budget, now);
+        let resumes = limit.paused_until + interval * self.before / limit.accounts;
+        let next = self.row().last.map_or(now, |last| last + interval);
+        let crowded_until = limit.crowded.map(|(_, until)| until).filter(|until| *until > now);
+        let place = next.max(earliest).max(resumes);
+        (place, crowded_until.unwrap_or(place))
     }
 
     fn row(&self) -> MutexGuard<'_, Row> {
@@ -351,10 +357,9 @@ mod tests {
         assert!((0.2..0.22).contains(&(usual[2] - usual[1])), "{usual:?}");
         // Of four requests in four seconds each has two.
         other.observe(&left(4));
-        times(&one, 1, start).await;
         let crowded = times(&one, 2, start).await;
         assert!((1.9..2.1).contains(&(crowded[1] - crowded[0])), "{crowded:?}");
-        assert_eq!((one.sent(), other.sent()), (6, 1));
+        assert_eq!((one.sent(), other.sent()), (5, 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -391,11 +396,53 @@ mod tests {
         assert!(next[0] - crowded[2] >= 19.0, "{next:?}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_waiting_has_taken_no_place() {
+        let (pacer, start) = (pacer(), Instant::now());
+        times(&pacer, 1, start).await;
+        pacer.observe(&Limits {
+            policies: vec![Policy { quota: 10, window: Duration::from_secs(80) }],
+            ..Limits::default()
+        });
+        // Sweeps that end before a request is due.
+        for _ in 0..5 {
+            assert!(tokio::time::timeout(Duration::from_secs(1), pacer.acquire()).await.is_err());
+        }
+        let next = times(&pacer, 1, start).await;
+        assert!((10.0..10.1).contains(&next[0]), "{next:?}");
+        assert_eq!(pacer.sent(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shortage_is_over_for_those_too_who_waited_through_it() {
+        let (pacer, start) = (pacer(), Instant::now());
+        times(&pacer, 1, start).await;
+        let states = vec![Left { remaining: 1, reset: Duration::from_secs(30) }];
+        pacer.observe(&Limits { states, ..Limits::default() });
+        let all = (0..16).map(|_| async {
+            let _sent = pacer.acquire().await;
+            start.elapsed().as_secs_f64()
+        });
+        let times = futures_util::future::join_all(all).await;
+        assert!(times.iter().all(|at| (30.0..32.0).contains(at)), "{times:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_counts_as_it_passes() {
+        let pacer = pacer();
+        pacer.pause(Duration::from_hours(1));
+        pacer.rest(Duration::from_secs(9)).await;
+        assert_eq!(pacer.paused(), Duration::from_secs(9));
+        pacer.rest(Duration::from_hours(2)).await;
+        assert_eq!(pacer.paused(), Duration::from_hours(1));
+    }
+
     #[test]
     fn budgets_are_read_or_refused_in_a_sentence() {
         let budget = Budget::parse("1200/5m", "80%").expect("a budget");
         assert_eq!(budget.requests_in(Duration::from_mins(5)), Some(960));
         assert_eq!(budget.time_for(960), Duration::from_mins(5));
+        assert_eq!(Budget::parse("1/1000000d", "0.001%").expect("a budget").time_for(u64::MAX), Duration::MAX);
         assert_eq!(Budget::parse("none", "80%").expect("a budget").requests_in(Duration::from_mins(5)), None);
         for (limit, share) in [
             ("1200", "80%"),

@@ -172,7 +172,7 @@ fn an_answer_becomes_bodies_or_an_error() {
     let refused = br#"{"success":false,"errors":[{"code":10000,"message":"Authentication error"}],"result":null}"#;
     fuzz("answer to bodies", &[page(), refused.to_vec()], |bytes| {
         let text = String::from_utf8_lossy(bytes);
-        if let Ok(envelope::Content::States(states)) = envelope::read(&text) {
+        if let Ok(envelope::Content::States(states)) = envelope::read(&text, usize::MAX) {
             states.iter().for_each(|state| drop(envelope::device_id(state)));
         }
     });
