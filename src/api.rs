@@ -86,6 +86,8 @@ pub struct Exchange {
     pub answer: Answer,
     /// Why there is none, where it failed.
     pub failure: Option<Failure>,
+    /// How far our clock is ahead of the server's, where that is more than [`MOST_CLOCK_AHEAD`].
+    pub clock_off: Option<TimeDelta>,
 }
 
 /// How a request failed for good.
@@ -385,6 +387,7 @@ impl Client {
 
     /// What came of the last attempt.
     fn conclude(&self, attempt: Attempt, source: Source, mut poll: Poll) -> Exchange {
+        let clock_off = self.ahead_of(&attempt).filter(|ahead| ahead.abs() > MOST_CLOCK_AHEAD);
         poll.http_status = attempt.status;
         poll.latency_ms = Some(attempt.latency.as_secs_f64() * 1e3);
         poll.error_code = attempt.code();
@@ -414,11 +417,26 @@ impl Client {
             bodies,
             poll: Some(poll),
         };
-        Exchange { answer, failure }
+        Exchange { answer, failure, clock_off }
     }
 }
 
 impl Exchange {
+    /// The answer as it may be kept. Where our clock is wrong, so is what its poll says of the time: of the hour that it
+    /// names nobody asked, and no hour may count as read because of it. What the answer brought stays.
+    #[must_use]
+    pub fn into_answer(self) -> Answer {
+        let Self { mut answer, clock_off, .. } = self;
+        if let (Some(poll), Some(ahead)) = (&mut answer.poll, clock_off)
+            && poll.outcome != Outcome::Failed
+        {
+            let side = if ahead > TimeDelta::zero() { "ahead of" } else { "behind" };
+            poll.outcome = Outcome::Failed;
+            poll.error = Some(format!("this machine's clock was {} s {side} the API's", ahead.num_seconds().abs()));
+        }
+        answer
+    }
+
     /// Takes the answer for a failure, and says so in its poll. What it brought stays.
     pub fn distrust(&mut self, reason: &str) -> Failure {
         let failure = Failure::Other(reason.to_owned());

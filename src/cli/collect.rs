@@ -230,7 +230,9 @@ async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::
             _ if every.is_some() && command.sweeps.is_none() && failed.is_none() && stats.held.is_empty() => Exit::Done,
             told => exit.or_worse(told),
         };
-        if command.self_heal && failed.is_none() && !stats.is_away && !stop.is_requested() {
+        // What is asked under a wrong clock is of another time than it says.
+        let can_heal = failed.is_none() && !stats.is_away && !stats.has_wrong_clock();
+        if command.self_heal && can_heal && !stop.is_requested() {
             let (told, error) = sweeps.heal(&stats, number).await;
             (exit, failed) = (exit.or_worse(told), error);
         }

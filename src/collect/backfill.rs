@@ -347,11 +347,14 @@ impl Collector<'_> {
             };
             let bytes: usize = exchange.answer.bodies.iter().map(|body| body.bytes.len()).sum();
             // What stands on the pages behind one that failed may be gone when it can be read at last.
+            let is_clock_off = exchange.clock_off.is_some();
             is_whole &= exchange.failure.is_none();
-            self.write(exchange.answer).await?;
+            self.write(exchange.into_answer()).await?;
             noted.map_err(Halt::Failed)?;
             self.publish_some(backfill, bytes).await?;
             match next {
+                // What is there at the end of a time that is none yet, nobody can tell.
+                _ if is_clock_off => return Ok(Read::InPart),
                 // What is forgotten moves the rest of the list to pages that were read already.
                 _ if page > 1 && listing.from < self.clock.now() - HISTORY => return Ok(Read::Overtaken),
                 Next::Again => (),

@@ -178,7 +178,8 @@ mod tests {
         let account_id = AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id");
         let collected_at = clock::from_micros(0).expect("a time");
         let (sweep_id, source, bodies) = ("s".to_owned(), Source::List, rows.into_iter().map(body).collect());
-        Exchange { answer: Answer { account_id, sweep_id, source, collected_at, bodies, poll: None }, failure: None }
+        let answer = Answer { account_id, sweep_id, source, collected_at, bodies, poll: None };
+        Exchange { answer, failure: None, clock_off: None }
     }
 
     fn failed(rows: impl IntoIterator<Item = u32>) -> Exchange {

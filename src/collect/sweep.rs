@@ -350,7 +350,7 @@ impl<'a> Collector<'a> {
                     // Who stands on it was not asked for, and may have had a state.
                     let unasked = self.client.unasked_page(&sweep.stats.sweep_id, &listing, page);
                     self.cut_list(sweep, page);
-                    return self.write(unasked.answer).await;
+                    return self.write(unasked.into_answer()).await;
                 }
             };
             let id = &sweep.stats.sweep_id;
@@ -436,7 +436,7 @@ impl<'a> Collector<'a> {
     /// Hands an answer to the writer, and notes how it failed if it did.
     async fn keep(&self, sweep: &mut Sweep, exchange: Exchange) -> Result<(), Halt> {
         let noted = sweep.note(&exchange, &self.policy);
-        self.write(exchange.answer).await?;
+        self.write(exchange.into_answer()).await?;
         noted.map_err(Halt::Failed)
     }
 
@@ -564,7 +564,7 @@ mod tests {
         let end = End::new(schedule::stop_pair().1, None, Duration::ZERO);
         let mut sweep = Sweep::new("s".to_owned(), end);
         let mut ends = |failure: Option<Failure>| {
-            let exchange = Exchange { answer: answer(Endpoint::Live, &[]), failure };
+            let exchange = Exchange { answer: answer(Endpoint::Live, &[]), failure, clock_off: None };
             sweep.note(&exchange, &Policy::default()).is_err()
         };
         let forbidden = || Some(Failure::Forbidden("HTTP 403".to_owned()));

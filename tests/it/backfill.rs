@@ -76,6 +76,47 @@ fn holes_are_filled_where_the_api_has_the_data_and_gaps_explains_the_rest() {
 }
 
 #[test]
+fn what_is_asked_under_a_wrong_clock_counts_for_no_hour() {
+    let (_dir, root) = place();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let start = clock::parse_timestamp("2026-11-20T08:00:00Z").expect("a time");
+    let (theirs, ours) = (Clock::simulated(start), Clock::simulated(start));
+    let advance = |by: TimeDelta| [&theirs, &ours].map(|clock| clock.advance(by));
+    runtime.block_on(async {
+        let (base_url, _handle) = served(&theirs).await;
+        let (_switch, stop) = stop_pair();
+        let mut collector = collector(client(base_url, &ours), &root, &ours, stop);
+        for step in 0..4 {
+            collector.sweep(step).await;
+            advance(TimeDelta::minutes(15));
+        }
+        ours.advance(TimeDelta::hours(3));
+        collector.sweep(4).await;
+        let archive = Archive::open(&root).expect("an archive");
+        let window = |to: Timestamp| Window { since: start + TimeDelta::hours(1), until: to };
+        let plan_of = |to: Timestamp| {
+            let days = Days::new(&archive, false);
+            let left = Searched::read(&days, window(to), &[Source::Raw]).expect("an answer");
+            let left = left.left(ACCOUNT, None, &[window(to)]).into_iter();
+            let stretches = left.map(|window| Stretch { from: window.since, to: window.until, device: None });
+            let budget = Budget { limit: None, share: 1.0 };
+            BackfillPlan::new(Source::Raw, stretches.collect(), Some(30), budget, ours.now(), None)
+        };
+        let (stats, failed) = collector.backfill(&plan_of(ours.now()), None, 98).await;
+        assert!(failed.is_none() && stats.windows_done == 0 && stats.asked.has_wrong_clock(), "{stats:?}");
+        // The clock is set right, and four hours are over in which nobody asked.
+        theirs.advance(TimeDelta::hours(4));
+        ours.advance(TimeDelta::hours(1));
+        let end = start + TimeDelta::minutes(270);
+        let told = causes(&archive, window(end), ours.now());
+        assert!(told["silent"] < told["not_asked"] + told["failed"], "{told:?}");
+        let (stats, failed) = collector.backfill(&plan_of(end), None, 99).await;
+        assert!(failed.is_none() && stats.windows_left == 0 && stats.asked.states_new > 300, "{stats:?}");
+        collector.finish().expect("a disk");
+    });
+}
+
+#[test]
 fn of_an_outage_it_is_told_who_was_missed_also_where_nobody_was_seen() {
     let (_dir, root) = place();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -358,13 +399,19 @@ fn collector(client: Client, root: &Path, clock: &Clock, stop: Stop) -> Collecto
 }
 
 async fn simulated(clock: &Clock) -> (Client, Handle) {
+    let (base_url, handle) = served(clock).await;
+    (client(base_url, clock), handle)
+}
+
+/// Where an API is, by whose clock devices report, and what it does.
+async fn served(clock: &Clock) -> (String, Handle) {
     let fleet = Fleet::new(FleetOptions { devices: 30, ..FleetOptions::default() });
     let options = ServerOptions { limit: RateLimit::none(), ..ServerOptions::new(fleet) };
     let server = Server::bind(options, clock.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
     let server = server.expect("a free port");
-    let (base_url, handle) = (format!("http://{}", server.local_addr()), server.handle());
+    let served = (format!("http://{}", server.local_addr()), server.handle());
     tokio::spawn(server.run(std::future::pending()));
-    (client(base_url, clock), handle)
+    served
 }
 
 fn client(base_url: String, clock: &Clock) -> Client {
