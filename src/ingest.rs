@@ -130,8 +130,6 @@ pub struct Published {
     pub damaged: Vec<String>,
     /// Why something is still in the journal, or in a file that was changed meanwhile, a sentence each.
     pub held: Vec<Held>,
-    /// Answers that could not be journalled and are in this process's memory alone.
-    pub unwritten: u64,
     /// Whether some of it is held because the object store gives no answer, or lets nothing be done. Then nothing more of
     /// the journal was tried.
     pub is_away: bool,
@@ -255,12 +253,13 @@ impl Ingest {
         let waited = self.waiting_since.map_or(Duration::ZERO, waited);
         let rows = match self.day_rows(now) {
             // To try each day would take as long as the longest of its requests, and end in the same.
-            Err(IngestError::Archive(error)) if error.is_away() => {
+            Err(error) if error.is_away() => {
                 let mut published = Published { is_away: true, ..Published::default() };
                 published.hold(&error);
                 return Ok(Some(published));
             }
-            rows => rows?,
+            // A publish says itself which day cannot be read, and which is held for that; until then nobody knows what it costs.
+            rows => rows.unwrap_or(0),
         };
         if rule.is_due(waited, next, rows) { self.publish().map(Some) } else { Ok(None) }
     }
@@ -276,6 +275,12 @@ impl Ingest {
         Ok(Some(Waiting { bytes, since }))
     }
 
+    /// Answers that could not be journalled, and are in this process's memory alone.
+    #[must_use]
+    pub fn unwritten(&self) -> usize {
+        self.unwritten.len()
+    }
+
     /// What is in the journals.
     fn segments(&self) -> Result<Vec<(u64, PathBuf)>, IngestError> {
         let segments = self.journals.iter().map(|(_, dir)| journal::segments(dir));
@@ -284,7 +289,7 @@ impl Ingest {
 
     /// Rows in the largest of these shards' parts of the newest day, today at the latest: a device whose clock is wrong
     /// may have states of days to come.
-    fn day_rows(&self, now: Timestamp) -> Result<u64, IngestError> {
+    fn day_rows(&self, now: Timestamp) -> Result<u64, ArchiveError> {
         let schema = self.plans.states.schema();
         let mut days = self.archive.partitions(schema)?.into_iter();
         let Some(day) = days.rfind(|day| day.date <= now.date_naive()) else { return Ok(0) };
@@ -457,7 +462,7 @@ impl Ingest {
         let mut published = std::mem::take(&mut self.published);
         // What was held before is tried again now.
         published.held.retain(|held| !held.is_tried_again);
-        (published.is_away, published.unwritten) = (false, 0);
+        published.is_away = false;
         match self.publish_into(&mut published) {
             Ok(()) => Ok(published),
             Err(error) => {
@@ -479,7 +484,6 @@ impl Ingest {
                 Ok(()) => self.publish_segments(published)?,
                 Err(error) => {
                     let count = self.unwritten.len();
-                    published.unwritten = count as u64;
                     let said = format!(
                         "{count} answers are in this process's memory alone, and lost when it ends before there is room: {error}"
                     );
@@ -890,6 +894,24 @@ mod tests {
         assert_eq!(ingest.day_rows(time("2026-10-01T12:00:00Z")).expect("rows"), 1);
         assert_eq!(ingest.day_rows(time("2026-10-20T12:00:00Z")).expect("rows"), 2);
         assert_eq!(ingest.day_rows(time("2026-09-20T12:00:00Z")).expect("rows"), 0);
+    }
+
+    #[test]
+    fn a_day_that_cannot_be_looked_at_holds_itself_up_and_no_other() {
+        let (dir, mut ingest, _) = published(&[r#"{"deviceId":"a","timestamp":"2026-10-01T10:00:00Z"}"#]);
+        let disk = Disk::default();
+        // A file where today's folder is to be.
+        drop(disk.create(&dir.path().join("a/device_state/date=2026-10-02")).expect("room"));
+        for bodies in [
+            r#"{"deviceId":"b","timestamp":"2026-10-01T11:00:00Z"}"#,
+            r#"{"deviceId":"b","timestamp":"2026-10-02T11:00:00Z"}"#,
+        ] {
+            ingest.append(answer(&[bodies])).expect("a journal");
+        }
+        assert!(ingest.day_rows(time(NOW)).is_err());
+        let published = ingest.publish_if_due(PublishRule::Auto, time(NOW), Duration::from_mins(5));
+        let published = published.expect("no error of the journal's").expect("it is due");
+        assert_eq!((published.states_new, published.held.len()), (1, 1), "{published:?}");
     }
 
     /// A disk on which a segment can be begun, and nothing be written into it.

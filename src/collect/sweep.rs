@@ -51,7 +51,7 @@ pub struct Collector<'a> {
     /// How long the last publish took.
     pub(super) publish: Duration,
     /// Answers that are in memory alone: nothing more is asked while they cannot be written.
-    unwritten: u64,
+    unwritten: usize,
 }
 
 /// Where a sweep ended: the next one, which another process may make, begins there. No ids, which are personal.
@@ -234,7 +234,7 @@ impl<'a> Collector<'a> {
             self.publish = outcome.took;
         }
         // Where the journal failed, there may be some: the next sweep begins with another publish, which finds out.
-        self.unwritten = outcome.as_ref().map_or(self.unwritten.max(1), |outcome| outcome.published.unwritten);
+        self.unwritten = outcome.as_ref().map_or(self.unwritten.max(1), |outcome| outcome.unwritten);
         outcome
     }
 
@@ -288,7 +288,7 @@ impl<'a> Collector<'a> {
         if self.unwritten > 0
             && let Ok(outcome) = self.publish(None).await
         {
-            self.unwritten = outcome.published.unwritten;
+            self.unwritten = outcome.unwritten;
             // Nothing was journalled since the last publish, which told of what failed before.
             let _ = stats.take(outcome);
         }

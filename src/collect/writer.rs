@@ -61,6 +61,8 @@ pub(super) struct Outcome {
     pub(super) waiting: Option<Waiting>,
     /// The first fault of the journal since the last publish.
     pub(super) fault: Option<IngestError>,
+    /// Answers that are in this process's memory alone.
+    pub(super) unwritten: usize,
     /// How long it took.
     pub(super) took: Duration,
 }
@@ -221,7 +223,8 @@ impl Work {
             Ok(published) => published.unwrap_or_default(),
             Err(error) => return Err(fault.unwrap_or(error)),
         };
-        Ok(Outcome { published, waiting: self.ingest.waiting()?, fault, took: began.elapsed() })
+        let (waiting, unwritten) = (self.ingest.waiting()?, self.ingest.unwritten());
+        Ok(Outcome { published, waiting, fault, unwritten, took: began.elapsed() })
     }
 
     fn note(&mut self, result: Result<(), IngestError>) {

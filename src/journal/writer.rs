@@ -22,12 +22,22 @@ impl Writer {
     /// # Errors
     /// Where the file system says no, or there is a segment of this number.
     pub fn create(disk: &Disk, dir: &Path, sequence: u64) -> Result<Self, JournalError> {
-        let mut file = disk.create(&dir.join(segment_name(sequence)))?;
+        let path = dir.join(segment_name(sequence));
+        let file = disk.create(&path)?;
+        let begun = Self { file, unsynced: false, buffer: Vec::new() }.begin(disk, dir);
+        if begun.is_err() {
+            // One for each try would be left on a full disk.
+            let _ = disk.remove(&path);
+        }
+        begun
+    }
+
+    fn begin(mut self, disk: &Disk, dir: &Path) -> Result<Self, JournalError> {
         let header = [MAGIC.as_slice(), &JOURNAL_FORMAT.to_le_bytes()].concat();
-        file.write_all(&header).map_err(DiskError::of("write", file.path()))?;
-        file.sync()?;
+        self.file.write_all(&header).map_err(DiskError::of("write", self.file.path()))?;
+        self.file.sync()?;
         disk.sync_dir(dir)?;
-        Ok(Self { file, unsynced: false, buffer: Vec::new() })
+        Ok(self)
     }
 
     /// Writes an answer. It outlives the process from here on, and the machine from the next

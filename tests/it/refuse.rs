@@ -218,7 +218,9 @@ fn a_full_disk_stops_no_collecting_until_the_journal_is_full_too() {
     let api = Api::start(400, Duration::from_secs(1), |options| options);
     let refuse = Arc::new(Refuse::default());
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let sweeps = runtime.block_on(sweep_on_a_full_disk(&api, &root, &refuse));
+    let journal = |journal| Some(What::Journal { journal, error: 28 });
+    let disks = [None, journal(false), journal(true), journal(true), None];
+    let sweeps = runtime.block_on(sweep_on_disks(disks, PublishRule::Sweep, &api, &root, &refuse));
     let [first, full, journal_full, still_full, after] = &sweeps[..] else { panic!("five sweeps") };
     assert!(first.1.is_none() && first.0.held.is_empty(), "{first:?}");
     assert!(full.1.is_none() && full.0.requests_sent >= 300, "it goes on asking: {full:?}");
@@ -240,10 +242,28 @@ fn a_full_disk_stops_no_collecting_until_the_journal_is_full_too() {
     assert!(archived.len() > 600, "{} states", archived.len());
 }
 
-/// Sweeps: one on a good disk, one while nothing but the journal can be written, one while the journal
-/// cannot, another such, and one afterwards.
+#[test]
+fn nothing_more_is_asked_on_a_full_disk_also_where_no_publish_is_due() {
+    let (_dir, root) = place();
+    let api = Api::start(400, Duration::from_secs(1), |options| options);
+    let refuse = Arc::new(Refuse::default());
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let full = || Some(What::Journal { journal: true, error: 28 });
+    let rule = PublishRule::Every(Duration::from_hours(1));
+    let sweeps = runtime.block_on(sweep_on_disks([None, full(), full(), full(), full()], rule, &api, &root, &refuse));
+    let sent: Vec<u64> = sweeps.iter().map(|(stats, _)| stats.requests_sent).collect();
+    assert!(sent[0] > 300 && sent[1] > 0 && sent[2..] == [0; 3], "{sent:?}");
+}
+
+/// Sweeps, one on each of these disks: a good one, or one that refuses something.
 #[expect(clippy::disallowed_methods, reason = "a test waits")]
-async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> Vec<(CollectStats, Option<String>)> {
+async fn sweep_on_disks(
+    disks: [Option<What>; 5],
+    publish: PublishRule,
+    api: &Api,
+    root: &Path,
+    refuse: &Arc<Refuse>,
+) -> Vec<(CollectStats, Option<String>)> {
     let clock = Clock::system();
     let disk = Disk::default().watched(Arc::<Refuse>::clone(refuse));
     let archive = Archive::open_or_create(root, 1, clock.now(), disk).expect("an archive");
@@ -254,14 +274,13 @@ async fn sweep_on_a_full_disk(api: &Api, root: &Path, refuse: &Arc<Refuse>) -> V
         since_minutes: 10,
         interval: Duration::from_mins(5),
         deadline: None,
-        publish: PublishRule::Sweep,
+        publish,
     };
     let ((_switch, stop), progress) = (stop_pair(), Silent);
     let client = Client::new(client_options(api.url.clone()), clock.clone()).expect("a client");
     let mut collector = Collector::new(client, ingest, clock, options, &progress, stop);
     let mut sweeps = Vec::new();
-    let journal = |journal| Some(What::Journal { journal, error: 28 });
-    for (number, what) in (0..).zip([None, journal(false), journal(true), journal(true), None]) {
+    for (number, what) in (0..).zip(disks) {
         tokio::task::yield_now().await;
         refuse.set(what);
         let (stats, failed) = collector.sweep(number).await;
