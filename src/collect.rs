@@ -144,6 +144,12 @@ impl CollectStats {
         self.requests_failed > 0 || self.has_publish_failures() || self.has_wrong_clock()
     }
 
+    /// Whether all was asked that was to be, and answered.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.requests_failed == 0 && self.devices_unasked == 0 && !self.list_cut && !self.has_wrong_clock()
+    }
+
     /// Whether what was published was not all that was received, or not all that was there.
     #[must_use]
     pub fn has_publish_failures(&self) -> bool {

@@ -17,7 +17,7 @@ use crate::snapshot::{AccountId, DeviceId};
 
 use super::args::{Args, CollectArgs, SourceArg};
 use super::connect::{connect, seed, share_limits};
-use super::heal::{Healer, healer};
+use super::heal::{Healed, Healer, healer};
 use super::metrics::Metrics;
 use super::progress::Bar;
 use super::signals::until_stopped;
@@ -84,7 +84,8 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let quiet = args.quiet;
         let clock = clock.clone();
         let file = &file;
-        sweeps(Sweeps { collectors, accounts, command, file, every, metrics, resumes, clock, quiet }, &stop, exit).await
+        let sweeps = Sweeps { collectors, accounts, command, file, every, metrics, resumes, clock, quiet };
+        sweeps.run(&stop, exit).await
     })
 }
 
@@ -216,55 +217,63 @@ impl Resumes {
     }
 }
 
-/// Sweeps until the schedule or a signal ends it.
-async fn sweeps(mut sweeps: Sweeps<'_>, stop: &Stop, mut exit: Exit) -> anyhow::Result<Exit> {
-    supervise::ready();
-    let (command, every) = (sweeps.command, sweeps.every);
-    let mut ended_by = None;
-    for number in 1_u64.. {
-        let swept = Collector::sweep_side_by_side(&mut sweeps.collectors, sweep_number(number)).await;
-        let ended = command.sweeps == Some(number) || stop.is_requested();
-        let Told { exit: told, stats, mut failed } = sweeps.tell(swept);
-        exit = match told {
-            // A loop that is stopped has done what it should; what its sweeps met was told when they met it.
-            _ if every.is_some() && command.sweeps.is_none() && failed.is_none() && stats.held.is_empty() => Exit::Done,
-            told => exit.or_worse(told),
-        };
-        // What is asked under a wrong clock is of another time than it says.
-        let can_heal = failed.is_none() && !stats.is_away && !stats.has_wrong_clock();
-        if command.self_heal && can_heal && !stop.is_requested() {
-            let (told, error) = sweeps.heal(&stats, number).await;
-            (exit, failed) = (exit.or_worse(told), error);
+impl Sweeps<'_> {
+    /// Sweeps until the schedule or a signal ends it.
+    async fn run(mut self, stop: &Stop, mut exit: Exit) -> anyhow::Result<Exit> {
+        supervise::ready();
+        let (command, every) = (self.command, self.every);
+        // A loop that is stopped has done what it should; what its sweeps met was told when they met it.
+        let is_endless = every.is_some() && command.sweeps.is_none();
+        let mut ended_by = None;
+        for number in 1_u64.. {
+            let swept = Collector::sweep_side_by_side(&mut self.collectors, sweep_number(number)).await;
+            let ended = command.sweeps == Some(number) || stop.is_requested();
+            let Told { exit: told, stats, mut failed, can_heal } = self.tell(swept);
+            exit = exit.or_worse(told);
+            if command.self_heal && can_heal && !stop.is_requested() {
+                let (told, error) = self.heal(stats, number).await;
+                (exit, failed) = (exit.or_worse(told), error);
+            }
+            for (collector, account) in self.collectors.iter().zip(&self.accounts) {
+                self.resumes.keep(&account.id, collector.ended_at());
+            }
+            let is_gone = matches!(failed, Some(CollectError::Ended));
+            if is_gone || every.is_none() || ended && !is_endless {
+                ended_by = failed;
+                break;
+            }
+            // In a loop a sweep that failed is told, and the next one tries again.
+            failed.iter().for_each(|error| print::error(&error));
+            let Some(every) = every.filter(|_| !ended) else { break };
+            if !self.collectors[0].next_tick(every).await {
+                break;
+            }
+            check_shards(self.resumes.archive.clone()).await?;
+            self.renew_credentials();
         }
-        for (collector, account) in sweeps.collectors.iter().zip(&sweeps.accounts) {
-            sweeps.resumes.keep(&account.id, collector.ended_at());
-        }
-        let is_over = ended || every.is_none() || matches!(failed, Some(CollectError::Ended));
-        if is_over {
-            ended_by = failed;
-            break;
-        }
-        // In a loop a sweep that failed is told, and the next one tries again.
-        failed.iter().for_each(|error| print::error(&error));
-        let Some(every) = every else { break };
-        if !sweeps.collectors[0].next_tick(every).await {
-            break;
-        }
-        check_shards(sweeps.resumes.archive.clone()).await?;
-        sweeps.renew_credentials();
+        let exit = if is_endless { Exit::Done } else { exit };
+        self.end(exit, ended_by).await
     }
-    if every.is_some() && ended_by.is_none() {
-        let published = sweeps.collectors[0].publish_waiting().await?;
-        summary::tell_publish(&published.damaged, &published.held);
-        exit = exit.or_worse(Exit::of_publish(&published));
-    }
-    let mut finished = Ok(());
-    for collector in sweeps.collectors {
-        finished = finished.and(collector.finish());
-    }
-    match (finished, ended_by) {
-        (Err(error), _) | (Ok(()), Some(error)) => Err(error.into()),
-        (Ok(()), None) => Ok(exit),
+
+    /// Publishes what a loop has left in the journal, whatever it ended of, and ends the writer.
+    async fn end(self, mut exit: Exit, mut ended_by: Option<CollectError>) -> anyhow::Result<Exit> {
+        if self.every.is_some() && !matches!(ended_by, Some(CollectError::Ended)) {
+            match self.collectors[0].publish_waiting().await {
+                Ok(published) => {
+                    summary::tell_publish(&published.damaged, &published.held);
+                    exit = exit.or_worse(Exit::of_publish(&published));
+                }
+                Err(error) => ended_by = ended_by.or(Some(error)),
+            }
+        }
+        let mut finished = Ok(());
+        for collector in self.collectors {
+            finished = finished.and(collector.finish());
+        }
+        match (finished, ended_by) {
+            (Err(error), _) | (Ok(()), Some(error)) => Err(error.into()),
+            (Ok(()), None) => Ok(exit),
+        }
     }
 }
 
@@ -284,8 +293,10 @@ struct Told {
     exit: Exit,
     /// All of them together.
     stats: CollectStats,
-    /// Why the only one did not come to its end, or none of several did.
+    /// Why nothing goes on, or why the only one did not come to its end.
     failed: Option<CollectError>,
+    /// Whether there is any use in asking for more.
+    can_heal: bool,
 }
 
 impl Sweeps<'_> {
@@ -302,32 +313,10 @@ impl Sweeps<'_> {
 
     /// Tells how the accounts' sweeps went. Where one of several failed, it is told, and the others count.
     fn tell(&self, swept: Vec<(CollectStats, Option<CollectError>)>) -> Told {
-        let (several, now) = (swept.len() > 1, self.clock.now());
-        // What was published, the first one says; what went wrong with that went wrong for all.
-        let is_published = swept.first().is_none_or(|(stats, failed)| {
-            let is_theirs = matches!(failed, Some(CollectError::Ingest(_) | CollectError::Ended));
-            !is_theirs && !stats.has_publish_failures() && stats.held.is_empty()
-        });
-        let mut total = CollectStats::default();
-        let (mut failures, mut by_account) = (Vec::new(), serde_json::Map::new());
-        for ((stats, failed), account) in swept.into_iter().zip(&self.accounts) {
-            let is_fine = is_published && failed.is_none() && stats.requests_failed == 0 && !stats.has_wrong_clock();
-            self.metrics.note(account.id.as_str(), &stats, is_fine, now);
-            if several && (!self.quiet || !is_fine) {
-                print::note(&format!("{}: {}", account.name, summary::of_account(&stats)));
-            }
-            if several {
-                by_account.insert(account.id.as_str().to_owned(), summary::of_account_json(&stats));
-            }
-            if total.sweep_id.is_empty() {
-                total = stats;
-            } else {
-                total.merge(stats);
-            }
-            failures.extend(failed.map(|error| (&account.name, error)));
-        }
+        let several = swept.len() > 1;
+        let (total, by_account, mut failures) = self.add_up(swept);
         let all_failed = failures.len() == self.accounts.len();
-        if several && !all_failed {
+        if several {
             failures.iter().for_each(|(name, error)| print::error(&format_args!("{name}: {error}")));
         }
         let mut exit = summary::tell_sweep(&total, !failures.is_empty(), self.quiet);
@@ -335,20 +324,50 @@ impl Sweeps<'_> {
             // In a loop the next sweep asks for them; who starts single ones is to know.
             exit = exit.or_worse(Exit::Partly);
         }
-        let (metrics, summary_file) = (self.metrics.publish(&total), self.write_summary(&total, by_account));
-        let written = metrics.and(summary_file);
+        let written = self.metrics.publish(&total).and(self.write_summary(&total, by_account));
         if let Err(error) = written {
             // That nobody can read how it went is no reason not to note where the next sweep goes on.
             print::error(&format_args!("{error:#}"));
             exit = Exit::Failed;
         }
         supervise::status(&summary::of_sweep(&total));
+        // What is asked under a wrong clock is of another time than it says.
+        let can_heal = !all_failed && !total.is_away && !total.has_wrong_clock();
         let ended = failures.iter().position(|(_, error)| matches!(error, CollectError::Ended));
-        let failed = match ended {
-            Some(at) => Some(failures.swap_remove(at).1),
-            None => failures.pop().map(|(_, error)| error).filter(|_| all_failed),
-        };
-        Told { exit, stats: total, failed }
+        let failed = ended.or((!several && all_failed).then_some(0)).map(|at| failures.swap_remove(at).1);
+        Told { exit, stats: total, can_heal: can_heal && failed.is_none(), failed }
+    }
+
+    /// What the accounts' sweeps did together, each by itself for the summary's file, and whose failed of what.
+    fn add_up(
+        &self,
+        swept: Vec<(CollectStats, Option<CollectError>)>,
+    ) -> (CollectStats, serde_json::Map<String, serde_json::Value>, Vec<(&str, CollectError)>) {
+        let (several, now) = (swept.len() > 1, self.clock.now());
+        // What was published, the first one says; what went wrong with that went wrong for all.
+        let is_published = swept.first().is_none_or(|(stats, failed)| {
+            let is_theirs = matches!(failed, Some(CollectError::Ingest(_) | CollectError::Ended));
+            !is_theirs && !stats.has_publish_failures() && stats.held.is_empty()
+        });
+        let mut total: Option<CollectStats> = None;
+        let (mut failures, mut by_account) = (Vec::new(), serde_json::Map::new());
+        for ((mut stats, failed), account) in swept.into_iter().zip(&self.accounts) {
+            let is_fine = is_published && failed.is_none() && stats.is_complete();
+            self.metrics.note(account.id.as_str(), &stats, is_fine, now);
+            if several {
+                if !self.quiet || !is_fine {
+                    print::note(&format!("{}: {}", account.name, summary::of_account(&stats)));
+                }
+                by_account.insert(account.id.as_str().to_owned(), summary::of_account_json(&stats));
+                stats.failures.iter_mut().for_each(|failure| *failure = format!("{}: {failure}", account.name));
+            }
+            match &mut total {
+                None => total = Some(stats),
+                Some(total) => total.merge(stats),
+            }
+            failures.extend(failed.map(|error| (account.name.as_str(), error)));
+        }
+        (total.unwrap_or_default(), by_account, failures)
     }
 
     fn write_summary(
@@ -364,20 +383,31 @@ impl Sweeps<'_> {
         print::file(path, serde_json::to_string_pretty(&summary)? + "\n")
     }
 
-    /// Spends what is left of the interval on holes, one account after the other.
-    async fn heal(&mut self, stats: &CollectStats, number: u64) -> (Exit, Option<CollectError>) {
-        let waiting = stats.waiting_since.map(|since| since.0);
-        let start = std::time::Instant::now();
+    /// Spends what is left of the interval on holes, one account after the other. What that publishes is told together
+    /// with what the sweep did.
+    async fn heal(&mut self, mut total: CollectStats, number: u64) -> (Exit, Option<CollectError>) {
+        let waiting = total.waiting_since.map(|since| since.0);
+        let (start, swept_s) = (std::time::Instant::now(), total.elapsed_s);
         let (mut exit, mut accounts) = (Exit::Done, u32::try_from(self.accounts.len()).unwrap_or(u32::MAX));
         for (collector, account) in self.collectors.iter_mut().zip(&self.accounts) {
             let time = match self.every {
                 Some(every) => collector.time_left(every),
-                None => left(account.healer.interval, stats).saturating_sub(start.elapsed()),
+                None => left(account.healer.interval, swept_s).saturating_sub(start.elapsed()),
             };
             let time = time / accounts.max(1);
-            let (told, failed) = account.healer.heal(collector, time, waiting, number << 8).await;
+            let Healed { exit: told, asked, failed } = account.healer.heal(collector, time, waiting, number << 8).await;
             exit = exit.or_worse(told);
             accounts -= 1;
+            if let Some(asked) = asked {
+                self.metrics.count(account.id.as_str(), &asked);
+                let (bytes, since) = (asked.waiting_bytes, asked.waiting_since);
+                total.merge(asked);
+                (total.waiting_bytes, total.waiting_since) = (bytes, since);
+                if let Err(error) = self.metrics.publish(&total) {
+                    print::error(&format_args!("{error:#}"));
+                    exit = Exit::Failed;
+                }
+            }
             match failed {
                 Some(error) if self.accounts.len() > 1 && !matches!(error, CollectError::Ended) => {
                     // The others' holes are healed all the same.
@@ -393,6 +423,6 @@ impl Sweeps<'_> {
 }
 
 /// What a sweep left of its interval.
-fn left(interval: Duration, stats: &CollectStats) -> Duration {
-    interval.saturating_sub(Duration::try_from_secs_f64(stats.elapsed_s).unwrap_or_default())
+fn left(interval: Duration, swept_s: f64) -> Duration {
+    interval.saturating_sub(Duration::try_from_secs_f64(swept_s).unwrap_or_default())
 }

@@ -9,7 +9,7 @@ use chrono::TimeDelta;
 use crate::api::{Budget, Client};
 use crate::archive::Archive;
 use crate::clock::{self, Clock, Timestamp, Zone};
-use crate::collect::{BackfillPlan, CollectError, CollectOptions, Collector, Stretch};
+use crate::collect::{BackfillPlan, CollectError, CollectOptions, CollectStats, Collector, Stretch};
 use crate::privacy::Policy;
 use crate::query::{Days, GapsOptions, QueryError, Searched, Window, holes, outages};
 use crate::snapshot::{AccountId, DeviceId, HISTORY, SETTLE, Source};
@@ -51,6 +51,20 @@ struct Missing {
     of_each: BTreeMap<String, Vec<Window>>,
 }
 
+/// How healing ended.
+pub(super) struct Healed {
+    pub(super) exit: Exit,
+    /// What was asked and published; none where there was nothing to do, or no time.
+    pub(super) asked: Option<CollectStats>,
+    pub(super) failed: Option<CollectError>,
+}
+
+impl Healed {
+    fn nothing(exit: Exit) -> Self {
+        Self { exit, asked: None, failed: None }
+    }
+}
+
 impl Healer {
     /// Heals until `time` is up. What is received since `waiting` is not published yet, and no hole. Holes that cannot
     /// be looked for are told, and left to the next time.
@@ -60,22 +74,22 @@ impl Healer {
         time: Duration,
         waiting: Option<Timestamp>,
         number: u64,
-    ) -> (Exit, Option<CollectError>) {
+    ) -> Healed {
         let start = Instant::now();
         let healer = self.clone();
         // It may read for minutes, in which a second signal ends it, and whoever watches is told that it goes on.
         let planned = tokio::task::spawn_blocking(move || healer.plan(time, waiting)).await;
         let plan = match planned.map_err(anyhow::Error::from).flatten() {
             Ok(Some(plan)) if !plan.windows.is_empty() => plan,
-            Ok(_) => return (Exit::Done, None),
+            Ok(_) => return Healed::nothing(Exit::Done),
             Err(error) => {
                 print::warning(&format_args!("cannot look for holes: {error:#}"));
-                return (Exit::Partly, None);
+                return Healed::nothing(Exit::Partly);
             }
         };
         let time = time.saturating_sub(start.elapsed());
         if time < SHORTEST_HEALING {
-            return (Exit::Done, None);
+            return Healed::nothing(Exit::Done);
         }
         if !self.quiet {
             print::note(&format!("heal: {plan}"));
@@ -83,7 +97,8 @@ impl Healer {
         let (stats, failed) = collector.backfill(&plan, Some(time), sweep_number(number)).await;
         let told = report(&stats, failed.is_some(), self.quiet);
         // What there was no time for is no fault: the next sweep goes on with it.
-        (if stats.asked.has_failures() { told } else { Exit::Done }, failed)
+        let is_fault = failed.is_some() || stats.asked.has_failures() || !stats.asked.held.is_empty();
+        Healed { exit: if is_fault { told } else { Exit::Done }, asked: Some(stats.asked), failed }
     }
 
     fn plan(&self, time: Duration, waiting: Option<Timestamp>) -> anyhow::Result<Option<BackfillPlan>> {
@@ -280,8 +295,8 @@ mod tests {
 
         async fn heal(&mut self) {
             let (waiting, number) = (self.waiting(), u64::from(self.number) << 8);
-            let (_, failed) = self.healer.heal(&mut self.collector, Duration::from_hours(1), waiting, number).await;
-            assert!(failed.is_none());
+            let healed = self.healer.heal(&mut self.collector, Duration::from_hours(1), waiting, number).await;
+            assert!(healed.failed.is_none());
         }
     }
 

@@ -29,6 +29,9 @@ const LAST_SWEEP: &[Figure] = &[
     ("last_sweep_devices", "Devices that the last sweep saw or asked for.", |stats| number(stats.devices)),
     ("last_sweep_devices_absent", "Devices of which the API had no state.", |stats| number(stats.devices_absent)),
     ("last_sweep_devices_unasked", "Devices that there was no time to ask for.", |stats| number(stats.devices_unasked)),
+    ("last_sweep_list_cut", "1 where there was no time for the rest of the list, else 0.", |stats| {
+        f64::from(u8::from(stats.list_cut))
+    }),
     ("last_sweep_requests", "Requests that the last sweep sent, retries included.", |stats| {
         number(stats.requests_sent)
     }),
@@ -36,13 +39,15 @@ const LAST_SWEEP: &[Figure] = &[
     ("last_sweep_throttled_seconds", "Seconds for which the API kept everything waiting.", |stats| stats.throttled_s),
 ];
 
-/// Counted over all sweeps of a loop, by account.
+/// Counted over all of a loop, by account: what sweeps and what healing sent.
 const COUNTED: &[Figure] = &[
-    ("sweeps_total", "Sweeps.", |_| 1.0),
     ("requests_total", "Requests sent, retries included.", |stats| number(stats.requests_sent)),
     ("requests_failed_total", "Requests that failed for good.", |stats| number(stats.requests_failed)),
     ("throttled_seconds_total", "Seconds for which the API kept everything waiting.", |stats| stats.throttled_s),
 ];
+
+/// The sweeps of a loop, by account.
+const SWEEPS: (&str, &str) = ("sweeps_total", "Sweeps.");
 
 /// Of all accounts together, which are published at once: what is not published now keeps what it was.
 const PUBLISHED: &[Figure] = &[
@@ -69,6 +74,8 @@ pub(super) struct Metrics {
     ended: GaugeVec,
     success: GaugeVec,
     last: Vec<GaugeVec>,
+    /// None of a single sweep, as nothing is counted then.
+    sweeps: Option<CounterVec>,
     counted: Vec<CounterVec>,
     published: Vec<Gauge>,
     waiting: Vec<Gauge>,
@@ -103,8 +110,9 @@ impl Metrics {
         let of_a_loop: &[Figure] = if is_loop { COUNTED } else { &[] };
         Ok(Self {
             ended: by_account("last_sweep_timestamp_seconds", "When the last sweep ended.")?,
-            success: by_account("last_sweep_success", "1 where it came to its end without a failure, else 0.")?,
+            success: by_account("last_sweep_success", "1 where all was asked and answered, else 0.")?,
             last: LAST_SWEEP.iter().map(|(name, help, _)| by_account(name, help)).collect::<Result<_, _>>()?,
+            sweeps: is_loop.then(|| counter(SWEEPS.0, SWEEPS.1)).transpose()?,
             counted: of_a_loop.iter().map(|(name, help, _)| counter(name, help)).collect::<Result<_, _>>()?,
             published: PUBLISHED.iter().map(|(name, help, _)| plain(name, help)).collect::<Result<_, _>>()?,
             waiting: WAITING.iter().map(|(name, help, _)| plain(name, help)).collect::<Result<_, _>>()?,
@@ -140,8 +148,14 @@ impl Metrics {
         for (gauge, (_, _, value)) in self.last.iter().zip(LAST_SWEEP) {
             gauge.with_label_values(&labels).set(value(stats));
         }
+        self.sweeps.iter().for_each(|sweeps| sweeps.with_label_values(&labels).inc());
+        self.count(account, stats);
+    }
+
+    /// Counts what was sent for an account.
+    pub(super) fn count(&self, account: &str, stats: &CollectStats) {
         for (counter, (_, _, value)) in self.counted.iter().zip(COUNTED) {
-            counter.with_label_values(&labels).inc_by(value(stats));
+            counter.with_label_values(&[account]).inc_by(value(stats));
         }
     }
 

@@ -500,6 +500,31 @@ fn a_backfill_that_is_killed_goes_on_where_it_was() {
     assert!(after - before < 25, "{} requests: {said}", after - before);
 }
 
+#[test]
+fn what_healing_sent_and_published_is_in_the_metrics() {
+    let (dir, archive) = place();
+    let file = dir.path().join("dex.prom");
+    let api = Api::start(5, Duration::from_mins(10), |options| options);
+    // The next tick is far enough for all to be healed before it.
+    let left = |minutes: i64| minutes * 60 - Clock::system().now().timestamp().rem_euclid(minutes * 60);
+    let every = [60, 55, 50, 45].into_iter().find(|&minutes| left(minutes) > 300).expect("one of them has just begun");
+    let heal = || {
+        let mut collect = api.collect(&archive);
+        collect.args(["--every", &format!("{every}m"), "--sweeps", "1", "--since-minutes", "60", "--self-heal"]);
+        run(collect.arg("--metrics-file").arg(&file))
+    };
+    let metric = |name: &str| {
+        let text = std::fs::read_to_string(&file).expect("the metrics");
+        let line = text.lines().find(|line| line.starts_with(&format!("dex_archive_{name}"))).expect("it is told");
+        line.split(' ').next_back().and_then(|value| value.parse::<f64>().ok()).expect("a number")
+    };
+    let (code, said) = heal();
+    assert!(code == Some(0) && said.contains("heal: "), "{said}");
+    assert_eq!((metric("sweeps_total"), metric("last_sweep_success")), (1.0, 1.0));
+    assert!(metric("requests_total") > metric("last_sweep_requests") + 10.0, "{said}");
+    assert!(metric("last_publish_states_new") > 2_000.0 && metric("journal_pending_bytes") == 0.0, "{said}");
+}
+
 fn backfill(api: &Api, archive: &Path) -> Command {
     backfill_since("10h", api, archive)
 }

@@ -234,6 +234,12 @@ fn what_may_wait_waits_in_the_journal_and_is_told() {
     while api.handle.requests() < before + 30 {
         std::thread::yield_now();
     }
+    // Also where the API is away when it is stopped.
+    api.handle.set_faults(Faults::none().with(FaultKind::Server, 1.0));
+    let before = api.handle.requests();
+    while api.handle.requests() < before + 90 {
+        std::thread::yield_now();
+    }
     signal(collector.id(), "-TERM");
     assert_eq!(collector.wait().expect("a process").code(), Some(0));
     let expected: BTreeSet<String> = delivered(&api).into_keys().collect();
