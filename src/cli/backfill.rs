@@ -119,19 +119,19 @@ impl Wanted {
         if window.until <= now - HISTORY {
             anyhow::bail!("Cloudflare's history reaches back 7 days: nothing of that time can be asked for any more");
         }
-        let devices = command.device.iter().map(|id| DeviceId::parse(id)).collect::<Result<_, _>>();
+        let mut devices: Vec<DeviceId> = command
+            .device
+            .iter()
+            .map(|id| DeviceId::parse(id))
+            .collect::<Result<_, _>>()
+            .map_err(config::ConfigError::from)?;
+        devices.sort_unstable();
+        devices.dedup();
         let source = match command.resolution {
             ResolutionArg::Raw => Source::Raw,
             ResolutionArg::Hourly => Source::Hourly,
         };
-        Ok(Self {
-            source,
-            account,
-            devices: devices.map_err(config::ConfigError::from)?,
-            window,
-            again: command.again,
-            now,
-        })
+        Ok(Self { source, account, devices, window, again: command.again, now })
     }
 
     /// What is left to ask: without what an earlier backfill read to its end.

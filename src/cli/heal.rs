@@ -128,7 +128,16 @@ impl Healer {
             stretches.extend(left.map(|window| stretch(window, Some(id.clone()))));
         }
         let devices = Some(known.len() as u64);
-        Ok(Some(BackfillPlan::new(Source::Raw, stretches, devices, self.budget, now, Some(time))))
+        let mut plan = BackfillPlan::new(Source::Raw, stretches, devices, self.budget, now, Some(time));
+        // The oldest first, which is forgotten first; but those that never come to an end keep no other from it. Once is
+        // an accident: the time was up.
+        plan.windows.sort_by_cached_key(|window| {
+            let device = window.device.as_ref().map(|device| self.policy.stored_device(device.as_str()));
+            let stretch = Window { since: window.from, until: window.to };
+            let in_vain = searched.begun_in_vain(self.account.as_str(), device.as_deref(), stretch);
+            (in_vain.saturating_sub(1), window.clone())
+        });
+        Ok(Some(plan))
     }
 
     /// What may be missing, whether it was looked for already or not.
@@ -229,7 +238,7 @@ mod tests {
     use crate::disk::Disk;
     use crate::health::{Status, StatusOptions};
     use crate::ingest::{Ingest, PublishRule};
-    use crate::sim::{Fleet, FleetOptions, RateLimit, Server, ServerOptions};
+    use crate::sim::{FaultKind, Faults, Fleet, FleetOptions, Handle, RateLimit, Server, ServerOptions};
 
     const QUARTER: Duration = Duration::from_mins(15);
 
@@ -238,6 +247,7 @@ mod tests {
         clock: Clock,
         collector: Collector<'static>,
         healer: Healer,
+        server: Handle,
         stats: CollectStats,
         number: u16,
         _dir: tempfile::TempDir,
@@ -254,6 +264,7 @@ mod tests {
             let server = Server::bind(server, clock.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
             let server = server.expect("a free port");
             let base_url = format!("http://{}", server.local_addr());
+            let handle = server.handle();
             tokio::spawn(server.run(std::future::pending()));
             let client = Client::new(ClientOptions { base_url, ..client }, clock.clone()).expect("a client");
             let dir = tempfile::tempdir().expect("a folder");
@@ -270,7 +281,7 @@ mod tests {
             let healer = healer(&client, &archive, &clock, &options, &Policy::default(), true);
             let collector =
                 Collector::new(client, ingest, clock.clone(), options, Box::leak(Box::new(Bar::new(true))), stop);
-            Self { clock, collector, healer, stats: CollectStats::default(), number: 0, _dir: dir }
+            Self { clock, collector, healer, server: handle, stats: CollectStats::default(), number: 0, _dir: dir }
         }
 
         /// Sweeps, one each quarter of an hour, and as long without any behind them.
@@ -314,6 +325,41 @@ mod tests {
                 assert!(!is_same || one.to <= other.from || other.to <= one.from, "{one:?} and {other:?}");
             }
         }
+    }
+
+    #[test]
+    fn windows_that_never_come_to_an_end_keep_no_other_from_it() {
+        run(async |stop: Stop| {
+            let mut fleet = Collected::start(12, PublishRule::Sweep, &[], stop).await;
+            fleet.go(4, 0).await;
+            fleet.heal().await;
+            // Two outages.
+            fleet.go(1, 8).await;
+            fleet.go(4, 8).await;
+            fleet.go(4, 0).await;
+            let before = fleet.plan();
+            assert!(before.len() > 1 && before.is_sorted(), "{before:?}");
+            // Nothing answers: the first window is begun, and comes to no end, each time.
+            let first = vec![before[0].clone()];
+            for expected in [&before[0], &before[1]] {
+                let plan = BackfillPlan::new(
+                    Source::Raw,
+                    first.clone(),
+                    Some(12),
+                    fleet.healer.budget,
+                    fleet.clock.now(),
+                    Some(Duration::ZERO),
+                );
+                fleet.server.set_faults(Faults::none().with(FaultKind::Server, 1.0));
+                fleet.collector.backfill(&plan, None, 7_000 + fleet.number).await;
+                fleet.server.set_faults(Faults::none());
+                fleet.number += 1;
+                assert_eq!(fleet.plan().first(), Some(expected));
+            }
+            assert_eq!(fleet.plan().len(), before.len());
+            fleet.heal().await;
+            assert!(fleet.plan().is_empty());
+        });
     }
 
     #[test]

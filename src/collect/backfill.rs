@@ -247,7 +247,10 @@ impl Collector<'_> {
             if has_room { self.read_windows(plan, &backfill, number, &mut stats).await } else { Err(Halt::Journal) };
         self.progress.finish();
         let took = before.at.elapsed();
+        // A sweep's publish is of fewer days: how long that takes, this one does not say.
+        let of_a_sweep = self.publish;
         let published = self.publish_timed(None).await;
+        self.publish = of_a_sweep;
         let asked = Asked { sweep: backfill.sweep.into_inner(), came_to: asked, before, took };
         let (asked, failed) = self.conclude(asked, Some(published));
         let windows_left = plan.windows.len() as u64 - stats.windows_done - stats.windows_forgotten;

@@ -104,12 +104,19 @@ impl Searched {
     pub fn broken_off(&self, account: &str, often: usize) -> Vec<(Option<String>, Window)> {
         let mut broken_off = Vec::new();
         for (device, begun) in self.begun.get(account).into_iter().flatten() {
-            let touches = |a: &Range<i64>, b: &Range<i64>| a.start < b.end && b.start < a.end;
-            let is_accident = |range: &&Range<i64>| begun.iter().filter(|other| touches(range, other)).count() < often;
+            let is_accident = |range: &&Range<i64>| begun.iter().filter(|other| touch(range, other)).count() < often;
             let windows = begun.iter().filter(is_accident);
             broken_off.extend(windows.map(|range| (device.clone(), window_of(range))));
         }
         broken_off
+    }
+
+    /// How often a window of a device, or of all, was begun to be read in vain.
+    #[must_use]
+    pub fn begun_in_vain(&self, account: &str, device: Option<&str>, window: Window) -> usize {
+        let begun = self.begun.get(account).and_then(|devices| devices.get(&device.map(str::to_owned)));
+        let stretch = window.micros();
+        begun.into_iter().flatten().filter(|range| touch(range, &stretch)).count()
     }
 
     /// Counts stretches as read for all devices of an account.
@@ -130,6 +137,11 @@ impl Searched {
             join(wanted.iter().map(Window::micros).collect()).into_iter().flat_map(|range| without(range, &read));
         left.map(|range| window_of(&range)).collect()
     }
+}
+
+/// Whether two stretches have a moment in common.
+fn touch(one: &Range<i64>, other: &Range<i64>) -> bool {
+    one.start < other.end && other.start < one.end
 }
 
 /// Takes in what the polls of a batch say of readings in some resolutions.

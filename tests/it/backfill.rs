@@ -83,7 +83,8 @@ fn what_is_asked_under_a_wrong_clock_counts_for_no_hour() {
     let (theirs, ours) = (Clock::simulated(start), Clock::simulated(start));
     let advance = |by: TimeDelta| [&theirs, &ours].map(|clock| clock.advance(by));
     runtime.block_on(async {
-        let (base_url, _handle) = served(&theirs).await;
+        let fleet = FleetOptions { devices: 30, ..FleetOptions::default() };
+        let (base_url, _handle) = served(fleet, &theirs).await;
         let (_switch, stop) = stop_pair();
         let mut collector = collector(client(base_url, &ours), &root, &ours, stop);
         for step in 0..4 {
@@ -399,14 +400,13 @@ fn collector(client: Client, root: &Path, clock: &Clock, stop: Stop) -> Collecto
 }
 
 async fn simulated(clock: &Clock) -> (Client, Handle) {
-    let (base_url, handle) = served(clock).await;
+    let (base_url, handle) = served(FleetOptions { devices: 30, ..FleetOptions::default() }, clock).await;
     (client(base_url, clock), handle)
 }
 
 /// Where an API is, by whose clock devices report, and what it does.
-async fn served(clock: &Clock) -> (String, Handle) {
-    let fleet = Fleet::new(FleetOptions { devices: 30, ..FleetOptions::default() });
-    let options = ServerOptions { limit: RateLimit::none(), ..ServerOptions::new(fleet) };
+async fn served(fleet: FleetOptions, clock: &Clock) -> (String, Handle) {
+    let options = ServerOptions { limit: RateLimit::none(), ..ServerOptions::new(Fleet::new(fleet)) };
     let server = Server::bind(options, clock.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
     let server = server.expect("a free port");
     let served = (format!("http://{}", server.local_addr()), server.handle());
@@ -633,7 +633,9 @@ fn healing_reads_all_that_lies_between_the_sweeps_on_both_sides_of_an_outage() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let (_switch, stop) = stop_pair();
-        let mut collector = collector(client(api.url.clone(), &clock), &root, &clock, stop);
+        let fleet = FleetOptions { devices: 8, report_every: Duration::from_mins(5), ..FleetOptions::default() };
+        let (base_url, _handle) = served(fleet, &clock).await;
+        let mut collector = collector(client(base_url, &clock), &root, &clock, stop);
         assert!(collector.sweep(0).await.0.states_new > 2);
         clock.advance(window.until - start);
         assert!(collector.sweep(1).await.0.states_new > 2);
