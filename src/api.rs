@@ -2,7 +2,7 @@
 //!
 //! [`Client::live`] and [`Client::list`] each make one request, which may take several attempts, and
 //! hand back what came of it as an [`Exchange`]: failing is an outcome that is recorded, not an error.
-//! Every attempt, retries included, waits for the [`Pacer`], since the limit is the account's.
+//! Every attempt, retries included, waits for the [`Pacer`], since the limit counts them all.
 //!
 //! Bodies are not looked into beyond the envelope. The token never leaves this module: not in a log,
 //! an error, a file or `Debug`.
@@ -77,6 +77,17 @@ pub struct Client {
     clock_ahead: Mutex<Option<TimeDelta>>,
     /// When the last request was made.
     requested: Mutex<Timestamp>,
+}
+
+/// A page of the list.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    /// What the list is of.
+    pub listing: &'a Listing,
+    /// Whose states are asked for; everybody's where none is named.
+    pub device: Option<&'a DeviceId>,
+    /// Counted from 1.
+    pub number: u32,
 }
 
 /// What came of a request.
@@ -203,10 +214,6 @@ impl Client {
         *self.clock_ahead.lock().expect("no holder of it panics")
     }
 
-    fn ahead_of(&self, attempt: &Attempt) -> Option<TimeDelta> {
-        attempt.date().map(|date| self.clock.now() - date)
-    }
-
     /// Checks that something answers at the API's address, whatever it says. Made once before an
     /// archive comes into being, so that a wrong address leaves nothing behind.
     ///
@@ -243,21 +250,16 @@ impl Client {
         self.exchange(permit, url, Source::Live, poll, end).await
     }
 
-    /// Asks for a page of the list, counted from 1: of all devices, or of one. Once `end` is there, no answer is waited
-    /// for any longer.
+    /// Asks for a page of the list. Once `end` is there, no answer is waited for any longer.
     pub async fn list(
         &self,
         permit: Permit,
         sweep_id: &str,
-        listing: &Listing,
-        device: Option<&DeviceId>,
-        page: u32,
+        page: Page<'_>,
         end: impl Future<Output = ()>,
     ) -> Exchange {
-        let url = self.list_url(listing, device, page);
-        let mut poll = self.list_poll(sweep_id, listing, page);
-        poll.device_id = device.map(|device| device.as_str().to_owned());
-        self.exchange(permit, url, listing.source, poll, end).await
+        let poll = self.list_poll(sweep_id, page);
+        self.exchange(permit, self.list_url(page), page.listing.source, poll, end).await
     }
 
     fn live_url(&self, device: &DeviceId, since_minutes: u32) -> Url {
@@ -265,7 +267,7 @@ impl Client {
         self.url(&path, &[("since_minutes", since_minutes.to_string())])
     }
 
-    fn list_url(&self, listing: &Listing, device: Option<&DeviceId>, page: u32) -> Url {
+    fn list_url(&self, Page { listing, device, number }: Page) -> Url {
         let source = match listing.source {
             Source::Raw => "raw",
             Source::Hourly => "hourly",
@@ -274,7 +276,7 @@ impl Client {
         let mut query = vec![
             ("from", clock::format_timestamp(listing.from)),
             ("to", clock::format_timestamp(listing.to)),
-            ("page", page.to_string()),
+            ("page", number.to_string()),
             ("per_page", PAGE_ROWS.to_string()),
             ("source", source.to_owned()),
             // Rows that compare equal may come in another order at each request: there are to be few of them. By device,
@@ -287,12 +289,13 @@ impl Client {
 
     /// What came of a page of the list that there was no time to ask for.
     #[must_use]
-    pub fn unasked_page(&self, sweep_id: &str, listing: &Listing, page: u32) -> Exchange {
-        self.conclude(Attempt::cut_off(), listing.source, self.list_poll(sweep_id, listing, page))
+    pub fn unasked_page(&self, sweep_id: &str, page: Page<'_>) -> Exchange {
+        self.conclude(Attempt::cut_off(), page.listing.source, self.list_poll(sweep_id, page))
     }
 
-    fn list_poll(&self, sweep_id: &str, listing: &Listing, page: u32) -> Poll {
-        Poll { page: Some(page), listing: Some(*listing), ..self.poll(sweep_id, Endpoint::List) }
+    fn list_poll(&self, sweep_id: &str, Page { listing, device, number }: Page) -> Poll {
+        let device_id = device.map(|device| device.as_str().to_owned());
+        Poll { device_id, page: Some(number), listing: Some(*listing), ..self.poll(sweep_id, Endpoint::List) }
     }
 
     fn url(&self, path: &[&str], query: &[(&str, String)]) -> Url {
@@ -351,7 +354,7 @@ impl Client {
                 attempt = Attempt::send(self, permit, url.clone(), poll.endpoint) => attempt,
                 () = &mut end => return self.conclude(Attempt::cut_off(), source, poll),
             };
-            if let Some(ahead) = self.ahead_of(&attempt) {
+            if let Some(ahead) = attempt.clock_ahead {
                 *self.clock_ahead.lock().expect("no holder of it panics") = Some(ahead);
             }
             let retry = retry::classify(poll.endpoint, &attempt);
@@ -387,7 +390,7 @@ impl Client {
 
     /// What came of the last attempt.
     fn conclude(&self, attempt: Attempt, source: Source, mut poll: Poll) -> Exchange {
-        let clock_off = self.ahead_of(&attempt).filter(|ahead| ahead.abs() > MOST_CLOCK_AHEAD);
+        let clock_off = attempt.clock_ahead.filter(|ahead| ahead.abs() > MOST_CLOCK_AHEAD);
         poll.http_status = attempt.status;
         poll.latency_ms = Some(attempt.latency.as_secs_f64() * 1e3);
         poll.error_code = attempt.code();
@@ -422,19 +425,16 @@ impl Client {
 }
 
 impl Exchange {
-    /// The answer as it may be kept. Where our clock is wrong, so is what its poll says of the time: of the hour that it
-    /// names nobody asked, and no hour may count as read because of it. What the answer brought stays.
-    #[must_use]
-    pub fn into_answer(self) -> Answer {
-        let Self { mut answer, clock_off, .. } = self;
-        if let (Some(poll), Some(ahead)) = (&mut answer.poll, clock_off)
+    /// Has the poll say that it failed where our clock is wrong, and with it what the poll says of the time: of the hour
+    /// that it names nobody asked, and no hour may count as read because of it. What the answer brought stays.
+    pub fn heed_clock(&mut self) {
+        if let (Some(poll), Some(ahead)) = (&mut self.answer.poll, self.clock_off)
             && poll.outcome != Outcome::Failed
         {
             let side = if ahead > TimeDelta::zero() { "ahead of" } else { "behind" };
             poll.outcome = Outcome::Failed;
             poll.error = Some(format!("this machine's clock was {} s {side} the API's", ahead.num_seconds().abs()));
         }
-        answer
     }
 
     /// Takes the answer for a failure, and says so in its poll. What it brought stays.

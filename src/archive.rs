@@ -421,7 +421,7 @@ impl Archive {
         self.is_resharding
     }
 
-    /// The number of shards, fixed when the archive was made.
+    /// The number of shards, as it was when the archive was opened: `reshard` changes it.
     #[must_use]
     pub fn shards(&self) -> u32 {
         self.shards

@@ -232,8 +232,7 @@ impl Bucket {
         &self.url
     }
 
-    /// Every object below a folder, in the order of the keys; of those with keys below `keys.start` and from `keys.end`
-    /// on, unless they are empty, none.
+    /// Every object below a folder, in the order of the keys: those in `keys`, of which an empty bound is none.
     ///
     /// # Errors
     /// Where the server cannot be asked, or does not let it be listed.

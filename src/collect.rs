@@ -117,6 +117,11 @@ pub enum CollectError {
     /// Nothing answers any more.
     #[error("the API cannot be reached: {0}")]
     Unreachable(String),
+    /// What is asked of the history is of the time that the clock shows.
+    #[error(
+        "this machine's clock is wrong, and so is what would be asked of the history: set it by NTP, and start again"
+    )]
+    WrongClock,
     /// The writer has ended, which it does only when it is told to.
     #[error("the writer of the archive has ended: start again; what it journalled is published then")]
     Ended,
@@ -217,8 +222,8 @@ impl CollectStats {
     }
 
     /// Takes in what was published. An error where the journal failed before, which a publish may have mended.
-    fn take(&mut self, outcome: writer::Outcome) -> Result<(), IngestError> {
-        let writer::Outcome { published, waiting, fault, .. } = outcome;
+    fn take(&mut self, report: writer::Report) -> Result<(), IngestError> {
+        let writer::Report { published, waiting, fault, .. } = report;
         self.waiting_bytes = waiting.map_or(0, |waiting| waiting.bytes);
         self.waiting_since = waiting.map(|waiting| Moment(waiting.since));
         self.states_new += published.states_new;

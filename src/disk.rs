@@ -329,9 +329,8 @@ pub fn is_writable(dir: &Path) -> bool {
     existing.is_dir() && rustix::fs::access(existing, wanted).is_ok()
 }
 
-/// The user to whom a folder belongs, where this process is root's and that is somebody else: root may write there all
-/// the same, and leaves what its owner cannot change. None where what root makes becomes the owner's, as on a volume that
-/// has but one.
+/// The user to whom a folder belongs, where this process is root's and that is somebody else, who could not change what
+/// root leaves there. None on a volume on which every file belongs to one user, whoever makes it.
 #[must_use]
 pub fn owner_beside_root(dir: &Path) -> Option<u32> {
     let owner = fs::metadata(dir).ok()?.uid();

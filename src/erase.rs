@@ -40,7 +40,7 @@ pub struct Erased {
     pub unclear: BTreeSet<String>,
     /// Whether no state in the archive names anybody: nobody can be found in it.
     pub names_nobody: bool,
-    /// Rows under pseudonyms that the subject's is none of. Where no row went, they may be made with another key.
+    /// Rows under pseudonyms that are none of the subject's. Where no row went, they may be made with another key.
     pub other_pseudonyms: u64,
 }
 
@@ -202,8 +202,8 @@ pub fn prune(
     Ok(erased)
 }
 
-/// That there is a day to be kept, if there is any: a clock that is ahead makes all of them look old. That it is not, what
-/// devices say shows: a request is of this very clock, and a state of a day that is still to come of another wrong one.
+/// Makes sure that a day is kept, if there is any: a clock that is ahead makes all of them look old. Only states of devices
+/// show that it is right: polls have this machine's time, and states of days to come another wrong one.
 fn leaves_a_day(archive: &Archive, first_kept: NaiveDate, today: NaiveDate) -> Result<(), EraseError> {
     let newest = |schema: &Schema| -> Result<Option<NaiveDate>, ArchiveError> {
         let days = archive.partitions(schema)?.into_iter().map(|day| day.date);

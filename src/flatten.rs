@@ -129,9 +129,9 @@ impl Plan {
         row.begin(&self.schema, text, self.groups.iter().map(|group| group.entries.len()));
     }
 
-    /// The text in one column of a body, and the time in another in microseconds since the Unix epoch, read only so far
-    /// that both are known; none where they are not that easily had. What follows may be no JSON, and a key may stand
-    /// twice: the row, once it is flattened, says whether it is so.
+    /// The text in one column of a body, and the time in another in microseconds since the Unix epoch. Reading stops as
+    /// soon as both are found; none where they do not stand at the top as plain values. What follows may be no JSON, and
+    /// a key may stand twice: the row, once it is flattened, says whether it is so.
     #[must_use]
     pub fn glance<'a>(&self, body: &'a [u8], text: usize, time: usize) -> Option<(Cow<'a, str>, i64)> {
         let quoted = |column: usize| {

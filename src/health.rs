@@ -13,6 +13,9 @@ use serde::Serialize;
 pub use examine::{examine, examine_place};
 pub use status::{SilentShard, Status, StatusOptions, Sweep, known_until};
 
+/// Less free than this is soon used up, in bytes.
+const LEAST_ROOM: u64 = 1 << 30;
+
 /// Something that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {

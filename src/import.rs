@@ -20,7 +20,7 @@ use flume::{Receiver, RecvTimeoutError, Sender};
 
 use crate::clock::Timestamp;
 use crate::envelope::{self, Content};
-use crate::ingest::{Bodies, Ingest, IngestError};
+use crate::ingest::{BodyFile, Ingest, IngestError};
 use crate::snapshot::{AccountId, Answer, Body, Origin, Source};
 
 use logpush::Translated;
@@ -104,7 +104,7 @@ const WAITING_PIECES: usize = 4;
 pub fn read_file(
     ingest: &mut Ingest,
     file: Box<dyn BufRead + Send>,
-    lasting: Option<Bodies>,
+    lasting: Option<BodyFile>,
     name: &str,
     options: &ImportOptions,
 ) -> (ImportStats, Result<(), ImportError>) {
@@ -241,7 +241,7 @@ fn read_lines(file: &mut impl Read, pieces: &Sender<Piece>) -> io::Result<()> {
 struct Import<'a> {
     ingest: &'a mut Ingest,
     /// The file, where it is there to stay.
-    lasting: Option<Arc<Bodies>>,
+    lasting: Option<Arc<BodyFile>>,
     name: &'a Arc<str>,
     options: &'a ImportOptions,
     /// Whose the bodies are that wait.

@@ -17,8 +17,8 @@
 //! * Before bodies of a file are published: nothing that is not in the file still.
 //! * Between the staging of the parts and their publish: nothing; the journal still holds the answers.
 //! * Between the publish of the states and that of the polls, or before the segments are removed: the
-//!   answers are merged once more. A state and a poll find themselves by their keys, so neither is there twice; a poll
-//!   that was not published takes for known what its answer brought.
+//!   answers are merged once more. Both are merged by key, so neither is there twice; but a poll that is published by the
+//!   second try counts its answer's states as known.
 //!
 //! # When something cannot be read or written
 //!
@@ -52,7 +52,7 @@ use crate::snapshot::{Answer, Poll};
 
 use batch::{Batch, Divided};
 
-pub use crate::journal::Bodies;
+pub use crate::journal::BodyFile;
 pub use due::PublishRule;
 
 /// A segment is closed once it holds this many bodies and answers, or this many bytes of them: a publish
@@ -345,7 +345,7 @@ impl Ingest {
     ///
     /// # Errors
     /// As for [`Ingest::append`].
-    pub fn append_lasting(&mut self, answer: Answer, file: &Arc<Bodies>, places: &[u64]) -> Result<(), IngestError> {
+    pub fn append_lasting(&mut self, answer: Answer, file: &Arc<BodyFile>, places: &[u64]) -> Result<(), IngestError> {
         if self.policy.is_active() {
             return self.append(answer);
         }
@@ -370,8 +370,8 @@ impl Ingest {
         Ok(())
     }
 
-    /// Publishes what is journalled before what is read where it lies follows, and the other way round: of equal states
-    /// that were collected at one time, those that come later stay. Not where something had to be held: see
+    /// Publishes what came so far before bodies come in the other way, journalled instead of read where they lie or the
+    /// reverse, so that of two equal states the later one stays. Not where something had to be held: see
     /// [`Ingest::publish_if_much`].
     ///
     /// # Errors
@@ -986,7 +986,7 @@ mod tests {
         let (path, state) = (dir.path().join("file"), r#"{"deviceId":"a","timestamp":"2026-10-01T11:00:00Z"}"#);
         let mut file = Disk::default().create(&path).expect("room");
         std::io::Write::write_all(&mut file, state.as_bytes()).expect("room");
-        let file = Arc::new(Bodies::open(&path).expect("a file"));
+        let file = Arc::new(BodyFile::open(&path).expect("a file"));
         ingest.append_lasting(answer(&[state]), &file, &[0]).expect("a file");
         let mut met = Published { is_away: true, ..Published::default() };
         ingest.publish_lasting(&mut met);

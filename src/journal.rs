@@ -1,7 +1,6 @@
 //! Append-only files of answers that are not yet published.
 //!
-//! Raw bodies are journalled before anybody looks into them: rows can be made from bodies, never the
-//! reverse. A journal is a folder of segments, written one after the other; a segment goes away once
+//! Bodies are journalled before rows are made of them: that can be done again, and never the reverse. A journal is a folder of segments, written one after the other; a segment goes away once
 //! the parts that hold its rows are durable. Deciding that is not the journal's business, and reading
 //! never writes: what a crash left half-written is reported, not cut.
 //!
@@ -30,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::DiskError;
 
-pub use reader::{Bodies, Item, Segment, first_received, segments};
+pub use reader::{BodyFile, Item, Segment, first_received, segments};
 pub use writer::Writer;
 
 /// The version of the format above.
@@ -135,7 +134,7 @@ mod tests {
     fn read(path: &Path) -> (Vec<Answer>, Vec<(u64, u64)>) {
         let (mut answers, mut gaps) = (Vec::new(), Vec::new());
         let segment = Segment::read(path).expect("a segment");
-        let bodies = Bodies::open(path).expect("a segment");
+        let bodies = BodyFile::open(path).expect("a segment");
         for item in segment.items() {
             match item {
                 Item::Answer { answer, bodies_at } => {
@@ -208,7 +207,7 @@ mod tests {
             [("{}\n{}\n", false), ("{}\n{}\n{}\n", false), ("{}\n", true), ("{}\n[]\n", true), ("[]\n{}\n{}\n", true)]
         {
             put(&path, b"{}\n{}\n");
-            let bodies = Bodies::open(&path).expect("a file");
+            let bodies = BodyFile::open(&path).expect("a file");
             let written = || std::fs::metadata(&path).and_then(|file| file.modified()).expect("a time");
             let before = written();
             while after != "{}\n{}\n" && written() == before {

@@ -23,6 +23,7 @@ mod sweeps;
 mod tally;
 mod texts;
 mod trend;
+mod wanted;
 mod window;
 
 use std::collections::HashSet;
@@ -44,7 +45,7 @@ pub use gaps::{
     Cause, Coverage, DeviceGaps, Gap, Gaps, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, Missed, coverage, each_gap,
     gaps, holes, whole_intervals,
 };
-pub use latest::{StateOptions, latest};
+pub use latest::latest;
 pub use metric::{Metric, MetricKind, is_pattern, metric_groups, metrics};
 pub use newest::newest_names;
 pub use scan::Days;
@@ -52,6 +53,7 @@ pub use searched::Searched;
 pub use sweeps::{LastSweep, first_sweeps, last_sweeps, outages};
 pub use tally::Agg;
 pub use trend::{TrendOptions, Who, trend};
+pub use wanted::StateOptions;
 pub use window::Window;
 
 /// Why a question has no answer.

@@ -1,8 +1,8 @@
 //! What is asked for and what comes back: accounts, devices, answers, polls.
 //!
 //! An [`Answer`] is what one request brought: its poll, and the raw bodies of the device states in
-//! it. It crosses from the client to the journal as it is; nobody looks into a body before it is
-//! journalled.
+//! it. It crosses from the client to the journal. Before that only three things happen to a body: its device's id is read
+//! where a list says who is there, another shard's is left out, and privacy rules are kept.
 
 use std::fmt;
 use std::sync::Arc;

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::HeaderValue;
+use chrono::TimeDelta;
 use reqwest::{Response, Url};
 use tokio::time::Instant;
 
@@ -26,8 +26,8 @@ pub(super) struct Attempt {
     pub(super) limits: Limits,
     /// Cloudflare's name for the answer.
     pub(super) cf_ray: Option<String>,
-    /// What time it was for the server, in its words.
-    pub(super) date: Option<HeaderValue>,
+    /// How far our clock is ahead of the server's, where that said what time it is: none of the time that the headers took.
+    pub(super) clock_ahead: Option<TimeDelta>,
     /// From the first byte sent to the last received.
     pub(super) latency: Duration,
 }
@@ -84,9 +84,9 @@ const UNKNOWN_ISSUER: &str = ": where a proxy inspects TLS, name its certificate
 impl Attempt {
     /// Sends a request once, which uses up the permit.
     pub(super) async fn send(client: &Client, _permit: Permit, url: Url, endpoint: Endpoint) -> Self {
-        let start = Instant::now();
+        let (start, sent) = (Instant::now(), client.clock.now());
         let mut attempt = match client.signed(client.http.get(url)).send().await {
-            Ok(response) => Self::receive(client, response, endpoint).await,
+            Ok(response) => Self::receive(client, response, endpoint, sent).await,
             Err(error) => Self { said: Err(trouble(&error)), ..Self::default() },
         };
         attempt.latency = start.elapsed();
@@ -98,11 +98,12 @@ impl Attempt {
         Self { said: Err(Trouble::CutOff), ..Self::default() }
     }
 
-    async fn receive(client: &Client, response: Response, endpoint: Endpoint) -> Self {
+    async fn receive(client: &Client, response: Response, endpoint: Endpoint, sent: Timestamp) -> Self {
         let ray = response.headers().get("cf-ray").and_then(|ray| ray.to_str().ok());
         let ray = ray.filter(|ray| ray.len() <= MAX_RAY).map(str::to_owned);
-        let limits = Limits::read(response.headers(), client.clock.now());
-        let date = response.headers().get("date").cloned();
+        let came = client.clock.now();
+        let limits = Limits::read(response.headers(), came);
+        let clock_ahead = response.headers().get("date").and_then(limits::date).map(|date| ahead_of(date, sent, came));
         let status = Some(response.status().as_u16());
         let most = match endpoint {
             Endpoint::List => client.options.max_body_bytes,
@@ -115,12 +116,7 @@ impl Attempt {
             // One bad letter in one device's name is no reason to lose the fifty states on its page.
             Err(_) => Said::read(&String::from_utf8_lossy(&bytes)),
         });
-        Self { status, said, limits, cf_ray: ray, date, latency: Duration::ZERO }
-    }
-
-    /// What time it was for the server.
-    pub(super) fn date(&self) -> Option<Timestamp> {
-        self.date.as_ref().and_then(limits::date)
+        Self { status, said, limits, cf_ray: ray, clock_ahead, latency: Duration::ZERO }
     }
 
     /// Whether the status says that it went well.
@@ -202,8 +198,15 @@ impl Said {
 impl Default for Attempt {
     fn default() -> Self {
         let said = Err(Trouble::Broken("nothing was sent".to_owned()));
-        Self { status: None, said, limits: Limits::default(), cf_ray: None, date: None, latency: Duration::ZERO }
+        let limits = Limits::default();
+        Self { status: None, said, limits, cf_ray: None, clock_ahead: None, latency: Duration::ZERO }
     }
+}
+
+/// How far our clock is ahead of one by which it is `date`, where the request was sent and the headers came by ours. In
+/// between both may be right, however long that took.
+fn ahead_of(date: Timestamp, sent: Timestamp, came: Timestamp) -> TimeDelta {
+    if date < sent { sent - date } else { (came - date).min(TimeDelta::zero()) }
 }
 
 /// Why a request failed, without its address: innermost cause last.

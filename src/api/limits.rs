@@ -2,8 +2,8 @@
 //!
 //! `Ratelimit: "default";r=50;t=30` gives what is left and the seconds until the reset,
 //! `Ratelimit-Policy: "default";q=100;w=60` the quota and its window in seconds: structured fields
-//! (RFC 9651), lists of named items. The older `x-ratelimit-limit`, `-remaining` and `-reset` are read
-//! too. Names and parameters that are not known are passed over, and so is whatever cannot be read.
+//! (RFC 9651), lists of named items. The older `x-ratelimit-remaining` and `-reset` are read too. Names
+//! and parameters that are not known are passed over, and so is whatever cannot be read.
 
 use std::time::Duration;
 

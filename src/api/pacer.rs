@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::limits::Limits;
+use super::retry::BLOCK;
 use crate::clock;
 
 /// How much of the API's limit may be used.
@@ -47,8 +48,6 @@ pub struct Pacer {
     /// Accounts of the same credential that were there before: its requests lie between theirs.
     before: u32,
     row: Mutex<Row>,
-    /// Who waits for a place, one after the other. Who gives up waiting has taken none.
-    turn: tokio::sync::Mutex<()>,
     limit: Arc<Mutex<Limit>>,
 }
 
@@ -117,8 +116,7 @@ impl Pacer {
     pub(super) fn new(budget: Budget) -> Self {
         let now = Instant::now();
         let limit = Limit { accounts: 1, paused_until: now, policy: None, crowded: None, paused: Duration::ZERO };
-        let row = Mutex::new(Row { last: None, sent: 0 });
-        Self { budget, before: 0, row, turn: tokio::sync::Mutex::default(), limit: Arc::new(Mutex::new(limit)) }
+        Self { budget, before: 0, row: Mutex::new(Row { last: None, sent: 0 }), limit: Arc::new(Mutex::new(limit)) }
     }
 
     /// This pacer, for an account that is asked for with the credential of another one's: they share the limit.
@@ -150,20 +148,12 @@ impl Pacer {
 
     /// Waits until a request may be sent.
     pub(super) async fn acquire(&self) -> Permit {
-        let _turn = self.turn.lock().await;
-        loop {
-            let now = Instant::now();
-            let (place, look_again) = self.next_place(now);
-            // A timer would round what is due up to its next tick, a millisecond.
-            if place <= now {
-                let mut row = self.row();
-                row.last = Some(place);
-                row.sent += 1;
-                return Permit(());
-            }
-            // What is learned of the limit meanwhile counts for who waits already.
-            sleep_until(place.min(look_again)).await;
+        // A timer would round what is due up to its next tick, a millisecond. Who waits has taken nothing yet: he may give
+        // up, or be forgotten, and what is learned of the limit meanwhile counts for him too.
+        while let Err(look_again) = self.take_place(Instant::now()) {
+            sleep_until(look_again).await;
         }
+        Permit(())
     }
 
     /// Waits before a request is sent again.
@@ -181,16 +171,23 @@ impl Pacer {
         self.limit().observe(&self.budget, limits, Instant::now());
     }
 
-    /// The next place in the row, as far as the limit is known, and when it may be another one.
-    fn next_place(&self, now: Instant) -> (Instant, Instant) {
+    /// Takes the next place in the row, if that is due. If not, when it may be: others may be faster, and the limit another
+    /// one by then.
+    fn take_place(&self, now: Instant) -> Result<(), Instant> {
         let earliest = now.checked_sub(self.budget.slack()).unwrap_or(now);
         let limit = self.limit();
         let interval = limit.interval(&self.budget, now);
         let resumes = limit.paused_until + interval * self.before / limit.accounts;
-        let next = self.row().last.map_or(now, |last| last + interval);
-        let crowded_until = limit.crowded.map(|(_, until)| until).filter(|until| *until > now);
+        let mut row = self.row();
+        let next = row.last.map_or(now, |last| last + interval);
         let place = next.max(earliest).max(resumes);
-        (place, crowded_until.unwrap_or(place))
+        if place > now {
+            let crowded_until = limit.crowded.map(|(_, until)| until).filter(|until| *until > now);
+            return Err(crowded_until.map_or(place, |until| until.min(place)));
+        }
+        row.last = Some(place);
+        row.sent += 1;
+        Ok(())
     }
 
     fn row(&self) -> MutexGuard<'_, Row> {
@@ -227,7 +224,7 @@ impl Limit {
         for state in &limits.states {
             if state.remaining == 0 {
                 // An answer that was refused says itself how long to wait.
-                self.pause(now, limits.retry_after.unwrap_or(state.reset).min(LONGEST_PAUSE));
+                self.pause(now, limits.retry_after.unwrap_or(state.reset).min(BLOCK));
             } else if f64::from(state.remaining) < reserve(budget, self.accounts, limits) {
                 let rate = f64::from(state.remaining) / state.reset.as_secs_f64().max(1.0);
                 self.crowded = Some((rate, now + state.reset));
@@ -235,9 +232,6 @@ impl Limit {
         }
     }
 }
-
-/// Nothing is paused longer for want of budget: Cloudflare's own block lasts no longer.
-const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 
 /// However low the limit, a request an hour goes out.
 const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
@@ -411,6 +405,19 @@ mod tests {
         let next = times(&pacer, 1, start).await;
         assert!((10.0..10.1).contains(&next[0]), "{next:?}");
         assert_eq!(pacer.sent(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_and_is_looked_after_no_more_holds_up_nobody() {
+        let (pacer, start) = (pacer(), Instant::now());
+        times(&pacer, 1, start).await;
+        let mut waiting = std::pin::pin!(pacer.acquire());
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+        let others = times(&pacer, 3, start).await;
+        assert!(others[2] < 0.4, "{others:?}");
+        assert!(futures_util::poll!(waiting.as_mut()).is_pending(), "nothing is due yet");
+        let _sent = waiting.await;
+        assert!((0.4..0.5).contains(&start.elapsed().as_secs_f64()), "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use reqwest::Url;
 use crate::snapshot::{Body, DeviceId, Endpoint, Listing, Source};
 
 use super::attempt::{Attempt, Said};
-use super::{Client, Failure};
+use super::{Client, Failure, Page};
 
 /// How far a request for a device's state looks back, in minutes: the most that the API allows.
 const SINCE_MINUTES: u32 = 60;
@@ -37,7 +37,7 @@ impl Client {
     pub async fn probe_list(&self) -> Probe {
         let now = self.clock.now();
         let listing = Listing { source: Source::List, from: now - TimeDelta::hours(1), to: now };
-        self.probe(self.list_url(&listing, None, 1), Endpoint::List).await
+        self.probe(self.list_url(Page { listing: &listing, device: None, number: 1 }), Endpoint::List).await
     }
 
     /// Asks for the state of a device.
@@ -54,7 +54,7 @@ impl Client {
             failure: (!is_fine || attempt.refusal().is_some()).then(|| attempt.failure()),
             status: attempt.status,
             latency: attempt.latency,
-            clock_ahead: self.ahead_of(&attempt),
+            clock_ahead: attempt.clock_ahead,
             quotas: attempt.limits.policies.iter().map(|policy| (policy.quota, policy.window)).collect(),
             remaining: attempt.limits.states.iter().map(|state| state.remaining).min(),
             states: match attempt.said {

@@ -17,8 +17,8 @@ pub(super) enum Retry {
     Backoff,
 }
 
-/// How long Cloudflare blocks all API calls of a client that overran the limit.
-const BLOCK: Duration = Duration::from_mins(5);
+/// How long Cloudflare blocks all API calls of a client that overran the limit: nothing is paused longer for want of budget.
+pub(super) const BLOCK: Duration = Duration::from_mins(5);
 
 /// Codes of "too many requests", which may come with any status.
 const THROTTLED: [i64; 2] = [971, 10100];

@@ -1,6 +1,6 @@
 //! What an archive says of itself: its format, its shards, and which keys its pseudonyms were made with.
 //!
-//! Where the description is missing or damaged, it is read from the parts what it must have said, as far as that can be.
+//! Where the description is missing or damaged, the number of shards is worked out from the parts, as far as they tell.
 //! Not here: what a key is, which is the business of whoever treats what is written; a [`KeyMark`] only tells two apart.
 
 use std::collections::BTreeMap;
@@ -67,8 +67,8 @@ struct Format {
 
 impl Archive {
     /// Opens the archive at a place that cannot be asked just now as the last writer to it knew it: what is received can
-    /// be journalled until it can be asked again. It may have been filed into other shards since: who says how many there
-    /// are knows more. None where this machine knows nothing of it, or the place is a folder.
+    /// be journalled until it can be asked again. It may have been filed into other shards since: `shards`, where it is
+    /// given, counts for more than what was remembered. None where this machine knows nothing of it, or the place is a folder.
     ///
     /// # Errors
     /// Where the folder of the state belongs to another archive.

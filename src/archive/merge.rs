@@ -299,8 +299,8 @@ pub trait Supply: fmt::Debug + Send + Sync {
     /// How many rows there are at most.
     fn expected(&self) -> usize;
 
-    /// All of them, from the first on; a merge that somebody was faster than is done again. Behind the last, nobody asks
-    /// for more.
+    /// All of them, from the first on. Called once more where a merge is repeated, since another was faster. The iterator
+    /// is not asked for more after its end.
     fn in_order(&self) -> Stretches<'_>;
 }
 

@@ -94,9 +94,9 @@ pub fn day_of(micros: i64) -> NaiveDate {
     clock::from_micros(micros).unwrap_or_default().date_naive()
 }
 
-/// What is wrong with the place of rows that were read from a part of a day, behind the last ones; none
-/// where they stand as they should, in an archive of so many shards. Unless they were read in full (`whole`), rows
-/// without a time may differ in what was not read, and are not taken for equal.
+/// Holds a batch of a part against `last`, the one before it, and against the day and shard that it was found in, in an
+/// archive of so many shards: says what is wrong with the order or the place of its rows. Unless they were read in full
+/// (`whole`), rows without a time may differ in what was not read, and are not taken for equal.
 ///
 /// # Panics
 /// Where a batch is not of the schema.

@@ -1,5 +1,5 @@
-//! Where passes over the accounts go on that another process began: a note for each account, beside the journal. What is
-//! in it, the collector knows.
+//! Where the next process goes on with a sweep that an earlier one did not finish: a note for each account, beside the
+//! journal. The collector makes and reads it.
 
 use std::fs;
 

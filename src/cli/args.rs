@@ -466,7 +466,7 @@ pub(super) struct ChangesArgs {
     /// Columns, with commas between them
     #[arg(long, value_delimiter = ',', default_value = "version,mode,status,colo,network_ssid", value_name = "COLUMN")]
     pub(super) column: Vec<String>,
-    /// For how long before that the state is looked for that the first one is a change from
+    /// How far before the window to look for the value that the first change started from
     #[arg(long, default_value = "7d", value_name = "DURATION")]
     pub(super) back: String,
     #[command(flatten)]

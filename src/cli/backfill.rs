@@ -1,5 +1,6 @@
 //! `backfill`: which windows of the history are read, and what came of it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -155,7 +156,7 @@ impl Wanted {
         } else {
             self.devices.iter().flat_map(|device| left(Some(device))).collect()
         };
-        let known = days.as_ref().map_or(Ok(Vec::new()), |days| known_devices(days, self.now))?;
+        let known = days.as_ref().map_or(Ok(BTreeSet::new()), |days| known_devices(days, self.now))?;
         let devices = Some(known.len() as u64).filter(|&devices| devices > 0);
         Ok(BackfillPlan::new(self.source, stretches, devices, budget, self.now, None))
     }
@@ -166,8 +167,8 @@ pub(super) fn stretch(window: Window, device: Option<DeviceId>) -> Stretch {
 }
 
 /// Accounts and devices with a state within the history.
-pub(super) fn known_devices(days: &Days, now: Timestamp) -> Result<Vec<(String, String)>, QueryError> {
-    Ok(devices_seen(days, Window { since: now - HISTORY, until: now })?.into_iter().collect())
+pub(super) fn known_devices(days: &Days, now: Timestamp) -> Result<BTreeSet<(String, String)>, QueryError> {
+    devices_seen(days, Window { since: now - HISTORY, until: now })
 }
 
 /// A backfill neither sweeps nor waits for more.

@@ -6,16 +6,17 @@ use std::io::Read;
 use std::time::Duration;
 
 use crate::api::{Client, ClientOptions};
-use crate::archive::{Archive, ArchiveError, Place, Shards};
+use crate::archive::{Archive, ArchiveError, Shards};
 use crate::clock::Clock;
 use crate::collect::{CollectError, CollectOptions, CollectStats, Collector, Plan, Resume, SourceChoice, Stop};
 use crate::config::{self, ConfigError, ConfigFile};
 use crate::disk::Disk;
 use crate::ingest::PublishRule;
-use crate::query::{Days, Window, devices_seen};
+use crate::query::Days;
 use crate::snapshot::{AccountId, DeviceId};
 
 use super::args::{Args, CollectArgs, SourceArg};
+use super::backfill::known_devices;
 use super::connect::{connect, seed, share_limits};
 use super::heal::{Healed, Healer, healer};
 use super::metrics::Metrics;
@@ -26,9 +27,6 @@ use super::{Exit, print, summary, supervise, sweep_number};
 
 /// The interval that a single sweep has to fit, where nothing is said.
 const INTERVAL: Duration = Duration::from_mins(5);
-
-/// For so long back the devices are counted of which a plan is made.
-const KNOWN: chrono::TimeDelta = chrono::TimeDelta::days(7);
 
 /// Added to the interval: states may take some minutes to reach the API.
 const LATE_MINUTES: u64 = 5;
@@ -54,7 +52,9 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     }
     if command.dry_run {
         // Which of the devices are a shard's, only a sweep finds out.
-        let known = if shards == Shards::All { known_devices(&place, &clock) } else { BTreeSet::new() };
+        let archive = Archive::open(&place).ok().filter(|_| shards == Shards::All);
+        let known = archive.and_then(|archive| known_devices(&Days::new(&archive, false), clock.now()).ok());
+        let known = known.unwrap_or_default();
         return print_plans(&accounts, &options, &known);
     }
     until_stopped(async |stop| {
@@ -107,14 +107,6 @@ fn print_plans(
         })?;
     }
     Ok(Exit::Done)
-}
-
-/// The accounts and devices that have a state of the last 7 days in an archive, as far as it can be read.
-fn known_devices(place: &Place, clock: &Clock) -> BTreeSet<(String, String)> {
-    let now = clock.now();
-    let window = Window { since: now - KNOWN, until: now };
-    let known = Archive::open(place).ok().map(|archive| devices_seen(&Days::new(&archive, false), window));
-    known.and_then(Result::ok).unwrap_or_default()
 }
 
 /// Which shards are to be collected, and how many the archive is said to have.
@@ -228,7 +220,7 @@ impl Sweeps<'_> {
         for number in 1_u64.. {
             let swept = Collector::sweep_side_by_side(&mut self.collectors, sweep_number(number)).await;
             let ended = command.sweeps == Some(number) || stop.is_requested();
-            let Told { exit: told, stats, mut failed, can_heal } = self.tell(swept);
+            let Told { exit: told, stats, mut failed, can_heal } = self.tell(swept, stop);
             exit = exit.or_worse(told);
             if command.self_heal && can_heal && !stop.is_requested() {
                 let (told, error) = self.heal(stats, number).await;
@@ -263,7 +255,8 @@ impl Sweeps<'_> {
                     summary::tell_publish(&published.damaged, &published.held);
                     exit = exit.or_worse(Exit::of_publish(&published));
                 }
-                Err(error) => ended_by = ended_by.or(Some(error)),
+                Err(error) if ended_by.is_some() => print::error(&error),
+                Err(error) => ended_by = Some(error),
             }
         }
         let mut finished = Ok(());
@@ -286,6 +279,15 @@ async fn check_shards(archive: Archive) -> Result<(), ArchiveError> {
         Ok(Ok(Err(error @ (ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. })))) => Err(error),
         _ => Ok(()),
     }
+}
+
+/// What the accounts' sweeps did.
+struct Swept<'a> {
+    total: CollectStats,
+    /// Each by itself, for the summary's file.
+    by_account: serde_json::Map<String, serde_json::Value>,
+    /// Whose failed, and of what.
+    failures: Vec<(&'a str, CollectError)>,
 }
 
 /// What was told of a sweep of all accounts.
@@ -312,11 +314,13 @@ impl Sweeps<'_> {
     }
 
     /// Tells how the accounts' sweeps went. Where one of several failed, it is told, and the others count.
-    fn tell(&self, swept: Vec<(CollectStats, Option<CollectError>)>) -> Told {
+    fn tell(&self, swept: Vec<(CollectStats, Option<CollectError>)>, stop: &Stop) -> Told {
         let several = swept.len() > 1;
-        let (total, by_account, mut failures) = self.add_up(swept);
+        let Swept { total, by_account, mut failures } = self.add_up(swept, stop);
         let all_failed = failures.len() == self.accounts.len();
-        if several {
+        // What ends the program is told as it ends, once.
+        let ended = failures.iter().position(|(_, error)| matches!(error, CollectError::Ended));
+        if several && ended.is_none() {
             failures.iter().for_each(|(name, error)| print::error(&format_args!("{name}: {error}")));
         }
         let mut exit = summary::tell_sweep(&total, !failures.is_empty(), self.quiet);
@@ -333,16 +337,12 @@ impl Sweeps<'_> {
         supervise::status(&summary::of_sweep(&total));
         // What is asked under a wrong clock is of another time than it says.
         let can_heal = !all_failed && !total.is_away && !total.has_wrong_clock();
-        let ended = failures.iter().position(|(_, error)| matches!(error, CollectError::Ended));
         let failed = ended.or((!several && all_failed).then_some(0)).map(|at| failures.swap_remove(at).1);
         Told { exit, stats: total, can_heal: can_heal && failed.is_none(), failed }
     }
 
-    /// What the accounts' sweeps did together, each by itself for the summary's file, and whose failed of what.
-    fn add_up(
-        &self,
-        swept: Vec<(CollectStats, Option<CollectError>)>,
-    ) -> (CollectStats, serde_json::Map<String, serde_json::Value>, Vec<(&str, CollectError)>) {
+    /// Adds up what the accounts' sweeps did, and notes it in the metrics.
+    fn add_up(&self, swept: Vec<(CollectStats, Option<CollectError>)>, stop: &Stop) -> Swept<'_> {
         let (several, now) = (swept.len() > 1, self.clock.now());
         // What was published, the first one says; what went wrong with that went wrong for all.
         let is_published = swept.first().is_none_or(|(stats, failed)| {
@@ -353,7 +353,9 @@ impl Sweeps<'_> {
         let (mut failures, mut by_account) = (Vec::new(), serde_json::Map::new());
         for ((mut stats, failed), account) in swept.into_iter().zip(&self.accounts) {
             let is_fine = is_published && failed.is_none() && stats.is_complete();
-            self.metrics.note(account.id.as_str(), &stats, is_fine, now);
+            // One that was told to end early has not failed.
+            let success = (is_fine || !stats.stopped || !stop.is_requested()).then_some(is_fine);
+            self.metrics.note(account.id.as_str(), &stats, success, now);
             if several {
                 if !self.quiet || !is_fine {
                     print::note(&format!("{}: {}", account.name, summary::of_account(&stats)));
@@ -367,7 +369,7 @@ impl Sweeps<'_> {
             }
             failures.extend(failed.map(|error| (account.name.as_str(), error)));
         }
-        (total.unwrap_or_default(), by_account, failures)
+        Swept { total: total.unwrap_or_default(), by_account, failures }
     }
 
     fn write_summary(
@@ -400,7 +402,9 @@ impl Sweeps<'_> {
             accounts -= 1;
             if let Some(asked) = asked {
                 self.metrics.count(account.id.as_str(), &asked);
-                let (bytes, since) = (asked.waiting_bytes, asked.waiting_since);
+                // Where the publish failed, nobody knows what waits: what waited before, at least.
+                let waiting = if failed.is_some() { &total } else { &asked };
+                let (bytes, since) = (waiting.waiting_bytes, waiting.waiting_since);
                 total.merge(asked);
                 (total.waiting_bytes, total.waiting_since) = (bytes, since);
                 if let Err(error) = self.metrics.publish(&total) {

@@ -14,7 +14,7 @@ use crate::bucket::Bucket;
 use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
 use crate::import::{Form, ImportError, ImportOptions, ImportStats, PIECE_BYTES, read_file};
-use crate::ingest::{Bodies, Ingest};
+use crate::ingest::{BodyFile, Ingest};
 use crate::shown::bytes;
 use crate::snapshot::sweep_id;
 
@@ -203,7 +203,7 @@ const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// Opens something for reading, decompressed, whatever it is called; also for reading once more, where that can be done at
 /// any place of it and is worth an open file.
-fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<Bodies>)> {
+fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<BodyFile>)> {
     let mut lasting = None;
     let (mut file, name): (Box<dyn Read + Send>, &Path) = match source {
         Source::File(path) if path == Path::new("-") => (Box::new(io::stdin()), path),
@@ -211,7 +211,7 @@ fn open(source: &Source) -> anyhow::Result<(Box<dyn BufRead + Send>, Option<Bodi
             let file = File::open(path)?;
             let metadata = file.metadata()?;
             if metadata.is_file() && metadata.len() >= LASTING_BYTES {
-                lasting = Some(Bodies::of(file.try_clone()?, path)?);
+                lasting = Some(BodyFile::of(file.try_clone()?, path)?);
             }
             if metadata.is_file() && metadata.len() == 0 {
                 // Not even the beginning of something compressed.

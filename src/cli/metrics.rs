@@ -52,8 +52,10 @@ const SWEEPS: (&str, &str) = ("sweeps_total", "Sweeps.");
 /// Of all accounts together, which are published at once: what is not published now keeps what it was.
 const PUBLISHED: &[Figure] = &[
     ("last_publish_states_new", "States that were new to the archive.", |stats| number(stats.states_new)),
-    ("last_publish_rows", "Rows in the parts that were published.", |stats| number(stats.rows_published)),
-    ("last_publish_bytes", "Bytes of the parts that were published.", |stats| number(stats.bytes_published)),
+    ("last_publish_rows", "Rows in the parts that were written, by the sweep and the healing behind it.", |stats| {
+        number(stats.rows_published)
+    }),
+    ("last_publish_bytes", "Bytes of the parts that were written.", |stats| number(stats.bytes_published)),
     ("bodies_quarantined", "Bodies that were no device state.", |stats| number(stats.bodies_quarantined)),
     ("values_unmapped", "Values that no column holds; they are kept in `unmapped`.", |stats| {
         number(stats.values_unmapped)
@@ -140,11 +142,13 @@ impl Metrics {
         Ok(address)
     }
 
-    /// Notes how the sweep of an account went.
-    pub(super) fn note(&self, account: &str, stats: &CollectStats, is_fine: bool, now: Timestamp) {
+    /// Notes how the sweep of an account went; whether well, unless nobody can say that.
+    pub(super) fn note(&self, account: &str, stats: &CollectStats, success: Option<bool>, now: Timestamp) {
         let labels = [account];
         self.ended.with_label_values(&labels).set(seconds(now));
-        self.success.with_label_values(&labels).set(if is_fine { 1.0 } else { 0.0 });
+        if let Some(success) = success {
+            self.success.with_label_values(&labels).set(f64::from(u8::from(success)));
+        }
         for (gauge, (_, _, value)) in self.last.iter().zip(LAST_SWEEP) {
             gauge.with_label_values(&labels).set(value(stats));
         }

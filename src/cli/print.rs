@@ -80,6 +80,20 @@ fn shown(text: &str, is_obeyed: impl Fn(char) -> bool) -> String {
     text.chars().map(shown).collect()
 }
 
+/// Writes an answer to the file that is named, or to stdout: where none is named, to no terminal if `not_for_terminals`
+/// says why. Whether it went into a file.
+pub(super) fn answer(path: Option<&Path>, text: &[u8], not_for_terminals: Option<&str>) -> anyhow::Result<bool> {
+    match (path.filter(|path| *path != Path::new("-")), not_for_terminals) {
+        (Some(path), _) => file(path, text)?,
+        (None, Some(why)) if path.is_none() && is_terminal() => anyhow::bail!("{why}"),
+        (None, _) => {
+            data(text)?;
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Writes a file in the place of one that is there: nobody sees half of it, and where there is no room the old one stays.
 /// What is no plain file of our own, such as a pipe, a link or what another user owns, is written to.
 pub(super) fn file(path: &Path, data: impl AsRef<[u8]>) -> anyhow::Result<()> {

@@ -5,7 +5,6 @@ mod format;
 mod table;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::archive::Archive;
@@ -48,7 +47,7 @@ pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
         Question::Gaps(question) => (asker.gaps(question, known_until(&archive, &file, asker.now)?)?, false),
     };
     show(&answer, output, plot)?;
-    Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
+    Ok(Exit::of_work(false, !asker.days.skipped().is_empty()))
 }
 
 /// Until when the archive knows what was asked for.
@@ -78,14 +77,9 @@ pub(super) fn show(answer: &Answer, output: &OutputArgs, plot: bool) -> anyhow::
     } else {
         format::write(answer, output.format(), output.tz)?
     };
-    match &output.output {
-        Some(path) if path != Path::new("-") => print::file(path, &text)?,
-        None if output.format() == Format::Parquet && print::is_terminal() => {
-            anyhow::bail!("Parquet is nothing for a terminal: name a file with -o")
-        }
-        _ => print::data(&text)?,
-    }
-    Ok(())
+    let is_binary = output.format() == Format::Parquet;
+    let why = is_binary.then_some("Parquet is nothing for a terminal: name a file with -o");
+    print::answer(output.output.as_deref(), &text, why).map(drop)
 }
 
 /// Who asks, and what.

@@ -1,7 +1,5 @@
 //! `report`: the page, written to where it is wanted. What is on it, [`crate::report`] knows.
 
-use std::path::Path;
-
 use crate::clock::Clock;
 use crate::config;
 use crate::query::Window;
@@ -38,19 +36,13 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
         ReportFormat::Markdown => to_markdown(&report, zone),
         ReportFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
-    match &command.output {
-        Some(path) if path != Path::new("-") => {
-            print::file(path, &text)?;
-            if !args.quiet {
-                let (sections, devices) = (report.sections.len(), report.devices.len());
-                let size = bytes(text.len() as u64);
-                print::note(&format!("{}: {sections} sections, {devices} devices, {size}", path.display()));
-            }
-        }
-        None if command.format() == ReportFormat::Html && print::is_terminal() => {
-            anyhow::bail!("a page is nothing for a terminal: name a file with -o, or ask for --format markdown")
-        }
-        _ => print::data(&text)?,
+    let path = command.output.as_deref();
+    let is_page = command.format() == ReportFormat::Html;
+    let why = "a page is nothing for a terminal: name a file with -o, or ask for --format markdown";
+    let is_written = print::answer(path, text.as_bytes(), is_page.then_some(why))?;
+    if let (Some(path), true, false) = (path, is_written, args.quiet) {
+        let (sections, devices, size) = (report.sections.len(), report.devices.len(), bytes(text.len() as u64));
+        print::note(&format!("{}: {sections} sections, {devices} devices, {size}", path.display()));
     }
-    Ok(if asker.days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
+    Ok(Exit::of_work(false, !asker.days.skipped().is_empty()))
 }

@@ -38,7 +38,7 @@ fn drift(args: &Args, question: &DriftArgs) -> anyhow::Result<Exit> {
     let window = Window { since: time(&question.since)?, until: time(&question.until)? };
     let days = Days::new(&archive, question.output.skip_damaged);
     show(&query::drift(&days, window)?, &question.output, false)?;
-    Ok(if days.skipped().is_empty() { Exit::Done } else { Exit::Partly })
+    Ok(Exit::of_work(false, !days.skipped().is_empty()))
 }
 
 fn tables() -> String {

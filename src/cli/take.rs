@@ -24,8 +24,8 @@ pub(super) struct Found {
     pub(super) away: Option<ArchiveError>,
 }
 
-/// Opens the archive, if there is one. What Cloudflare has to say now does not wait for a bucket: where that cannot be
-/// asked in a few seconds, the archive is taken for what this machine knows of it, and the caller of its shards.
+/// Opens the archive, if there is one. What Cloudflare has to say now does not wait for a bucket: where that gives no
+/// answer in a few seconds, the archive is opened with the number of shards that the caller names or this machine remembers.
 pub(super) async fn find(place: &Place, shards: Option<u32>, access: Access) -> anyhow::Result<Option<Found>> {
     let disk = Disk::new(access);
     let known = Archive::recall(place, shards, disk.clone())?;

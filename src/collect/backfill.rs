@@ -1,9 +1,9 @@
 //! History from the list: closed windows of up to 7 days back, each read from its first page to its last.
 //!
-//! That a window was read to its end, the polls say: an empty page ends each, and nothing behind a page that failed is
-//! asked. A short page is no end: what `result_info` says of the list's length cannot be relied on (the API document),
-//! and a server may give fewer rows a page than it was asked for. So what was done needs no other record, and what a
-//! stopped backfill left is what no such poll covers. Which windows are wanted is the caller's business.
+//! The polls say whether a window was read to its end: its last page is empty, and none of its pages failed. A short page
+//! is no end: what `result_info` says of the list's length cannot be relied on (the API document), and a server may give
+//! fewer rows a page than it was asked for. So what was done needs no other record, and a stopped backfill left whatever no
+//! such polls cover. Which windows are wanted is the caller's business.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use chrono::TimeDelta;
 use futures_util::StreamExt;
 use serde::Serialize;
 
-use crate::api::{Budget, Failure};
+use crate::api::{Budget, Failure, Page};
 use crate::clock::{self, Timestamp};
 use crate::snapshot::{DeviceId, HISTORY, Listing, PAGE_ROWS, SETTLE, Source, sweep_id};
 
@@ -30,7 +30,7 @@ const WINDOW_ROWS: f64 = 5_000.0;
 /// How often a device reports, where the archive does not know: a guess that sizes windows, and nothing else.
 const REPORTS_PER_HOUR: f64 = 30.0;
 
-/// The devices of a fleet of which nothing is known yet: the same.
+/// How many devices a fleet has, where the archive does not know: another such guess.
 const UNKNOWN_FLEET: u64 = 500;
 
 /// Windows that are read side by side: the pages of one follow each other.
@@ -39,7 +39,7 @@ const WINDOWS_AT_ONCE: usize = 8;
 /// So many where there is not the time for all: what was read of a window that was not read to its end is asked again.
 const AT_ONCE_IN_TIME: usize = 2;
 
-/// The windows that are read in the time that there is, at least.
+/// With a deadline, windows are made so small that at least this many of them fit into it.
 const LEAST_IN_TIME: f64 = 4.0;
 
 /// A window that Cloudflare forgets while it is read is begun so often.
@@ -70,7 +70,7 @@ pub struct Stretch {
 pub struct BackfillPlan {
     /// In which of its resolutions: raw or hourly.
     pub source: Source,
-    /// What is asked, oldest first: that is forgotten first.
+    /// What is asked, in this order; made as the oldest first, which is forgotten first.
     pub windows: Vec<Stretch>,
     requests: u64,
     budget: Budget,
@@ -181,8 +181,9 @@ impl fmt::Display for Stretch {
 /// One line: windows, requests, time.
 impl fmt::Display for BackfillPlan {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        let (Some(first), Some(last)) = (self.windows.first(), self.windows.iter().map(|window| window.to).max())
-        else {
+        let bounds =
+            (self.windows.iter().map(|window| window.from).min(), self.windows.iter().map(|window| window.to).max());
+        let (Some(first), Some(last)) = bounds else {
             let else_what = if self.source == Source::Hourly { ", or no whole hour of it is over" } else { "" };
             return write!(formatter, "nothing to ask: all of it was read before{else_what}");
         };
@@ -192,7 +193,7 @@ impl fmt::Display for BackfillPlan {
             "{} windows of {} history between {} and {}; about {} requests, {}{}",
             self.windows.len(),
             self.source.as_str(),
-            clock::format_timestamp(first.from),
+            clock::format_timestamp(first),
             clock::format_timestamp(last),
             self.requests,
             clock::format_duration(clock::whole_seconds(time)),
@@ -340,24 +341,27 @@ impl Collector<'_> {
                 permit = self.client.permit() => permit,
                 () = end.reached() => return Ok(Read::InPart),
             };
-            let mut exchange = self.client.list(permit, &id, listing, device, page, end.drained()).await;
+            let asked = Page { listing, device, number: page };
+            let mut exchange = self.client.list(permit, &id, asked, end.drained()).await;
             let is_cut_off = exchange.failure == Some(Failure::CutOff);
             let (next, noted) = {
                 let mut sweep = backfill.sweep.borrow_mut();
                 let shown = sweep.see(&exchange.answer);
                 let next = paging.take(&mut exchange, shown);
+                exchange.heed_clock();
                 (next, if is_cut_off { Ok(()) } else { sweep.note(&exchange, &self.policy) })
             };
             let bytes: usize = exchange.answer.bodies.iter().map(|body| body.bytes.len()).sum();
             // What stands on the pages behind one that failed may be gone when it can be read at last.
-            let is_clock_off = exchange.clock_off.is_some();
-            is_whole &= exchange.failure.is_none();
-            self.write(exchange.into_answer()).await?;
+            // Nor can anybody tell what is there at the end of a time that is none yet.
+            is_whole &= exchange.failure.is_none() && exchange.clock_off.is_none();
+            self.write(exchange.answer).await?;
             noted.map_err(Halt::Failed)?;
             self.publish_some(backfill, bytes).await?;
+            if backfill.sweep.borrow().has_wrong_clock() {
+                return Err(Halt::Failed(CollectError::WrongClock));
+            }
             match next {
-                // What is there at the end of a time that is none yet, nobody can tell.
-                _ if is_clock_off => return Ok(Read::InPart),
                 // What is forgotten moves the rest of the list to pages that were read already.
                 _ if page > 1 && listing.from < self.clock.now() - HISTORY => return Ok(Read::Overtaken),
                 Next::Again => (),
@@ -378,7 +382,7 @@ impl Collector<'_> {
             return Ok(());
         }
         backfill.unpublished.set(0);
-        let outcome = self.publish(None).await.map_err(Halt::Failed)?;
-        backfill.sweep.borrow_mut().stats.take(outcome).map_err(|fault| Halt::Failed(fault.into()))
+        let report = self.publish(None).await.map_err(Halt::Failed)?;
+        backfill.sweep.borrow_mut().stats.take(report).map_err(|fault| Halt::Failed(fault.into()))
     }
 }

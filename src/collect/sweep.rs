@@ -9,7 +9,7 @@ use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::api::{Client, Credential, Exchange, Failure};
+use crate::api::{Client, Credential, Exchange, Failure, Page};
 use crate::clock::Clock;
 use crate::envelope;
 use crate::ingest::{Ingest, Published, Takes};
@@ -32,10 +32,14 @@ const UNREACHABLE: u32 = 10;
 /// So many requests in a row are forbidden, and it is all of them that are.
 const FORBIDDEN: u32 = 3;
 
+/// So many answers in a row say that our clock is wrong, and it is.
+const CLOCK_OFF: u32 = 3;
+
 /// So many failures are told one by one.
 const FAILURES_TOLD: usize = 5;
 
-/// Collects one account into one shard; others may collect theirs into the same one, beside it.
+/// Collects one account, into all shards of an archive or into one; others may collect theirs beside it, through the same
+/// writer.
 pub struct Collector<'a> {
     pub(super) client: Client,
     pub(super) clock: Clock,
@@ -74,6 +78,8 @@ pub(super) struct Sweep {
     unreachable: u32,
     /// Requests in a row that were forbidden.
     forbidden: u32,
+    /// Answers in a row by which our clock is wrong.
+    clock_off: u32,
     pub(super) stats: CollectStats,
 }
 
@@ -225,24 +231,24 @@ impl<'a> Collector<'a> {
     }
 
     /// Publishes what was brought, if that is due, and notes how long it took.
-    pub(super) async fn publish_timed(&mut self, chance: Option<Chance>) -> Result<writer::Outcome, CollectError> {
-        let outcome = self.publish(chance).await;
+    pub(super) async fn publish_timed(&mut self, chance: Option<Chance>) -> Result<writer::Report, CollectError> {
+        let report = self.publish(chance).await;
         // Where nothing was due, the next one that is will take as long as the last one that was.
-        if let Ok(outcome) = &outcome
-            && outcome.published.rows > 0
+        if let Ok(report) = &report
+            && report.published.rows > 0
         {
-            self.publish = outcome.took;
+            self.publish = report.took;
         }
         // Where the journal failed, there may be some: the next sweep begins with another publish, which finds out.
-        self.unwritten = outcome.as_ref().map_or(self.unwritten.max(1), |outcome| outcome.unwritten);
-        outcome
+        self.unwritten = report.as_ref().map_or(self.unwritten.max(1), |report| report.unwritten);
+        report
     }
 
     /// Says what was done since it was begun, with what was published of it, if this one published.
     pub(super) fn conclude(
         &self,
         asked: Asked,
-        published: Option<Result<writer::Outcome, CollectError>>,
+        published: Option<Result<writer::Report, CollectError>>,
     ) -> (CollectStats, Option<CollectError>) {
         let Asked { sweep, came_to, before, took } = asked;
         let mut stats = sweep.stats;
@@ -251,9 +257,9 @@ impl<'a> Collector<'a> {
         stats.throttled_s = self.client.pacer().paused().saturating_sub(before.paused).as_secs_f64();
         (stats.stopped, stats.elapsed_s) = (sweep.end.is_reached(), took.as_secs_f64());
         stats.clock_ahead_s = self.client.clock_ahead().map(TimeDelta::as_seconds_f64);
-        let published = published.unwrap_or(Ok(writer::Outcome::default())).and_then(|outcome| {
-            stats.elapsed_s += outcome.took.as_secs_f64();
-            Ok(stats.take(outcome)?)
+        let published = published.unwrap_or(Ok(writer::Report::default())).and_then(|report| {
+            stats.elapsed_s += report.took.as_secs_f64();
+            Ok(stats.take(report)?)
         });
         let failed = match (came_to, published) {
             (Err(Halt::Failed(error)), _) | (_, Err(error)) => Some(error),
@@ -267,7 +273,7 @@ impl<'a> Collector<'a> {
     /// # Errors
     /// Where the writer has ended, or the journal cannot be used.
     pub async fn publish_waiting(&self) -> Result<Published, CollectError> {
-        let writer::Outcome { published, fault, .. } = self.publish(None).await?;
+        let writer::Report { published, fault, .. } = self.publish(None).await?;
         fault.map_or(Ok(published), |fault| Err(fault.into()))
     }
 
@@ -279,18 +285,18 @@ impl<'a> Collector<'a> {
         Ok(self.writer.join().map_err(|WriterGone| CollectError::Ended)??)
     }
 
-    pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<writer::Outcome, CollectError> {
+    pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<writer::Report, CollectError> {
         Ok(self.writer.publish(chance).await.map_err(|WriterGone| CollectError::Ended)??)
     }
 
     /// Whether there is any use in asking: what was received in an earlier sweep has been written.
     pub(super) async fn has_room(&mut self, stats: &mut CollectStats) -> bool {
         if self.unwritten > 0
-            && let Ok(outcome) = self.publish(None).await
+            && let Ok(report) = self.publish(None).await
         {
-            self.unwritten = outcome.unwritten;
+            self.unwritten = report.unwritten;
             // Nothing was journalled since the last publish, which told of what failed before.
-            let _ = stats.take(outcome);
+            let _ = stats.take(report);
         }
         self.unwritten == 0
     }
@@ -340,7 +346,8 @@ impl<'a> Collector<'a> {
     async fn read_list(&mut self, sweep: &mut Sweep, carried: Option<u32>) -> Result<(), Halt> {
         let now = self.clock.now();
         let window = TimeDelta::minutes(i64::from(self.options.since_minutes));
-        let listing = Listing { source: Source::List, from: now - window, to: now };
+        let listing = &Listing { source: Source::List, from: now - window, to: now };
+        let of_all = |number: u32| Page { listing, device: None, number };
         let begin = carried.unwrap_or(1);
         let mut page = begin;
         for _ in 1..=MOST_PAGES {
@@ -348,13 +355,13 @@ impl<'a> Collector<'a> {
                 permit = self.client.permit() => permit,
                 () = sweep.end.reached() => {
                     // Who stands on it was not asked for, and may have had a state.
-                    let unasked = self.client.unasked_page(&sweep.stats.sweep_id, &listing, page);
+                    let unasked = self.client.unasked_page(&sweep.stats.sweep_id, of_all(page));
                     self.cut_list(sweep, page);
-                    return self.write(unasked.into_answer()).await;
+                    return self.write(unasked.answer).await;
                 }
             };
             let id = &sweep.stats.sweep_id;
-            let mut exchange = self.client.list(permit, id, &listing, None, page, sweep.end.drained()).await;
+            let mut exchange = self.client.list(permit, id, of_all(page), sweep.end.drained()).await;
             self.progress.advance(1);
             if exchange.failure == Some(Failure::CutOff) {
                 self.cut_list(sweep, page);
@@ -434,9 +441,10 @@ impl<'a> Collector<'a> {
     }
 
     /// Hands an answer to the writer, and notes how it failed if it did.
-    async fn keep(&self, sweep: &mut Sweep, exchange: Exchange) -> Result<(), Halt> {
+    async fn keep(&self, sweep: &mut Sweep, mut exchange: Exchange) -> Result<(), Halt> {
+        exchange.heed_clock();
         let noted = sweep.note(&exchange, &self.policy);
-        self.write(exchange.into_answer()).await?;
+        self.write(exchange.answer).await?;
         noted.map_err(Halt::Failed)
     }
 
@@ -453,7 +461,8 @@ impl<'a> Collector<'a> {
 impl Sweep {
     pub(super) fn new(id: String, end: End) -> Self {
         let stats = CollectStats { sweep_id: id, ..CollectStats::default() };
-        Self { end: Arc::new(end), seen: HashSet::new(), list: Paging::default(), unreachable: 0, forbidden: 0, stats }
+        let (seen, list) = (HashSet::new(), Paging::default());
+        Self { end: Arc::new(end), seen, list, unreachable: 0, forbidden: 0, clock_off: 0, stats }
     }
 
     /// Notes the devices on a page of the list; says which it shows.
@@ -462,6 +471,11 @@ impl Sweep {
         let ids: Vec<String> = texts.filter_map(envelope::device_id).collect();
         self.seen.extend(ids.iter().filter_map(|id| DeviceId::parse(id).ok()));
         Shown::of(&ids)
+    }
+
+    /// Whether so many answers in a row said another time than our clock that it is no slip of theirs.
+    pub(super) fn has_wrong_clock(&self) -> bool {
+        self.clock_off >= CLOCK_OFF
     }
 
     /// Counts an answer, and keeps the first failures: their words go to a log or the summary's file, so
@@ -476,7 +490,8 @@ impl Sweep {
         self.unreachable = if unreachable { self.unreachable + 1 } else { 0 };
         let forbidden = matches!(exchange.failure, Some(Failure::Forbidden(_)));
         self.forbidden = if forbidden { self.forbidden + 1 } else { 0 };
-        if exchange.failure.is_some() && self.stats.failures.len() < FAILURES_TOLD {
+        self.clock_off = if exchange.clock_off.is_some() { self.clock_off + 1 } else { 0 };
+        if poll.outcome == Outcome::Failed && self.stats.failures.len() < FAILURES_TOLD {
             let poll = policy.apply_poll(poll.clone());
             let what = match (&poll.device_id, poll.page) {
                 (Some(device), _) => format!("device {device}"),

@@ -1,4 +1,4 @@
-//! The thread that owns the files of a shard.
+//! The thread that owns the files of the shards that are written to: of all, or of one.
 //!
 //! The async side hands it answers through a queue that is bounded in bytes. It journals each at once and syncs at most
 //! [`SYNC_AFTER`] later, so that a burst of answers shares one sync. When the journal cannot be written,
@@ -42,7 +42,7 @@ pub(super) struct Writer {
 enum Command {
     /// With the room that it takes, until the journal has taken or refused it.
     Append(Box<Answer>, OwnedSemaphorePermit),
-    Publish(Option<Chance>, Sender<Result<Outcome, IngestError>>),
+    Publish(Option<Chance>, Sender<Result<Report, IngestError>>),
 }
 
 /// A chance to publish, if that is due.
@@ -56,7 +56,7 @@ pub(super) struct Chance {
 
 /// What was published, and what waits.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct Report {
     pub(super) published: Published,
     pub(super) waiting: Option<Waiting>,
     /// The first fault of the journal since the last publish.
@@ -94,7 +94,7 @@ impl Writer {
     }
 
     /// Publishes all that was handed over; with a chance, only if that is due.
-    pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<Result<Outcome, IngestError>, WriterGone> {
+    pub(super) async fn publish(&self, chance: Option<Chance>) -> Result<Result<Report, IngestError>, WriterGone> {
         let (reply, done) = flume::bounded(1);
         self.commands.send(Command::Publish(chance, reply)).map_err(|_closed| WriterGone)?;
         // What is sent behind the queue's last emptying stays in it, with its reply; the room is closed before that.
@@ -208,7 +208,7 @@ impl Work {
 
     /// Publishes what is journalled, which may make room: where something was not journalled, at once. The first
     /// fault of the journal is told even where that goes well.
-    fn publish(&mut self, chance: Option<Chance>) -> Result<Outcome, IngestError> {
+    fn publish(&mut self, chance: Option<Chance>) -> Result<Report, IngestError> {
         self.unsynced_since = None;
         let began = Instant::now();
         let published = match chance.filter(|_| self.failed.is_none()) {
@@ -224,7 +224,7 @@ impl Work {
             Err(error) => return Err(fault.unwrap_or(error)),
         };
         let (waiting, unwritten) = (self.ingest.waiting()?, self.ingest.unwritten());
-        Ok(Outcome { published, waiting, fault, unwritten, took: began.elapsed() })
+        Ok(Report { published, waiting, fault, unwritten, took: began.elapsed() })
     }
 
     fn note(&mut self, result: Result<(), IngestError>) {

@@ -47,7 +47,7 @@ pub enum SubjectKind {
 pub(super) struct Found {
     /// Rows that are about the subject.
     pub(super) about: u64,
-    /// Rows that are of a pseudonym which none of the subject's is.
+    /// Rows under a pseudonym that is none of the subject's.
     pub(super) hidden: u64,
 }
 

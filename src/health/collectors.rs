@@ -20,9 +20,9 @@ pub(super) struct Newest {
     pub(super) waiting: Option<Timestamp>,
 }
 
-/// The collectors of each account as its fleet is divided now, also those of which nothing is known: there are so many
-/// shards. A sweep of all devices, by hand perhaps, hides none of those that divide the fleet as long as one of them is not
-/// older than `max_age`.
+/// The collectors that each account is to have as its fleet is divided now, also those that were never heard of: one of
+/// each of so many shards, or one of all devices. A sweep of all devices, by hand perhaps, does not end the division as long
+/// as a sweep of one shard is not older than `max_age`.
 pub(super) fn collectors(
     sweeps: &[LastSweep],
     waiting: &BTreeMap<Collector, Timestamp>,

@@ -12,16 +12,13 @@ use crate::envelope;
 use crate::shown::bytes;
 use crate::snapshot::DeviceId;
 
-use super::Check;
+use super::{Check, LEAST_ROOM};
 
 /// By so much clocks differ that nobody sets: the header is to the second.
 const USUAL_SKEW: TimeDelta = TimeDelta::seconds(3);
 
 /// An answer that takes longer is slow.
 const SLOW: Duration = Duration::from_secs(3);
-
-/// Less than this is soon used up.
-const LITTLE_ROOM: u64 = 1 << 30;
 
 /// Looks at the place of an archive, and at whether its pseudonyms go on: by the mark of their key, if any are to be
 /// made, and by whether anybody said what may be written.
@@ -38,7 +35,7 @@ pub fn examine_place(place: &Place, key_mark: Option<&str>, is_ruled: bool) -> V
         Check::poor("folder", format!("{} cannot be written to", root.display()), remedy)
     });
     checks.push(match disk::free_bytes(root) {
-        Some(free) if free < LITTLE_ROOM => {
+        Some(free) if free < LEAST_ROOM => {
             Check::poor("disk", format!("{} free", bytes(free)), "make room before the next sweep")
         }
         Some(free) => Check::fine("disk", format!("{} free", bytes(free))),

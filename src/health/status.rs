@@ -19,14 +19,14 @@ use crate::schema::Schema;
 use crate::shown::bytes;
 use crate::snapshot::HISTORY;
 
-use super::collectors::{Newest, collectors};
-use super::{Check, Level};
+use super::collectors::{Collector, Newest, collectors};
+use super::{Check, LEAST_ROOM, Level};
 
 /// Of the requests of a sweep, so many may fail.
 const MOST_FAILED: f64 = 0.1;
 
-/// So far apart are clocks that nobody sets.
-const USUAL_SKEW: TimeDelta = TimeDelta::minutes(1);
+/// What was received later than this from now was received under another clock: so far apart are clocks that nobody sets.
+const FUTURE: TimeDelta = TimeDelta::minutes(1);
 
 /// So many states without a time are more than a device or two.
 const MOST_TIMELESS: f64 = 0.01;
@@ -39,9 +39,6 @@ const KNOWN_DAYS: usize = 2;
 
 /// The disk should be good for so long.
 const SHORTEST_ROOM: f64 = 14.0;
-
-/// And never less than this free.
-const LEAST_ROOM: u64 = 1 << 30;
 
 /// The days by which growth is measured.
 const GROWTH_DAYS: usize = 7;
@@ -172,26 +169,17 @@ impl Status {
         let empty = empty_accounts(&days, &sweeps, now)?;
         let newest_by_account = pending.newest_by_account();
         let Pending { bytes: pending_bytes, unreadable: pending_unreadable, since: pending_since, newest } = pending;
-        let collected = |account: &String| {
-            sweeps.iter().any(|sweep| sweep.account_id == *account) || newest_by_account.contains_key(account)
+        let expected = known.iter().chain(options.accounts.keys());
+        let is_silent = |account: &&String| {
+            !sweeps.iter().any(|sweep| sweep.account_id == **account) && !newest_by_account.contains_key(*account)
         };
-        let silent = known.iter().chain(options.accounts.keys()).filter(|account| !collected(account));
-        let silent: BTreeSet<String> = silent.cloned().collect();
+        let silent: BTreeSet<&String> = expected.filter(is_silent).collect();
         let collectors = collectors(&sweeps, &newest, archive.shards(), (now, options.max_age));
-        let (mut last_sweeps, mut unpublished, mut silent_shards) = (Vec::new(), Vec::new(), Vec::new());
-        for ((account, shard), Newest { sweep, waiting }) in collectors {
-            match (sweep, waiting) {
-                (Some(sweep), waiting) => last_sweeps.push(Sweep::new(sweep, waiting)),
-                (None, Some(waiting)) => unpublished.push((account, shard, waiting)),
-                (None, None) => {
-                    silent_shards.push(SilentShard { account_id: account, shard: shard.unwrap_or_default() })
-                }
-            }
-        }
-        let (day_count, bytes, bytes_per_day) = size(archive, now)?;
+        let Passes { last_sweeps, unpublished, silent_shards } = Passes::of(collectors);
+        let Size { days: day_count, bytes, bytes_per_day } = Size::of(archive, now)?;
         let free_bytes = disk::free_bytes(archive.state_dir());
         let mut status = Self {
-            silent_accounts: silent.into_iter().collect(),
+            silent_accounts: silent.into_iter().cloned().collect(),
             silent_shards,
             last_sweeps,
             unpublished,
@@ -335,7 +323,7 @@ impl Status {
         let Some(Moment(since)) = self.pending_since else { return Check::fine(name, "nothing waits to be published") };
         let found =
             format!("{} wait to be published since {}", bytes(self.pending_bytes), clock::format_timestamp(since));
-        if since > options.now + USUAL_SKEW {
+        if since > options.now + FUTURE {
             let remedy = "the clock was set back since: the next `dex-archive collect` publishes it";
             return Check::poor(name, found, remedy);
         }
@@ -596,24 +584,60 @@ impl Pending {
     }
 }
 
-/// Days with device states, the bytes of all datasets, and of the last whole days, bytes a day.
-fn size(archive: &Archive, now: Timestamp) -> Result<(u64, u64, Option<u64>), QueryError> {
-    let today = now.date_naive();
-    let (mut days, mut bytes) = (0, 0);
-    let mut by_day = BTreeMap::new();
-    let states = Schema::device_state();
-    for schema in Schema::all() {
-        for (partition, size) in archive.sizes(&schema)? {
-            bytes += size;
-            days += u64::from(schema.dataset == states.dataset);
-            if partition.date < today {
-                *by_day.entry(partition.date).or_insert(0) += size;
+/// What was heard last of each collector that there is to be.
+#[derive(Default)]
+struct Passes {
+    last_sweeps: Vec<Sweep>,
+    /// Of whom nothing is published yet: the account, the shard, and when the newest answer was received.
+    unpublished: Vec<(String, Option<String>, Timestamp)>,
+    silent_shards: Vec<SilentShard>,
+}
+
+impl Passes {
+    fn of(collectors: BTreeMap<Collector, Newest>) -> Self {
+        let mut passes = Self::default();
+        for ((account_id, shard), Newest { sweep, waiting }) in collectors {
+            match (sweep, waiting) {
+                (Some(sweep), waiting) => passes.last_sweeps.push(Sweep::new(sweep, waiting)),
+                (None, Some(waiting)) => passes.unpublished.push((account_id, shard, waiting)),
+                (None, None) => {
+                    passes.silent_shards.push(SilentShard { account_id, shard: shard.unwrap_or_default() });
+                }
             }
         }
+        passes
     }
-    let last: Vec<u64> = by_day.into_values().rev().take(GROWTH_DAYS).collect();
-    let growth = (!last.is_empty()).then(|| last.iter().sum::<u64>() / last.len() as u64);
-    Ok((days, bytes, growth))
+}
+
+/// How large an archive is.
+struct Size {
+    /// Days with device states.
+    days: u64,
+    /// Of all datasets.
+    bytes: u64,
+    /// Of the last whole days.
+    bytes_per_day: Option<u64>,
+}
+
+impl Size {
+    fn of(archive: &Archive, now: Timestamp) -> Result<Self, QueryError> {
+        let today = now.date_naive();
+        let (mut days, mut bytes) = (0, 0);
+        let mut by_day = BTreeMap::new();
+        let states = Schema::device_state();
+        for schema in Schema::all() {
+            for (partition, size) in archive.sizes(&schema)? {
+                bytes += size;
+                days += u64::from(schema.dataset == states.dataset);
+                if partition.date < today {
+                    *by_day.entry(partition.date).or_insert(0) += size;
+                }
+            }
+        }
+        let last: Vec<u64> = by_day.into_values().rev().take(GROWTH_DAYS).collect();
+        let bytes_per_day = (!last.is_empty()).then(|| last.iter().sum::<u64>() / last.len() as u64);
+        Ok(Self { days, bytes, bytes_per_day })
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

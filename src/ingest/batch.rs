@@ -64,7 +64,7 @@ struct Opened {
     name: String,
     /// What it is.
     from: String,
-    bodies: Arc<journal::Bodies>,
+    bodies: Arc<journal::BodyFile>,
     /// Whether others may change it: all but the journal's.
     is_foreign: bool,
 }
@@ -159,7 +159,7 @@ impl Batch {
     /// Where the segment cannot be read.
     pub(super) fn read(&mut self, plan: &Plan, (shard, sequence, path): (u32, u64, &Path)) -> Result<(), JournalError> {
         let segment = Segment::read(path)?;
-        let bodies = Arc::new(journal::Bodies::open(path)?);
+        let bodies = Arc::new(journal::BodyFile::open(path)?);
         let name = format!("shard-{shard}-{sequence:010}");
         let from = format!("journal segment {sequence} of shard {shard}");
         self.bodies.files.push(Opened { name: name.clone(), from, bodies, is_foreign: false });
@@ -192,7 +192,7 @@ impl Batch {
         plan: &Plan,
         answer: Answer,
         shard: u32,
-        (file, places): (&Arc<journal::Bodies>, &[u64]),
+        (file, places): (&Arc<journal::BodyFile>, &[u64]),
     ) {
         if !self.bodies.files.last().is_some_and(|last| Arc::ptr_eq(&last.bodies, file)) {
             let (name, from) = (format!("shard-{shard}-import"), file.path().display().to_string());

@@ -23,7 +23,7 @@ pub struct Segment {
 
 /// The bodies of a segment, or of another file, to be read once more, one at a time.
 #[derive(Debug)]
-pub struct Bodies {
+pub struct BodyFile {
     file: File,
     path: PathBuf,
     length: u64,
@@ -136,7 +136,7 @@ impl Segment {
     }
 }
 
-impl Bodies {
+impl BodyFile {
     /// Opens a file.
     ///
     /// # Errors
@@ -173,8 +173,7 @@ impl Bodies {
         &self.path
     }
 
-    /// Reads a body, in place of what `body` held. Whether a segment's is as it was written, the reading of the segment
-    /// has found out.
+    /// Reads a body, in place of what `body` held. The bytes are not checked: whoever read the segment has done that.
     ///
     /// # Errors
     /// Where it cannot be read.

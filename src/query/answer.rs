@@ -2,6 +2,7 @@
 //!
 //! How it is shown is not decided here.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -78,6 +79,17 @@ impl Answer {
             (column.name.as_str(), array, true)
         });
         RecordBatch::try_from_iter_with_nullable(columns).expect("each row has a cell for each column")
+    }
+
+    /// Where the columns of a role stand.
+    pub fn of_role(&self, role: ColumnRole) -> impl Iterator<Item = usize> {
+        (0..self.columns.len()).filter(move |&at| self.columns[at].role == role)
+    }
+
+    /// Where the values stand that were asked for: behind all else.
+    #[must_use]
+    pub fn value_columns(&self) -> Range<usize> {
+        self.of_role(ColumnRole::Value).next().unwrap_or(self.columns.len())..self.columns.len()
     }
 
     /// The values of a row that were asked for and are there.

@@ -8,23 +8,24 @@ use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_schema::DataType;
 use chrono::TimeDelta;
 
+use crate::archive::Scan;
 use crate::clock::Timestamp;
 use crate::schema::{Kind, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
-use super::latest::{Reading, StateOptions};
 use super::newest::{Names, newest_names};
 use super::scan::Days;
 use super::trend::MOST_ROWS;
+use super::wanted::{StateOptions, Wanted};
 use super::window::Window;
-use super::{Asked, QueryError, cell, moment, no_state, registrations, texts, times};
+use super::{Asked, QueryError, cell, column, moment, no_state, registrations, texts, times};
 
 /// What is asked of changes.
 #[derive(Debug, Clone)]
 pub struct ChangesOptions {
     /// Of whom, of which columns, and over which time.
     pub states: StateOptions,
-    /// For how long before that the state is looked for that the first one is a change from.
+    /// How far before the window to look for the value that the first change started from.
     pub back: TimeDelta,
 }
 
@@ -37,7 +38,7 @@ pub struct Change {
     pub device: String,
     /// Its newest name.
     pub device_name: Option<String>,
-    /// The account and the registration that reported it; none where nobody said so.
+    /// The account that it was reported to; none where nobody said so.
     pub account: Option<String>,
     /// The registration, or what stands for it.
     pub registration: Option<String>,
@@ -101,19 +102,26 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Changes, QueryEr
     let since = asked.window.since;
     let window = Window { since: since.checked_sub_signed(*back).unwrap_or(Timestamp::MIN_UTC), ..asked.window };
     let options = &StateOptions { window, ..asked.clone() };
-    let reading = Reading::new(options)?;
+    let wanted = Wanted::new(options)?;
     let mut all = Histories::default();
     let mut is_empty = true;
     let question = Question { asked: Asked::of(options.devices.as_deref()), window, told: asked.window };
-    let add = |found: &mut (bool, Histories), batch: &RecordBatch| take(batch, &reading, &question, found);
+    let add = |found: &mut (bool, Histories), batch: &RecordBatch| take(batch, &wanted, &question, found);
     let mut length = 0;
-    days.fold(&reading.schema, options.window, &reading.scan, Default::default, add, |(has_states, found)| {
-        is_empty &= !has_states;
-        // What is too long to be told is not kept either.
-        if length <= MOST_ROWS {
-            length += all.follow(found);
-        }
-    })?;
+    days.fold(
+        &wanted.schema,
+        options.window,
+        &scan(&wanted, options),
+        Default::default,
+        add,
+        |(has_states, found)| {
+            is_empty &= !has_states;
+            // What is too long to be told is not kept either.
+            if length <= MOST_ROWS {
+                length += all.follow(found);
+            }
+        },
+    )?;
     if length > MOST_ROWS {
         return Err(QueryError::Long { what: "changes", most: MOST_ROWS });
     }
@@ -121,7 +129,7 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Changes, QueryEr
         return Err(no_state(asked.devices.as_deref(), asked.window));
     }
     let names = newest_names(days, options.devices.as_deref(), window)?;
-    Ok(changes_since(since, all, &names, &reading.schema, &options.columns))
+    Ok(changes_since(since, all, &names, &wanted.schema, &options.columns))
 }
 
 /// The changes since a moment, oldest first.
@@ -346,12 +354,19 @@ struct Question<'a> {
     told: Window,
 }
 
+fn scan(Wanted { schema, columns }: &Wanted, options: &StateOptions) -> Scan {
+    let device = column(schema, "device_id");
+    let known_by = [device, column(schema, "timestamp"), column(schema, "account_id")];
+    let columns = columns.iter().copied().chain(known_by).chain(registrations(schema)).collect();
+    Scan { columns, any_of: options.devices.clone().map(|ids| (device, ids)), ..Scan::default() }
+}
+
 /// Takes in the states of a batch, and whether there is one to be told of: those of a registration that follow each other
 /// in one go.
-fn take(batch: &RecordBatch, reading: &Reading, question: &Question, (has_states, found): &mut (bool, Histories)) {
+fn take(batch: &RecordBatch, wanted: &Wanted, question: &Question, (has_states, found): &mut (bool, Histories)) {
     let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
-    let reporters = Reporters::of(&reading.schema, batch);
-    let columns: Vec<_> = reading.columns(batch).map(|column| (column, equality(column))).collect();
+    let reporters = Reporters::of(&wanted.schema, batch);
+    let columns: Vec<_> = wanted.of(batch).map(|column| (column, equality(column))).collect();
     let counts = |row: usize| question.window.holds_row(times, row);
     let mut row = 0;
     while row < batch.num_rows() {
@@ -365,7 +380,7 @@ fn take(batch: &RecordBatch, reading: &Reading, question: &Question, (has_states
         row = (row..batch.num_rows()).find(|&row| !goes_on(row)).unwrap_or(batch.num_rows());
         *has_states |= (start..row).any(|row| question.told.holds(times.value(row)));
         for (at, (column, is_same)) in columns.iter().enumerate() {
-            let registration = (!reading.is_of_device(at)).then_some(reporter.1);
+            let registration = (!wanted.is_of_device(at)).then_some(reporter.1);
             let span = (times.value(start), times.value(row - 1));
             let history = &mut found.of(id, (reporter.0, registration), span, columns.len())[at];
             let mut first = start;

@@ -36,9 +36,9 @@ pub struct Named<'a> {
 }
 
 /// The ids of the devices that are named: by an id, or the beginning of one; a name as it stood in the window,
-/// or a pattern of names; or the e-mail address of whoever uses them. Upper and lower case are one, but for a whole id
-/// in lower case, as the API writes them: that one is not looked for, unless a pseudonym may stand for it. What is named
-/// may stand there both as it is and as a pseudonym, for the rules may have come in between.
+/// or a pattern of names; or the e-mail address of whoever uses them. Upper and lower case are one. A whole id in lower case,
+/// as the API writes them, is taken without a look, unless pseudonyms are in use. What is named is looked for both as it is
+/// and as a pseudonym, for the rules may have come in between.
 ///
 /// # Errors
 /// Where no device is called so, or several have the name or the beginning of the id.

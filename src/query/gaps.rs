@@ -395,8 +395,8 @@ impl<'a> Reading<'a> {
         runs
     }
 
-    /// The intervals of a gap that Cloudflare's history still reaches, if nobody had an answer: where it was read already,
-    /// that was one.
+    /// The intervals of a gap that Cloudflare's history still reaches; none where somebody had an answer, as who has read
+    /// that history has, if there was nothing in it.
     fn recoverable(&self, gap: &Run) -> std::ops::RangeInclusive<usize> {
         let oldest = (self.options.now - HISTORY).timestamp_micros();
         let reached = (gap.first..=gap.last).find(|&bucket| self.buckets.range(bucket).end > oldest);

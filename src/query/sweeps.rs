@@ -57,7 +57,7 @@ pub fn last_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, QueryE
     Ok(newest.collect::<BTreeMap<_, _>>().into_values().collect())
 }
 
-/// The oldest of each.
+/// The oldest pass of each account that began in a window, whichever shard it was of.
 ///
 /// # Errors
 /// Where the archive cannot be read.

@@ -19,7 +19,7 @@ use super::plan::{Bound, Limit};
 const ONE_BUCKET: Duration = Duration::from_hours(1_000 * 365 * 24);
 
 /// For so long before the window a state is looked for that its first one is a change from.
-const KNOWN_BEFORE: TimeDelta = TimeDelta::days(1);
+const CHANGED_FROM: TimeDelta = TimeDelta::days(1);
 
 /// The unit of percentages that are 0 to 1.
 const FRACTION: &str = "of 1";
@@ -46,7 +46,7 @@ impl Asking<'_> {
         let columns = self.plan.change.iter().map(|shown| &shown.column);
         let columns = columns.chain([&self.plan.disconnects.column]).cloned().collect();
         let states = StateOptions { devices: self.options.devices.clone(), columns, window: self.options.window };
-        let mut changed = changes(self.days, &ChangesOptions { states, back: KNOWN_BEFORE })?;
+        let mut changed = changes(self.days, &ChangesOptions { states, back: CHANGED_FROM })?;
         if changed.has_accounts {
             // What a device did is one thing, though it is in several accounts: that of the first that tells of it.
             let mut first = BTreeMap::new();

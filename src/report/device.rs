@@ -1,6 +1,6 @@
 //! What is said of single devices.
 
-use crate::query::{Agg, Answer, Cell, Change, Gap, QueryError, Who};
+use crate::query::{Agg, Answer, Cell, Change, ColumnRole, Gap, QueryError, Who};
 
 use super::Asking;
 use super::ask::Known;
@@ -51,13 +51,15 @@ impl Asking<'_> {
         let names = status.map(|shown| &shown.column).into_iter().chain(courses.iter().map(|course| &course.metric));
         let names: Vec<String> = names.cloned().collect();
         let answer = self.over_time(Who::Devices(ids.to_vec()), &names, &[Agg::Mean])?;
-        // The bucket's start, the device's id and name and how many states there were come before the values.
-        let first = answer.columns.len() - courses.len();
+        let values = answer.value_columns();
+        // The shares of the status, and then the courses.
+        let first = values.end - courses.len();
+        let key = answer.of_role(ColumnRole::Key).next().expect("what is asked of devices says whose it is");
         let section = |id: &String| {
-            let of_device = |row: &&Vec<Cell>| row[1].text().as_ref() == Some(id);
+            let of_device = |row: &&Vec<Cell>| row[key].text().as_ref() == Some(id);
             let rows = answer.rows.iter().filter(of_device).cloned().collect();
             let own = Answer { title: String::new(), columns: answer.columns.clone(), rows };
-            let status = status.map(|shown| share_chart(&shown.title, &shown.column, &own, 4..first));
+            let status = status.map(|shown| share_chart(&shown.title, &shown.column, &own, values.start..first));
             let charts = courses.iter().zip(first..).map(|(course, at)| {
                 let mut chart = Chart::of(&course.title, &own, at..at + 1, |_| "mean".to_owned());
                 let limit = self.plan.limit.iter().find(|limit| limit.metric == course.metric);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::clock;
 use crate::query::{
-    Agg, Answer, AppsOptions, Cause, Cell, Change, DeviceGaps, MOST_MISSED, QueryError, Who, Window, apps,
+    Agg, Answer, AppsOptions, Cause, Cell, Change, ColumnRole, DeviceGaps, MOST_MISSED, QueryError, Who, Window, apps,
 };
 
 use super::Asking;
@@ -63,7 +63,8 @@ impl Asking<'_> {
             _ => None,
         });
         let over_time = self.over_time(Who::Fleet { by: None }, &[], &[])?;
-        let mut chart = Chart::of("States received", &over_time, 1..2, |_| "states".to_owned());
+        let states_at = over_time.of_role(ColumnRole::States).next().expect("every trend counts its states");
+        let mut chart = Chart::of("States received", &over_time, states_at..states_at + 1, |_| "states".to_owned());
         // Of what is still to come nobody knows, and it is no outage.
         let window = Window { until: self.options.window.until.min(self.options.now), ..self.options.window };
         chart.leave_out_parts(window, self.every, self.options.zone);
@@ -122,7 +123,7 @@ impl Asking<'_> {
     fn status(&self) -> Result<Section, QueryError> {
         let charts = self.plan.share.iter().map(|shown| {
             let answer = self.over_time(Who::Fleet { by: None }, std::slice::from_ref(&shown.column), &[Agg::Mean])?;
-            Ok(share_chart(&shown.title, &shown.column, &answer, 2..answer.columns.len()))
+            Ok(share_chart(&shown.title, &shown.column, &answer, answer.value_columns()))
         });
         let charts = charts.collect::<Result<_, QueryError>>()?;
         Ok(Section {
@@ -164,7 +165,7 @@ impl Asking<'_> {
         let charts = self.plan.percentiles.iter().map(|shown| {
             let answer = self.over_time(Who::Fleet { by: None }, std::slice::from_ref(&shown.metric), &PERCENTILES)?;
             let name = |column: &str| column.rsplit('_').next().unwrap_or(column).to_owned();
-            let mut chart = Chart::of(&shown.title, &answer, 2..answer.columns.len(), name);
+            let mut chart = Chart::of(&shown.title, &answer, answer.value_columns(), name);
             chart.limit =
                 self.plan.limit.iter().find(|limit| limit.metric == shown.metric).and_then(|limit| {
                     match self.bound(limit) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Timestamp;
-use crate::query::{Agg, Cell, Change, QueryError, times_seen};
+use crate::query::{Agg, Cell, Change, ColumnRole, QueryError, times_seen};
 
 use super::Asking;
 use super::fleet::{MOST_ROWS, Naming};
@@ -72,9 +72,10 @@ impl Asking<'_> {
         for (agg, limits) in by_agg {
             let names: Vec<String> = limits.iter().map(|limit| limit.metric.clone()).collect();
             let answer = self.by_device(&names, &[agg])?;
-            for (limit, at) in limits.into_iter().zip(3..) {
-                let values = answer.rows.iter().filter_map(|row| Some((row[1].text()?, row.get(at)?.number()?)));
-                let unit = answer.columns.get(at).map(|column| column.unit.clone()).unwrap_or_default();
+            let key = answer.of_role(ColumnRole::Key).next().expect("what is asked by device says whose it is");
+            for (limit, at) in limits.into_iter().zip(answer.value_columns()) {
+                let values = answer.rows.iter().filter_map(|row| Some((row[key].text()?, row[at].number()?)));
+                let unit = answer.columns[at].unit.clone();
                 let ranking = Ranking::new(&limit.title, unit, self.bound(limit), values.collect());
                 found.insert(&limit.name, ranking);
             }

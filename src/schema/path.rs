@@ -1,4 +1,4 @@
-//! Paths of values in a body, as drift is told by them. Which value stands where, flattening knows.
+//! Paths of values in a body, as the report on drift groups them. `flatten` makes them.
 
 /// A path without the positions in lists: `cpuPctByApp[3].pid` counts as `cpuPctByApp[].pid`.
 #[must_use]

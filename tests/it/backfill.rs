@@ -105,6 +105,13 @@ fn what_is_asked_under_a_wrong_clock_counts_for_no_hour() {
         };
         let (stats, failed) = collector.backfill(&plan_of(ours.now()), None, 98).await;
         assert!(failed.is_none() && stats.windows_done == 0 && stats.asked.has_wrong_clock(), "{stats:?}");
+        // Of a week, not much is asked for in vain.
+        let stretch = Stretch { from: ours.now() - TimeDelta::days(6), to: ours.now(), device: None };
+        let budget = Budget { limit: None, share: 1.0 };
+        let week = BackfillPlan::new(Source::Raw, vec![stretch], Some(30), budget, ours.now(), None);
+        let (stats, failed) = collector.backfill(&week, None, 97).await;
+        assert!(failed.is_some_and(|error| error.to_string().contains("clock is wrong")), "{stats:?}");
+        assert!(stats.windows_done == 0 && stats.asked.requests_sent < 20, "{stats:?}");
         // The clock is set right, and four hours are over in which nobody asked.
         theirs.advance(TimeDelta::hours(4));
         ours.advance(TimeDelta::hours(1));
@@ -507,7 +514,8 @@ fn what_healing_sent_and_published_is_in_the_metrics() {
     let api = Api::start(5, Duration::from_mins(10), |options| options);
     // The next tick is far enough for all to be healed before it.
     let left = |minutes: i64| minutes * 60 - Clock::system().now().timestamp().rem_euclid(minutes * 60);
-    let every = [60, 55, 50, 45].into_iter().find(|&minutes| left(minutes) > 300).expect("one of them has just begun");
+    let every =
+        [60, 55, 50, 45, 37].into_iter().find(|&minutes| left(minutes) > 300).expect("one of them has just begun");
     let heal = || {
         let mut collect = api.collect(&archive);
         collect.args(["--every", &format!("{every}m"), "--sweeps", "1", "--since-minutes", "60", "--self-heal"]);

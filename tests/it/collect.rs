@@ -372,6 +372,7 @@ fn a_clock_that_is_wrong_is_told() {
     let (code, said) = run(&mut api.collect(&archive));
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("warning: this machine's clock is ") && said.contains("set it by NTP"), "{said}");
+    assert!(said.contains("  failed: page 1 of the list: this machine's clock was "), "{said}");
 }
 
 #[test]

@@ -41,11 +41,8 @@ pub(super) struct Course {
 
 /// The courses in an answer about time: each value of each series.
 pub(super) fn courses(answer: &Answer) -> Vec<Course> {
-    let Some(start) = answer.columns.iter().position(|column| column.role == ColumnRole::Start) else {
-        return Vec::new();
-    };
-    let of_role = |role| answer.columns.iter().enumerate().filter(move |(_, column)| column.role == role);
-    let keys: Vec<usize> = of_role(ColumnRole::Key).map(|(at, _)| at).collect();
+    let Some(start) = answer.of_role(ColumnRole::Start).next() else { return Vec::new() };
+    let keys: Vec<usize> = answer.of_role(ColumnRole::Key).collect();
     let same = |a: &Vec<Cell>, b: &Vec<Cell>| keys.iter().all(|&key| a[key] == b[key]);
     let series: Vec<&[Vec<Cell>]> = answer.rows.chunk_by(same).collect();
     let is_one = series.len() == 1;
@@ -61,8 +58,8 @@ pub(super) fn courses(answer: &Answer) -> Vec<Course> {
             starts: starts.collect(),
         }
     };
-    let of_series = |rows| of_role(ColumnRole::Value).map(move |(at, column)| (rows, at, column));
-    series.into_iter().flat_map(of_series).map(|(rows, at, column)| course(rows, at, column)).collect()
+    let of_series = |rows| answer.of_role(ColumnRole::Value).map(move |at| (rows, at));
+    series.into_iter().flat_map(of_series).map(|(rows, at)| course(rows, at, &answer.columns[at])).collect()
 }
 
 /// Charts of the courses in an answer, `width` letters wide.

@@ -321,7 +321,7 @@ impl Found {
         }
     }
 
-    /// Takes out whoever was asked for after so many intervals alone: nobody expects them, but what was seen of them counts.
+    /// Removes devices that were seen only after so many intervals, which nobody expects; hands over what was seen of them.
     fn expect_none_after(&mut self, intervals: usize) -> BTreeMap<Device, Seeings> {
         let devices = std::mem::take(&mut self.devices);
         let (within, after) = devices.into_iter().partition(|(_, seeings)| seeings.is_within(intervals));
