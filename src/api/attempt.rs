@@ -318,6 +318,13 @@ mod tests {
     }
 
     #[test]
+    fn what_passes_while_an_answer_is_on_its_way_makes_no_clock_wrong() {
+        let at = |seconds: i64| crate::clock::from_micros(seconds * 1_000_000).expect("a time");
+        let ahead = |date: i64| ahead_of(at(date), at(100), at(400)).num_seconds();
+        assert_eq!([40, 100, 250, 400, 430].map(ahead), [60, 0, 0, 0, -30]);
+    }
+
+    #[test]
     fn a_wrong_account_is_no_absent_device() {
         let absent = |code: i64| {
             let body = format!(r#"{{"success":false,"errors":[{{"code":{code},"message":"no"}}],"result":null}}"#);
