@@ -63,7 +63,7 @@ pub enum SimError {
         /// What was written.
         text: String,
         /// What is wrong with it.
-        reason: &'static str,
+        reason: std::borrow::Cow<'static, str>,
     },
     /// A shape of bodies that is none of the three.
     #[error("`{0}` is no shape: say current, legacy or mixed")]

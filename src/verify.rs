@@ -190,7 +190,7 @@ pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result
             }
             Some(Repair::Rewrite { dataset, date, shard }) => {
                 if let Some(schema) = schema_of(dataset) {
-                    done.rewrite(archive, locks, &schema, Spot { date: *date, shard: *shard })?;
+                    done.rewrite(archive, locks, &schema, Spot { shard: *shard, date: *date })?;
                 }
                 continue;
             }

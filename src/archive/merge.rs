@@ -69,7 +69,7 @@ impl Archive {
         let mut bases: Vec<_> =
             base.zip(old.as_ref()).map(|(name, old)| (name, old.version.clone())).into_iter().collect();
         let (part, damage) = match old {
-            Some(old) => self.believed(old, schema, Spot { date, shard }, trusting)?,
+            Some(old) => self.believed(old, schema, Spot { shard, date }, trusting)?,
             None => (None, None),
         };
         if let Some(newest) = &part {

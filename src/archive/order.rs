@@ -67,7 +67,7 @@ pub(super) fn spots_of(schema: &Schema, batch: &RecordBatch, shards: u32, otherw
     let mut spots: BTreeMap<Spot, Vec<u32>> = BTreeMap::new();
     for (date, rows) in partitions_of(schema, batch) {
         for row in rows {
-            spots.entry(Spot { date, shard: of[row as usize] }).or_default().push(row);
+            spots.entry(Spot { shard: of[row as usize], date }).or_default().push(row);
         }
     }
     spots

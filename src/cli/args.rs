@@ -15,6 +15,7 @@ use crate::clock::Zone;
 use crate::config::{self, ApiSection, ConfigError, ConfigFile, DEFAULT_ARCHIVE};
 use crate::disk::Disk;
 use crate::query::{Agg, metric_groups};
+use crate::sim::FaultKind;
 
 /// Over the options that every command has, in its help behind its own.
 const COMMON: &str = "Options of all commands";
@@ -731,10 +732,8 @@ pub(super) struct SimulateArgs {
     /// The fleet is the same for the same seed
     #[arg(long, default_value_t = 7)]
     pub(super) seed: u64,
-    /// Go wrong on purpose: KIND=PERCENT, of 429, 5xx, truncated, reset, not-json, failure, null, empty, slow, garbage,
-    /// or all for each of these; also storm, mid-reset, dribble, stalled, endless, bomb, redirect, as-html, as-json,
-    /// refused, empty-page, repeated-page, shifted-page, short-page, clock-off, vanished
-    #[arg(long, value_name = "KIND=PERCENT")]
+    /// Go wrong on purpose
+    #[arg(long, value_name = "KIND=PERCENT", help = format!("Go wrong on purpose: KIND=PERCENT, of {}", FaultKind::words()))]
     pub(super) fault: Vec<String>,
     /// Have a bad day: some seconds of calm and some of bad weather in turn, of every kind of fault; the same for the
     /// same seed

@@ -4,6 +4,7 @@
 //! meet the same faults. Faults have nothing to do with the rate limit, and those of a hostile server
 //! (see `weather`) come and go by the clock instead.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use super::SimError;
@@ -106,6 +107,13 @@ impl FaultKind {
     /// Every kind there is, in the order of their numbers.
     pub(super) fn every() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().chain(Self::HOSTILE)
+    }
+
+    /// What each is called, for people, and that `all` stands for the plain ones.
+    #[must_use]
+    pub fn words() -> String {
+        let names = |kinds: &[Self]| kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+        format!("{}, or all for each of these; also {}", names(&Self::ALL), names(&Self::HOSTILE))
     }
 
     /// How the command line and [`super::Served::fault`] call it.
@@ -241,21 +249,16 @@ impl FromStr for Faults {
     }
 }
 
-/// Said to those who name a kind that there is not.
-const KINDS: &str = "the kinds are 429, 5xx, truncated, reset, not-json, failure, null, empty, slow, garbage; all, for \
-    each of these; storm, mid-reset, dribble, stalled, endless, bomb, redirect, as-html, as-json, refused, empty-page, \
-    repeated-page, shifted-page, short-page, clock-off, vanished";
-
 /// A kind, or none for each that `all` stands for, and its probability.
-fn parse(part: &str) -> Result<(Option<FaultKind>, f64), &'static str> {
+fn parse(part: &str) -> Result<(Option<FaultKind>, f64), Cow<'static, str>> {
     let (kind, percent) = part.split_once('=').ok_or("write KIND=PERCENT, as in 5xx=10%")?;
     let percent: f64 = percent.trim_end_matches('%').parse().map_err(|_not_a_number| "the percentage is no number")?;
     if !(0.0..=100.0).contains(&percent) {
-        return Err("the percentage must be 0 to 100");
+        return Err("the percentage must be 0 to 100".into());
     }
     let known = FaultKind::every().find(|known| known.name() == kind);
     if known.is_none() && kind != "all" {
-        return Err(KINDS);
+        return Err(format!("the kinds are {}", FaultKind::words()).into());
     }
     Ok((known, percent / 100.0))
 }
@@ -304,7 +307,7 @@ mod tests {
             assert_eq!(kind as usize, number);
             let faults: Faults = format!("{}=100%", kind.name()).parse().expect("a fault");
             assert_eq!(faults, Faults::none().with(kind, 1.0));
-            assert!(KINDS.contains(kind.name()), "{kind:?}");
+            assert!(FaultKind::words().contains(kind.name()), "{kind:?}");
         }
     }
 

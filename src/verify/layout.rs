@@ -90,7 +90,7 @@ fn look_at_pair(
     ((old, older), (new, newer)): (&Placed, &Placed),
     findings: &mut Findings,
 ) {
-    let spot = Spot { date: partition.date, shard: new.shard };
+    let spot = Spot { shard: new.shard, date: partition.date };
     let judged = |path: &Path| State::of(archive, schema, spot, path);
     let refile = || Some(Repair::Refile { dataset: schema.dataset.clone() });
     let (subject, problem, remedy, repair) = match (judged(older), judged(newer)) {

@@ -71,7 +71,7 @@ impl Look<'_> {
     ) -> Result<(), ArchiveError> {
         // While days are filed into other shards, parts are of either number of them.
         let shards = if archive.is_resharding() { 1 } else { archive.shards() };
-        let place = (Spot { date: self.partition.date, shard: self.name.shard }, shards);
+        let place = (Spot { shard: self.name.shard, date: self.partition.date }, shards);
         let checksum = file.checksum()?;
         let part = file.part(self.schema)?;
         match checksum {

@@ -416,9 +416,9 @@ async fn served(fleet: FleetOptions, clock: &Clock) -> (String, Handle) {
     let options = ServerOptions { limit: RateLimit::none(), ..ServerOptions::new(Fleet::new(fleet)) };
     let server = Server::bind(options, clock.clone(), SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
     let server = server.expect("a free port");
-    let served = (format!("http://{}", server.local_addr()), server.handle());
+    let (base_url, handle) = (format!("http://{}", server.local_addr()), server.handle());
     tokio::spawn(server.run(std::future::pending()));
-    served
+    (base_url, handle)
 }
 
 fn client(base_url: String, clock: &Clock) -> Client {
