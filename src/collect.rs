@@ -149,10 +149,12 @@ impl CollectStats {
         self.requests_failed > 0 || self.has_publish_failures() || self.has_wrong_clock()
     }
 
-    /// Whether all was asked that was to be, and answered.
+    /// Whether the list was read, devices were asked, and no request failed. That there was no time for some of the devices
+    /// is no fault: the next sweep begins with them.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.requests_failed == 0 && self.devices_unasked == 0 && !self.list_cut && !self.has_wrong_clock()
+    pub fn has_gone_well(&self) -> bool {
+        let asked_nobody = self.devices > 0 && self.devices_unasked >= self.devices;
+        self.requests_failed == 0 && !self.list_cut && !asked_nobody && !self.has_wrong_clock()
     }
 
     /// Whether what was published was not all that was received, or not all that was there.

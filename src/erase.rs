@@ -139,9 +139,9 @@ pub fn forget(
             archive.clear_staging(lock.shard)?;
             let staged = archive.staged(lock.shard)?;
             staged.into_iter().next().map_or(Ok(()), |path| Err(EraseError::Left(path)))?;
-            // Where the last sweep of an account ended stands in a file of its name.
-            subject.accounts().try_for_each(|account| archive.keep_resume(lock.shard, account, None))?;
         }
+        // Where the last sweep of an account ended stands in files of its name.
+        subject.accounts().try_for_each(|account| archive.forget_resumes(account))?;
         prove(&archive, subject, &erased.left, looked)?;
     }
     Ok(())

@@ -227,7 +227,8 @@ fn read_lines(file: &mut impl Read, pieces: &Sender<Piece>) -> io::Result<()> {
         lines.truncate(before + read.as_ref().map_or(0, |read| read.unwrap_or(0)));
         if matches!(read, Ok(None | Some(1..))) {
             let end = memchr::memrchr(b'\n', &lines[before..]).map_or(0, |end| before + end + 1);
-            begun = lines.split_off(end);
+            // To copy what is begun of a long line, piece after piece, would take time by its square.
+            begun = if end == 0 { std::mem::take(&mut lines) } else { lines.split_off(end) };
         }
         let read = if begun.len() < LINE_BYTES { read } else { Err(too_long()) };
         let listening = lines.is_empty() || pieces.send(Piece::Lines(lines.into())).is_ok();

@@ -54,6 +54,7 @@ pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
     /// The file or folder, below the archive's.
+    #[serde(serialize_with = "lossy")]
     pub subject: PathBuf,
     /// What is wrong with it.
     pub problem: String,
@@ -62,6 +63,11 @@ pub struct Finding {
     /// What [`repair`] does about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repair: Option<Repair>,
+}
+
+/// A path whose name is no text is told as far as it is.
+fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// How bad something is.
@@ -106,6 +112,8 @@ pub enum Repair {
 pub struct Repaired {
     /// A sentence for each thing that was done.
     pub sentences: Vec<String>,
+    /// What could not be done, and why, a sentence each.
+    pub failed: Vec<String>,
     /// Whether rows could not be carried over: they are in the quarantine alone.
     pub loses_rows: bool,
 }
@@ -161,47 +169,18 @@ pub fn count_parts(archive: &Archive) -> Result<u64, ArchiveError> {
     Schema::all().iter().map(|schema| Ok(parts(archive, schema, &mut |_, _| ())?.len() as u64)).sum()
 }
 
-/// Does what is safe about the findings.
+/// Does what is safe about the findings, one after the other: what cannot be done about one keeps no other from being
+/// mended, unless the place cannot be asked at all.
 ///
 /// # Errors
-/// Where the file system says no; what was repaired before stays so.
+/// Where the object store gives no answer; what was repaired before stays so.
 pub fn repair(archive: &Archive, locks: &[ShardLock], report: &Report) -> Result<Repaired, ArchiveError> {
     let mut done = Repaired::default();
     let Some(first) = locks.first() else { return Ok(done) };
     for finding in &report.findings {
-        let subject = archive.root().join(&finding.subject);
-        // Two findings may be of one part, and a publish takes away a part of which it has all rows.
-        let is_part = !matches!(finding.repair, None | Some(Repair::Rewrite { .. }));
-        if is_part && !is_there(archive, &subject)? {
-            continue;
-        }
-        let mut is_filed = false;
-        match &finding.repair {
-            None => continue,
-            Some(Repair::SetAside) => (),
-            Some(Repair::SetDamagedAside) => done.loses_rows = true,
-            Some(Repair::Refile { dataset }) => {
-                if let Some(schema) = schema_of(dataset) {
-                    // A part that says no number of rows has none that could be filed.
-                    let all = archive.look(&subject, &schema).map_or(u64::MAX, |part| part.rows());
-                    is_filed = done.refile(archive, locks, &schema, &subject, None)? == all;
-                    done.loses_rows |= !is_filed;
-                }
-            }
-            Some(Repair::Rewrite { dataset, date, shard }) => {
-                if let Some(schema) = schema_of(dataset) {
-                    done.rewrite(archive, locks, &schema, Spot { shard: *shard, date: *date })?;
-                }
-                continue;
-            }
-        }
-        if !is_there(archive, &subject)? {
-            continue;
-        }
-        let place = archive.set_aside(first, &subject, &finding.problem)?;
-        done.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
-        if is_filed {
-            leave_no_empty_day(archive, &subject)?;
+        match done.mend(archive, (first, locks), finding) {
+            Err(error) if !error.is_away() => done.failed.push(format!("{}: {error}", finding.subject.display())),
+            mended => mended?,
         }
     }
     Ok(done)
@@ -230,6 +209,46 @@ fn schema_of(dataset: &str) -> Option<Arc<Schema>> {
 }
 
 impl Repaired {
+    fn mend(
+        &mut self,
+        archive: &Archive,
+        (first, locks): (&ShardLock, &[ShardLock]),
+        finding: &Finding,
+    ) -> Result<(), ArchiveError> {
+        let subject = archive.root().join(&finding.subject);
+        // Two findings may be of one part, and a publish takes away a part of which it has all rows.
+        let is_part = !matches!(finding.repair, None | Some(Repair::Rewrite { .. }));
+        if is_part && !is_there(archive, &subject)? {
+            return Ok(());
+        }
+        let mut is_filed = false;
+        match &finding.repair {
+            None => return Ok(()),
+            Some(Repair::SetAside) => (),
+            Some(Repair::SetDamagedAside) => self.loses_rows = true,
+            Some(Repair::Refile { dataset }) => {
+                if let Some(schema) = schema_of(dataset) {
+                    // A part that says no number of rows has none that could be filed.
+                    let all = archive.look(&subject, &schema).map_or(u64::MAX, |part| part.rows());
+                    is_filed = self.refile(archive, locks, &schema, &subject, None)? == all;
+                    self.loses_rows |= !is_filed;
+                }
+            }
+            Some(Repair::Rewrite { dataset, date, shard }) => {
+                return match schema_of(dataset) {
+                    Some(schema) => self.rewrite(archive, locks, &schema, Spot { shard: *shard, date: *date }),
+                    None => Ok(()),
+                };
+            }
+        }
+        if !is_there(archive, &subject)? {
+            return Ok(());
+        }
+        let place = archive.set_aside(first, &subject, &finding.problem)?;
+        self.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
+        if is_filed { leave_no_empty_day(archive, &subject) } else { Ok(()) }
+    }
+
     /// Files those rows of a part elsewhere that do not belong where it is, as far as it can be read; returns how many.
     fn refile(
         &mut self,

@@ -39,8 +39,8 @@ impl Folder {
             let to = staged.folder.path().join(from.file_name().unwrap_or_default());
             match PartName::parse(&name) {
                 Some(part) if staged.replaces(part) => (),
+                _ if is_folder => (),
                 Some(_) => archive.link_or_copy(&from, &to, staged.shard)?,
-                None if is_folder => (),
                 None => archive.disk.link(&from, &to).unwrap_or_else(|error| warn(&error)),
             }
         }

@@ -53,7 +53,8 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Locked`] where somebody has one of them; [`ArchiveError::NoShard`] where there is none;
-    /// [`ArchiveError::NotOwner`] where root would write to what is another user's.
+    /// [`ArchiveError::NotOwner`] where root would write to what is another user's; [`ArchiveError::Resharded`] or
+    /// [`ArchiveError::Resharding`] where the archive has, or gets, other shards than when it was opened.
     pub fn lock_shards(&self, shards: Shards, holder: &str) -> Result<Vec<ShardLock>, ArchiveError> {
         self.check_owner()?;
         let wanted = match shards {
@@ -64,7 +65,12 @@ impl Archive {
             }
         };
         self.store.claim(self)?;
-        wanted.map(|shard| self.lock(shard, holder)).collect()
+        let locks = wanted.map(|shard| self.lock(shard, holder)).collect::<Result<Vec<_>, _>>()?;
+        // Whoever had them until now may have filed all days into other shards. In a bucket each publish sees to that.
+        match self.is_on_disk().then(|| self.check_shards()) {
+            Some(Err(error @ (ArchiveError::Resharded { .. } | ArchiveError::Resharding { .. }))) => Err(error),
+            _ => Ok(locks),
+        }
     }
 
     /// Who has the right to write to a shard; none where nobody has. For the moment of the look nobody can take it:
@@ -154,6 +160,21 @@ mod tests {
         assert_eq!(archive.holder(1).expect("a lock"), None);
         drop(first);
         archive.lock(0, "other").expect("the lock is free again");
+    }
+
+    #[test]
+    fn who_knows_of_other_shards_gets_no_lock() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let now = clock::parse_timestamp("2026-11-24T07:40:51Z").expect("a timestamp");
+        let late = Archive::open_or_create(&dir.path().join("a"), 1, now, Disk::default()).expect("an archive");
+        let archive = late.clone();
+        let locks = archive.lock_shards(Shards::All, "reshard").expect("the lock");
+        let archive = archive.begin_resharding(2, now).expect("room");
+        drop(locks);
+        assert!(matches!(late.lock_shards(Shards::All, "late"), Err(ArchiveError::Resharding { .. })));
+        let archive = archive.end_resharding(now).expect("room");
+        assert!(matches!(late.lock_shards(Shards::All, "late"), Err(ArchiveError::Resharded { .. })));
+        archive.lock_shards(Shards::All, "another").expect("both locks");
     }
 
     #[test]

@@ -107,7 +107,11 @@ pub(super) fn staging(own: &Path, shard: u32) -> PathBuf {
 
 /// `account` is an id of the API's, which is hexadecimal.
 pub(super) fn resume(own: &Path, shard: u32, account: &str) -> PathBuf {
-    own.join("resume").join(format!("{account}.shard-{shard}.json"))
+    resumes(own).join(format!("{account}.shard-{shard}.json"))
+}
+
+pub(super) fn resumes(own: &Path) -> PathBuf {
+    own.join("resume")
 }
 
 pub(super) fn quarantine(own: &Path) -> PathBuf {

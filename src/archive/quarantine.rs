@@ -178,7 +178,11 @@ impl Archive {
         self.disk.make_dirs(&staging)?;
         let staged = self.unfinished_path(&staging, &name_of(path))?;
         let mut map = |batch: &RecordBatch| filter_record_batch(batch, &keep(batch));
-        let rows = self.write_mapped(&Part::open(path, schema)?, schema, &staged, &mut map)?.rows;
+        let written = Part::open(path, schema).and_then(|part| self.write_mapped(&part, schema, &staged, &mut map));
+        if written.is_err() && staged.exists() {
+            self.disk.remove(&staged)?;
+        }
+        let rows = written?.rows;
         if rows == 0 {
             self.disk.remove(&staged)?;
             return Ok(0);

@@ -27,4 +27,18 @@ impl Archive {
             None => Ok(()),
         }
     }
+
+    /// Removes what is noted of an account, also for shards that there are no more.
+    ///
+    /// # Errors
+    /// Where the file system says no.
+    pub fn forget_resumes(&self, account: &str) -> Result<(), ArchiveError> {
+        let dir = paths::resumes(&self.own);
+        for name in paths::names(&dir)? {
+            if name.strip_prefix(account).is_some_and(|rest| rest.starts_with(".shard-")) {
+                self.disk.remove(&dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -352,7 +352,7 @@ impl Sweeps<'_> {
         let mut total: Option<CollectStats> = None;
         let (mut failures, mut by_account) = (Vec::new(), serde_json::Map::new());
         for ((mut stats, failed), account) in swept.into_iter().zip(&self.accounts) {
-            let is_fine = is_published && failed.is_none() && stats.is_complete();
+            let is_fine = is_published && failed.is_none() && stats.has_gone_well();
             // One that was told to end early has not failed.
             let success = (is_fine || !stats.stopped || !stop.is_requested()).then_some(is_fine);
             self.metrics.note(account.id.as_str(), &stats, success, now);

@@ -112,7 +112,10 @@ impl Metrics {
         let of_a_loop: &[Figure] = if is_loop { COUNTED } else { &[] };
         Ok(Self {
             ended: by_account("last_sweep_timestamp_seconds", "When the last sweep ended.")?,
-            success: by_account("last_sweep_success", "1 where all was asked and answered, else 0.")?,
+            success: by_account(
+                "last_sweep_success",
+                "1 where the list was read, devices were asked and no request failed, else 0.",
+            )?,
             last: LAST_SWEEP.iter().map(|(name, help, _)| by_account(name, help)).collect::<Result<_, _>>()?,
             sweeps: is_loop.then(|| counter(SWEEPS.0, SWEEPS.1)).transpose()?,
             counted: of_a_loop.iter().map(|(name, help, _)| counter(name, help)).collect::<Result<_, _>>()?,

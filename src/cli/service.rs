@@ -149,6 +149,8 @@ impl Service<'_> {
     /// A unit for a loop that watches itself, and its installation.
     fn systemd(&self) -> String {
         let path = |path: &Path| systemd_word(&path.display().to_string());
+        // On a command's line a dollar begins a variable.
+        let argument = |text: &str| systemd_word(&text.replace('$', "$$"));
         let directory = match self.disk.strip_prefix("/var/lib") {
             Ok(below) if below.components().count() > 0 => {
                 format!("StateDirectory={}\nStateDirectoryMode=0750\n", systemd_word(&below.display().to_string()))
@@ -167,9 +169,9 @@ impl Service<'_> {
                     format!("LoadCredential=token:{}\n", self.token_file.display().to_string().replace('%', "%%"))
                 }),
             environment = self.if_bucket("EnvironmentFile=/etc/dex-archive/bucket.env\n"),
-            program = path(&self.program),
-            root = path(&self.root),
-            config = self.config(systemd_word),
+            program = argument(&self.program.display().to_string()),
+            root = argument(&self.root.display().to_string()),
+            config = self.config(argument),
             who = self.who("%d/token"),
             prepare = self.prepare(),
             home = if self.is_at_home() { "no" } else { "yes" },
@@ -182,8 +184,8 @@ impl Service<'_> {
         let user = &self.command.user;
         let mut lines = String::new();
         if self.disk.strip_prefix("/var/lib").is_err() {
-            let root = self.disk.display();
-            let _ = writeln!(lines, "# install -d -o {user} -g {user} -m 750 '{root}'");
+            let root = shell_word(&self.disk.display().to_string());
+            let _ = writeln!(lines, "# install -d -o {user} -g {user} -m 750 {root}");
         }
         if self.is_in_bucket() {
             let _ = writeln!(
@@ -256,14 +258,15 @@ impl Service<'_> {
     }
 }
 
+/// A word for the shell.
+fn shell_word(text: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// A word for the shell in a crontab, where a per cent sign ends the line.
 fn cron_word(text: &str) -> String {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
-    if text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''").replace('%', "\\%"))
-    }
+    shell_word(text).replace('%', "\\%")
 }
 
 /// A word in a unit, where per cent signs, backslashes, quotes and spaces mean something.
@@ -286,6 +289,7 @@ mod tests {
     fn words_keep_their_meaning_where_they_are_put() {
         assert_eq!(cron_word("/srv/dex archive/50%"), "'/srv/dex archive/50\\%'");
         assert_eq!(cron_word("/srv/it's"), "'/srv/it'\\''s'");
+        assert_eq!(shell_word("/srv/it's 50%"), "'/srv/it'\\''s 50%'");
         assert_eq!(systemd_word("/srv/a \"b\" 50%"), "\"/srv/a \\\"b\\\" 50%%\"");
         assert_eq!(systemd_word("/var/lib/dex-archive"), "/var/lib/dex-archive");
     }

@@ -32,6 +32,8 @@ pub(super) fn run(args: &Args, command: &VerifyArgs) -> anyhow::Result<Exit> {
         let report = look(args, ingest.archive(), &options)?;
         let repaired = repair(ingest.archive(), ingest.locks(), &report)?;
         repaired.sentences.iter().for_each(|sentence| print::note(sentence));
+        repaired.failed.iter().for_each(|sentence| print::error(sentence));
+        exit = exit.or_worse(Exit::of_work(!repaired.failed.is_empty(), false));
         if repaired.loses_rows {
             print::note("rows of the last 7 days can still be fetched: `dex-archive backfill --again`");
             exit = exit.or_worse(Exit::Partly);

@@ -38,13 +38,19 @@ pub(super) fn forget(
                 }
             }
             (Mention::Rows(schema, gone), true) => {
-                erased.quarantined += gone;
                 let spares = |batch: &RecordBatch| subject.spares(&schema, batch);
-                if let Some(lock) = lock
-                    && archive.rewrite_quarantined_part(lock, &path, &schema, &spares)? == 0
-                {
-                    remove(archive, &path)?;
+                let rewritten =
+                    lock.map(|lock| archive.rewrite_quarantined_part(lock, &path, &schema, &spares)).transpose();
+                match rewritten {
+                    // What was searched can be read; the rest of a damaged part may not be.
+                    Err(error) if is_of_one(&error) => {
+                        erased.leave(path);
+                        continue;
+                    }
+                    Ok(Some(0)) => remove(archive, &path)?,
+                    rewritten => drop(rewritten?),
                 }
+                erased.quarantined += gone;
             }
             (Mention::All, true) => {
                 erased.quarantined += 1;
@@ -108,6 +114,9 @@ enum Mention {
     Hidden,
 }
 
+/// How files begin in which nothing can be found: gzip (RFC 1952) and Zstandard (RFC 8878).
+const PACKED: [&[u8]; 2] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd"];
+
 /// A file of the quarantine, or one among the parts. One that cannot be read may hold anything.
 fn look(archive: &Archive, path: &Path, subject: &Subject) -> Result<Mention, EraseError> {
     let is_in_quarantine = path.starts_with(archive.quarantine_dir());
@@ -125,6 +134,9 @@ fn look_at(file: &PartFile, subject: &Subject) -> Result<Mention, EraseError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if bytes.starts_with(b"PAR1") || name.contains(".parquet") && !is_report(path) {
         return Ok(look_into_part(file, subject));
+    }
+    if PACKED.iter().any(|magic| bytes.starts_with(magic)) {
+        return Ok(Mention::Hidden);
     }
     let text = String::from_utf8_lossy(&bytes);
     if !subject.is_in(&text) && !text.lines().any(|line| subject.is_in(line)) && !subject.is_in(&name) {

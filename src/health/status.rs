@@ -109,6 +109,7 @@ pub struct Status {
     /// The beginning of the oldest stretch from before the collecting began that Cloudflare still has.
     pub before_first: Option<Moment>,
     /// Parts of which rows could not be read.
+    #[serde(serialize_with = "as_texts")]
     pub damaged: Vec<PathBuf>,
     /// The keys that pseudonyms were made with, the last one last.
     pub pseudonym_keys: Vec<KeyMark>,
@@ -582,6 +583,11 @@ impl Pending {
         }
         pending
     }
+}
+
+/// Paths whose names are no text are told as far as they are.
+fn as_texts<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
 }
 
 /// What was heard last of each collector that there is to be.

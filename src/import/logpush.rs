@@ -5,10 +5,11 @@
 //! body keeps its name, and so ends in the archive's `unmapped`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::LazyLock;
 
-use serde::Deserialize;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::clock;
@@ -28,7 +29,7 @@ pub(super) struct Translated {
     pub(super) body: String,
 }
 
-/// Puts a line into the API's words; none where it is no JSON object.
+/// Puts a line into the API's words; none where it is no JSON object, or says something twice.
 pub(super) fn translate(line: &str) -> Option<Translated> {
     MAPPING.translate(line)
 }
@@ -60,8 +61,33 @@ struct Mapping {
     fields: HashMap<String, Field>,
 }
 
-/// The members of an object, in the order of their names.
-type Members<'a> = BTreeMap<String, &'a RawValue>;
+/// The members of an object, in the order of their names. None is read of an object in which a name stands twice: which
+/// of the two is meant, nobody knows.
+struct Members<'a>(BTreeMap<String, &'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reading;
+        impl<'de> Visitor<'de> for Reading {
+            type Value = Members<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
+                    if members.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a name stands twice"));
+                    }
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Reading)
+    }
+}
 
 /// What is put together.
 enum Node {
@@ -77,7 +103,7 @@ impl Mapping {
     }
 
     fn translate(&self, line: &str) -> Option<Translated> {
-        let members: Members = serde_json::from_str(line).ok()?;
+        let Members(members) = serde_json::from_str(line).ok()?;
         let (mut account, mut body) = (None, Node::Object(BTreeMap::new()));
         for (name, value) in members {
             let id = || serde_json::from_str::<String>(value.get()).ok().and_then(|id| AccountId::parse(&id).ok());
@@ -87,27 +113,26 @@ impl Mapping {
                 account = Some(id);
                 continue;
             }
-            self.put(&mut body, &name, value);
+            self.put(&mut body, &name, value)?;
         }
         let mut text = String::new();
         body.write(&mut text);
         Some(Translated { account, body: text })
     }
 
-    /// Puts a field where it belongs; members of an object may each have a place of their own.
-    fn put(&self, body: &mut Node, name: &str, value: &RawValue) {
+    /// Puts a field where it belongs; members of an object may each have a place of their own. None where something stands
+    /// there already.
+    fn put(&self, body: &mut Node, name: &str, value: &RawValue) -> Option<()> {
         if let Some(field) = self.fields.get(name) {
             return body.set(field.to.split('.'), field.convert(value));
         }
         let begins = |from: &String| from.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
         match serde_json::from_str::<Members>(value.get()) {
-            Ok(members) if self.fields.keys().any(begins) => {
-                for (member, value) in members {
-                    match self.fields.get(&format!("{name}.{member}")) {
-                        Some(field) => body.set(field.to.split('.'), field.convert(value)),
-                        None => body.set([name, &member].into_iter(), value.get().to_owned()),
-                    }
-                }
+            Ok(Members(members)) if self.fields.keys().any(begins) => {
+                members.into_iter().try_for_each(|(member, value)| match self.fields.get(&format!("{name}.{member}")) {
+                    Some(field) => body.set(field.to.split('.'), field.convert(value)),
+                    None => body.set([name, &member].into_iter(), value.get().to_owned()),
+                })
             }
             _ => body.set([name].into_iter(), value.get().to_owned()),
         }
@@ -127,16 +152,15 @@ impl Field {
 }
 
 impl Node {
-    /// Sets what stands at a path. Where something else than an object stands on the way, that is replaced.
-    fn set<'a>(&mut self, mut path: impl Iterator<Item = &'a str>, value: String) {
-        let Some(name) = path.next() else { return *self = Self::Value(value) };
-        if !matches!(self, Self::Object(_)) {
-            *self = Self::Object(BTreeMap::new());
-        }
-        if let Self::Object(members) = self {
-            let member = members.entry(name.to_owned()).or_insert_with(|| Self::Object(BTreeMap::new()));
-            member.set(path, value);
-        }
+    /// Sets what stands at a path. None where something stands there, or on the way.
+    fn set<'a>(&mut self, mut path: impl Iterator<Item = &'a str>, value: String) -> Option<()> {
+        let Self::Object(members) = self else { return None };
+        let Some(name) = path.next() else {
+            let is_free = members.is_empty();
+            *self = Self::Value(value);
+            return is_free.then_some(());
+        };
+        members.entry(name.to_owned()).or_insert_with(|| Self::Object(BTreeMap::new())).set(path, value)
     }
 
     fn write(&self, text: &mut String) {
@@ -159,18 +183,18 @@ fn apps(value: &RawValue, member: &str) -> Option<String> {
     let list: Vec<Members> = serde_json::from_str(value.get()).ok()?;
     let app = |members: &Members| {
         let mut app = Node::Object(BTreeMap::new());
-        for (name, value) in members {
+        for (name, value) in &members.0 {
             let share = (name == "percentage").then(|| hundredfold(value.get())).flatten();
             match share {
-                Some(share) => app.set([member].into_iter(), share),
-                None => app.set([name.as_str()].into_iter(), value.get().to_owned()),
+                Some(share) => app.set([member].into_iter(), share)?,
+                None => app.set([name.as_str()].into_iter(), value.get().to_owned())?,
             }
         }
         let mut text = String::new();
         app.write(&mut text);
-        text
+        Some(text)
     };
-    Some(format!("[{}]", list.iter().map(app).collect::<Vec<_>>().join(",")))
+    Some(format!("[{}]", list.iter().map(app).collect::<Option<Vec<_>>>()?.join(",")))
 }
 
 /// A hundred times a number, exactly: its exponent is raised by two.
@@ -241,6 +265,10 @@ mod tests {
         );
         assert_eq!(translate("[1]"), None);
         assert_eq!(translate("{"), None);
+        // Of two devices nobody knows which is meant.
+        for twice in [r#"{"DeviceID":"a","DeviceID":"b"}"#, r#"{"DeviceID":"a","deviceId":"b"}"#] {
+            assert_eq!(translate(twice), None, "{twice}");
+        }
     }
 
     #[test]

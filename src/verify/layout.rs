@@ -50,7 +50,7 @@ fn look_at_day(archive: &Archive, schema: &Schema, partition: &Partition, day: &
     for Entry { name, path, is_file, .. } in settled(archive, day, findings) {
         match PartName::parse(&name) {
             // Until all days are filed anew, parts of the former shards hold rows that are nowhere else.
-            Some(part) if part.shard >= archive.shards() && !archive.is_resharding() => {
+            Some(part) if is_file && part.shard >= archive.shards() && !archive.is_resharding() => {
                 has_others = true;
                 let problem = format!("shard {} is none of the archive's {}", part.shard, archive.shards());
                 let repair = Repair::Refile { dataset: schema.dataset.clone() };

@@ -507,6 +507,56 @@ fn a_damaged_part_keeps_nobody_in_the_others() {
     assert!(!said.contains("nothing about it is left"), "{said}");
 }
 
+/// What is damaged in the quarantine, or packed, is named and left; all else goes.
+#[test]
+fn what_cannot_be_rewritten_or_searched_keeps_nobody_in_the_rest() {
+    let (_dir, root) = place();
+    let states: Vec<String> =
+        (0..24).map(|hour| body(if hour % 2 == 0 { ALICE } else { BOB }, LAPTOP, 1, hour)).collect();
+    import(&root, &states.iter().map(String::as_str).collect::<Vec<_>>(), 0);
+    let quarantine = root.join("_archive/quarantine");
+    fs::create_dir_all(&quarantine).expect("a folder");
+    let whole = fs::read(part(&root, 1)).expect("a part");
+    // Each eighth byte of the pages: some of these parts can be counted and not be rewritten.
+    for at in (0..whole.len() - 4_000).step_by(whole.len() / 8) {
+        let mut bent = whole.clone();
+        bent[at + 4..at + 20].iter_mut().for_each(|byte| *byte ^= 0x5a);
+        put(&quarantine.join(format!("a-bent-{at}.parquet.0")), &bent);
+    }
+    put(&quarantine.join("packed.ndjson.gz.0"), b"\x1f\x8b\x08rest");
+    put(&quarantine.join("shard-0-1.ndjson"), format!("{{\"x\":\"{ALICE}\"}}\n").as_bytes());
+    let note = root.join(format!("_archive/resume/{ACCOUNT}.shard-7.json"));
+    fs::create_dir_all(note.parent().expect("a folder")).expect("a folder");
+    put(&note, b"{\"page\":2}");
+    let (code, said) = ask(&root, &["forget", "--email", ALICE]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("left: ") && said.contains("packed.ndjson.gz.0") && said.contains("a-bent-"), "{said}");
+    let line = fs::read_to_string(quarantine.join("shard-0-1.ndjson")).unwrap_or_default();
+    assert!(!line.contains(ALICE), "{line}");
+    let unfinished = everything(&root.join("_archive/staging")).into_iter().filter(|file| file.starts_with(b"PAR1"));
+    assert_eq!(unfinished.count(), 0);
+    let (_code, said) = ask(&root, &["forget", "--account", ACCOUNT]);
+    assert!(!note.exists(), "{said}");
+}
+
+#[test]
+fn what_cannot_be_mended_keeps_nothing_else_from_it() {
+    let (_dir, root) = two_days();
+    let day = root.join("device_state/date=2026-10-01");
+    put(&day.join(format!("{}.parquet", "x".repeat(235))), b"x");
+    put(&day.join("zz.txt"), b"x");
+    let odd: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff.txt");
+    put(&day.join(odd), b"x");
+    fs::create_dir(day.join("part-1-000001.parquet")).expect("a folder");
+    let (code, report) = verify(&root, &["--repair"]);
+    assert_eq!(code, Some(1), "{report}");
+    assert!(!day.join("zz.txt").exists() && !day.join(odd).exists(), "{report}");
+    // Nor does a folder with a part's name keep the day from being published.
+    fs::create_dir_all(day.join("part-1-000001.parquet")).expect("a folder");
+    import(&root, &[&body(BOB, PHONE, 1, 20)], 0);
+    assert_eq!(rows(&root, &Schema::device_state()).len(), 9);
+}
+
 #[test]
 fn nobody_stays_in_what_former_shards_left() {
     let (_dir, root) = place();
