@@ -52,6 +52,7 @@ mod checksum;
 mod description;
 mod export;
 mod folder;
+mod interleave;
 mod key_index;
 mod lock;
 mod merge;

@@ -14,13 +14,13 @@ use std::{fmt, iter};
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, make_array};
 use arrow_data::transform::MutableArrayData;
 use arrow_schema::ArrowError;
-use arrow_select::concat::concat_batches;
 use arrow_select::filter::filter_record_batch;
 use arrow_select::take::{take, take_record_batch};
 use chrono::NaiveDate;
 
 use crate::schema::Schema;
 
+use super::interleave::{Batches, Interleaved};
 use super::order::{Keys, Spot, replaces, shards_of, spots_of};
 use super::read::{BATCH_ROWS, PartFile};
 use super::staging::Staging;
@@ -214,23 +214,21 @@ impl Archive {
         old: &[(u32, Part)],
         (shard, shards): (u32, u32),
     ) -> Result<Option<(u64, u64)>, ArchiveError> {
+        let failed = |error: ArrowError| ArchiveError::reading(path, error.into());
         let own = |from: u32, batch: &RecordBatch| {
             let of = shards_of(schema, batch, shards, from % shards);
             let is_own: BooleanArray = of.into_iter().map(|of| Some(of == shard)).collect();
-            filter_record_batch(batch, &is_own).map_err(|error| ArchiveError::reading(path, error.into()))
+            filter_record_batch(batch, &is_own).map_err(failed)
         };
         let Some((first, others)) = old.split_first() else { return Ok(None) };
-        let mut rest = Vec::new();
-        for (from, part) in others {
-            for batch in part.batches(None) {
-                rest.push(own(*from, &batch?)?);
-            }
-        }
-        let rest = concat_batches(schema.arrow(), &rest).map_err(|error| ArchiveError::reading(path, error.into()))?;
-        let incoming = Incoming::of_all(schema, &rest);
-        let expected = usize::try_from(first.1.rows()).unwrap_or(usize::MAX).saturating_add(rest.num_rows());
-        let writer = PartWriter::create(&self.disk, path, schema, expected.div_ceil(shards as usize))?;
-        let mut merge = Merge::new(schema, incoming.in_order(), writer);
+        let rest = others
+            .iter()
+            .map(|(from, part)| -> Batches<'_> { Box::new(part.batches(None).map(move |batch| own(*from, &batch?))) });
+        let rest = Interleaved::new(schema, rest, &failed);
+        let expected = old.iter().map(|(_, part)| part.rows()).sum::<u64>().div_ceil(shards.into());
+        let expected = usize::try_from(expected).unwrap_or(usize::MAX);
+        let writer = PartWriter::create(&self.disk, path, schema, expected)?;
+        let mut merge = Merge::new(schema, Box::new(rest), writer);
         for batch in first.1.batches(None) {
             let batch = own(first.0, &batch?)?;
             if batch.num_rows() > 0 {

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 
+use arrow_schema::ArrowError;
 use bytes::Bytes;
 use chrono::NaiveDate;
 use parquet::file::metadata::page_index::PageIndexProvider;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader};
 use proptest::prelude::*;
 
+use super::interleave::{Batches, Interleaved};
 use super::*;
 use crate::bucket::Bucket;
 use crate::clock;
@@ -219,6 +221,36 @@ proptest! {
     fn any_publishes_leave_what_the_model_holds(publishes in prop::collection::vec(rows(), 1..6)) {
         compare_with_model(&publishes);
     }
+
+    #[test]
+    fn parts_of_a_day_become_one_in_order(rows in rows(), parts in 1..5_u32, at_once in 1..5_usize) {
+        interleave(&rows, parts, at_once);
+    }
+}
+
+/// Brings rows that stand in several parts, each in order, into one, so many rows of a part at once.
+fn interleave(rows: &[Tuple], parts: u32, at_once: usize) {
+    let (bench, mut model) = (Bench::new(), Model::default());
+    model.publish(rows);
+    let mut all: Vec<Tuple> = model.0.into_values().collect();
+    all.sort_unstable_by_key(|row| (row.0, row.1, row.2, row.1.is_none().then_some((row.3, row.4))));
+    let of_part = |part| all.iter().filter(|row| row.4 % parts == part).copied().collect();
+    let divided: Vec<Vec<Tuple>> = (0..parts).map(of_part).collect();
+    let batches = divided
+        .iter()
+        .map(|rows| -> Batches<'_> { Box::new(rows.chunks(at_once).map(|rows| Ok(batch(&bench.schema, rows)))) });
+    let failed = |error: ArrowError| ArchiveError::Incoming(error.to_string().into());
+    let one = Interleaved::new(&bench.schema, batches, &failed);
+    let path = bench.dir.path().join("one.parquet");
+    let writer = write::PartWriter::create(&Disk::default(), &path, &bench.schema, all.len()).expect("room");
+    merge::Merge::new(&bench.schema, Box::new(one), writer).finish().expect("room");
+    let part = Part::open(&path, &bench.schema).expect("a part");
+    let batches = part.batches(None).map(|batch| batch.expect("rows"));
+    let found: Vec<String> = batches
+        .flat_map(|batch| (0..batch.num_rows()).map(|at| line(date(0), &batch.slice(at, 1))).collect::<Vec<_>>())
+        .collect();
+    let expected: Vec<String> = all.iter().map(|row| line(date(0), &batch(&bench.schema, &[*row]))).collect();
+    assert_same(&found, &expected);
 }
 
 fn compare_with_model(publishes: &[Vec<Tuple>]) {
