@@ -95,8 +95,9 @@ impl Source<'_> {
     fn read(&mut self, schema: &Schema, failed: &dyn Fn(ArrowError) -> ArchiveError) -> Result<(), ArchiveError> {
         let before = self.rows.num_rows();
         while !self.is_over && self.rows.num_rows() == before {
-            match self.batches.next() {
-                Some(batch) => self.rows = concat_batches(schema.arrow(), [&self.rows, &batch?]).map_err(failed)?,
+            match self.batches.next().transpose()? {
+                Some(batch) if before == 0 => self.rows = batch,
+                Some(batch) => self.rows = concat_batches(schema.arrow(), [&self.rows, &batch]).map_err(failed)?,
                 None => self.is_over = true,
             }
         }

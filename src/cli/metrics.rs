@@ -46,9 +46,6 @@ const COUNTED: &[Figure] = &[
     ("throttled_seconds_total", "Seconds for which the API kept everything waiting.", |stats| stats.throttled_s),
 ];
 
-/// The sweeps of a loop, by account.
-const SWEEPS: (&str, &str) = ("sweeps_total", "Sweeps.");
-
 /// Of all accounts together, which are published at once: what is not published now keeps what it was.
 const PUBLISHED: &[Figure] = &[
     ("last_publish_states_new", "States that were new to the archive.", |stats| number(stats.states_new)),
@@ -76,7 +73,7 @@ pub(super) struct Metrics {
     ended: GaugeVec,
     success: GaugeVec,
     last: Vec<GaugeVec>,
-    /// None of a single sweep, as nothing is counted then.
+    /// By account; none of a single sweep, as nothing is counted then.
     sweeps: Option<CounterVec>,
     counted: Vec<CounterVec>,
     published: Vec<Gauge>,
@@ -117,7 +114,7 @@ impl Metrics {
                 "1 where the list was read, devices were asked and no request failed, else 0.",
             )?,
             last: LAST_SWEEP.iter().map(|(name, help, _)| by_account(name, help)).collect::<Result<_, _>>()?,
-            sweeps: is_loop.then(|| counter(SWEEPS.0, SWEEPS.1)).transpose()?,
+            sweeps: is_loop.then(|| counter("sweeps_total", "Sweeps.")).transpose()?,
             counted: of_a_loop.iter().map(|(name, help, _)| counter(name, help)).collect::<Result<_, _>>()?,
             published: PUBLISHED.iter().map(|(name, help, _)| plain(name, help)).collect::<Result<_, _>>()?,
             waiting: WAITING.iter().map(|(name, help, _)| plain(name, help)).collect::<Result<_, _>>()?,
