@@ -3,6 +3,7 @@
 pub mod api;
 pub mod archive;
 pub mod bucket;
+pub mod caseless;
 pub mod cli;
 pub mod clock;
 pub mod collect;

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::archive::Archive;
+use crate::caseless::folded;
 use crate::clock::{self, Clock, Timestamp, Zone};
 use crate::config::{self, ConfigError, ConfigFile};
 use crate::health;
@@ -180,8 +181,8 @@ impl Asker<'_> {
         }
         let Shared { people, accounts } = shared(&self.days, devices, window)?;
         let pseudonym = self.policy.pseudonym(named);
-        let wanted = named.to_lowercase();
-        let is_other = |person: &&String| person.to_lowercase() != wanted && Some(*person) != pseudonym.as_ref();
+        let wanted = folded(named);
+        let is_other = |person: &&String| folded(person) != wanted && Some(*person) != pseudonym.as_ref();
         let others = people.iter().filter(is_other).count();
         if named.contains('@') && others > 0 {
             let people = if others == 1 { "another person" } else { "other people" };

@@ -9,11 +9,11 @@ use std::ops::Range;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, StructArray};
-use icu_normalizer::ComposingNormalizerBorrowed;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::archive::{ArchiveError, PartFile, Scan};
+use crate::caseless::folded;
 use crate::privacy::is_pseudonym;
 use crate::schema::{Kind, Schema};
 
@@ -287,16 +287,6 @@ fn add(known: &mut BTreeSet<String>, text: &str) {
     if !known.contains(text) {
         known.insert(text.to_owned());
     }
-}
-
-/// A text with each letter written in one way, whatever its case and form.
-fn folded(text: &str) -> Cow<'_, str> {
-    if text.is_ascii() {
-        return text.to_ascii_lowercase().into();
-    }
-    let fold = |text: &str| ComposingNormalizerBorrowed::new_nfkc().normalize(&text.to_lowercase()).into_owned();
-    // A letter of another form may be a capital one in its usual form.
-    fold(&fold(text)).into()
 }
 
 /// Whether a value stands in a text as a whole: `ann@example.com` is not in `joann@example.com`. Both are [`folded`].

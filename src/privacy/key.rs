@@ -7,6 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 
+use crate::caseless::folded;
+
 /// A secret that turns values into pseudonyms. Nothing shows it.
 #[derive(Clone)]
 pub struct Key(hmac::Key);
@@ -51,10 +53,10 @@ impl Key {
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
 
-    /// `p-` and 32 hexadecimal digits.
+    /// `p-` and 32 hexadecimal digits, the same for a value in any case and Unicode form and with blanks around it: so a
+    /// person is found by it who is named by what they are called.
     pub(super) fn pseudonym(&self, value: &str) -> String {
-        // Addresses and ids are the same in capitals.
-        format!("p-{}", self.hash(DOMAIN, &value.to_lowercase()))
+        format!("p-{}", self.hash(DOMAIN, &folded(value.trim())))
     }
 
     /// `k-` and 32 hexadecimal digits: the same for the same key, and no help in finding it.

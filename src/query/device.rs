@@ -7,6 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch, StringArray};
 
 use crate::archive::Scan;
+use crate::caseless::folded;
 use crate::clock::Timestamp;
 use crate::schema::Schema;
 use crate::snapshot::DeviceId;
@@ -36,9 +37,9 @@ pub struct Named<'a> {
 }
 
 /// The ids of the devices that are named: by an id, or the beginning of one; a name as it stood in the window,
-/// or a pattern of names; or the e-mail address of whoever uses them. Upper and lower case are one. A whole id in lower case,
-/// as the API writes them, is taken without a look, unless pseudonyms are in use. What is named is looked for both as it is
-/// and as a pseudonym, for the rules may have come in between.
+/// or a pattern of names; or the e-mail address of whoever uses them. Upper and lower case are one, and the forms that
+/// Unicode has for a letter. A whole id in lower case, as the API writes them, is taken without a look, unless pseudonyms
+/// are in use. What is named is looked for both as it is and as a pseudonym, for the rules may have come in between.
 ///
 /// # Errors
 /// Where no device is called so, or several have the name or the beginning of the id.
@@ -53,7 +54,7 @@ pub fn resolve_devices(days: &Days, named: &Named, window: Window) -> Result<Vec
             last_seen(days, &[id.clone(), pseudonym.to_owned()], window)?.into_keys().collect()
         }
         (None, _) => {
-            let wanted = [Some(typed.to_lowercase()), pseudonym.map(str::to_owned)];
+            let wanted = [Some(folded(typed).into_owned()), pseudonym.map(str::to_owned)];
             let is_meant = |id: &str, word: Option<&str>| wanted.iter().flatten().any(|name| is_meant(name, id, word));
             let devices = called(days, window, &is_meant)?;
             let by_word: Vec<String> =
@@ -193,9 +194,9 @@ fn seen(days: &Days, window: Window, devices: Option<&[String]>) -> Result<Times
 /// Whether a device is meant by its id (no word), or by a name or an address.
 fn is_meant(wanted: &str, id: &str, word: Option<&str>) -> bool {
     match word {
-        None => wanted.len() >= SHORTEST_PREFIX && id.to_lowercase().starts_with(wanted),
-        Some(word) if is_pattern(wanted) => matches(wanted, &word.to_lowercase()),
-        Some(word) => word.to_lowercase() == wanted,
+        None => wanted.len() >= SHORTEST_PREFIX && folded(id).starts_with(wanted),
+        Some(word) if is_pattern(wanted) => matches(wanted, &folded(word)),
+        Some(word) => folded(word) == wanted,
     }
 }
 

@@ -388,6 +388,31 @@ fn an_address_of_other_letters_is_the_same_person() {
 }
 
 #[test]
+fn a_name_and_its_pseudonym_are_found_in_any_spelling() {
+    let (dir, root) = place();
+    // As a Mac writes its name, and an address with a letter of another form and a blank.
+    let more = json!({"personEmail": "\u{ff25}lodie@example.com ", "deviceName": "E\u{301}lodies Mac"});
+    let of = |hour: u32| state(LAPTOP, hour, &more);
+    import(dir.path(), &root, ACCOUNT, &[of(1)]);
+    let (config, file) = (dir.path().join("config.toml"), dir.path().join("more.ndjson"));
+    put(&config, "[privacy.classes]\nperson = \"pseudonym\"\n");
+    put(&file, &of(2).to_string());
+    let with_rules = |args: &[&str]| {
+        let mut command = program();
+        command.env("DEX_ARCHIVE_PRIVACY_KEY", "sixteen letters!").arg("--archive").arg(&root);
+        run(command.arg("--config").arg(&config).args(args))
+    };
+    let imported = with_rules(&["import", "--account", ACCOUNT, file.to_str().expect("a path")]);
+    assert_eq!(imported.0, Some(0), "{}", imported.1);
+    for named in ["\u{c9}lodies mac", "\u{e9}LODIE*", "e\u{301}lodies mac", "elodie@example.com"] {
+        let (code, said) = with_rules(&["query", "latest", "--at", "2026-10-02", "--device", named]);
+        assert_eq!(code, Some(0), "{named}: {said}");
+    }
+    let (code, said) = with_rules(&["forget", "--email", "elodie@example.com"]);
+    assert!(code == Some(0) && said.contains("2 rows"), "{said}");
+}
+
+#[test]
 fn gaps_of_a_device_are_asked_by_any_name_that_it_had() {
     let (dir, root) = place();
     let of = |device: &str, name: &str, time: &str| json!({"deviceId": device, "deviceName": name, "timestamp": time});
