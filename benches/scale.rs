@@ -234,7 +234,7 @@ fn day(devices: u32, every: u64, publish: PublishRule) -> Result<Day, Failed> {
         publish,
     };
     let (_switch, stop) = stop_pair();
-    let mut collector = Collector::new(client, ingest, clock.clone(), options, &Silent, stop);
+    let mut collector = Collector::new(client, ingest, &clock, &options, &Silent, &stop);
     let (began, before) = (Instant::now(), processor()?);
     forget_peak()?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {

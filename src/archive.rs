@@ -98,7 +98,7 @@ pub use export::to_parquet;
 pub use lock::{ShardLock, Shards};
 pub use merge::{Incoming, Stretches, Supply};
 pub use order::{Spot, day_of, is_any_of, is_in_shard, misplaced, partitions_of, shard_name, shard_of, shards_by_name};
-pub use paths::{PartName, Partition};
+pub use paths::{OWN_FOLDER, PartName, Partition, Placed};
 pub use place::Place;
 pub use provenance::Provenance;
 pub use publish::{Live, PartInfo, Staged, while_replaced};
@@ -109,9 +109,6 @@ pub use store::Entry;
 pub use surplus::has_all_of;
 
 use store::{Days, Listed, Store};
-
-/// The folder of everything that is not data.
-pub const OWN_FOLDER: &str = paths::OWN;
 
 /// The version of the format above.
 pub const ARCHIVE_FORMAT: u32 = 1;
@@ -160,7 +157,7 @@ pub enum ArchiveError {
         path: PathBuf,
         /// What is wrong with it.
         problem: String,
-        /// The number of shards, as far as the names of the parts tell.
+        /// The number of shards, as far as the parts' names and devices tell.
         shards: u32,
     },
     /// Another collector writes to the shard.
@@ -329,14 +326,14 @@ impl Archive {
         &self.disk
     }
 
-    /// Whether [`Archive::open_or_create`] would have to make one. Writes nothing.
+    /// Opens what is there; none where [`Archive::open_or_create`] would have to make one. Writes nothing.
     ///
     /// # Errors
-    /// Where it would fail by what can be seen beforehand.
-    pub fn is_absent(place: impl Into<Place>) -> Result<bool, ArchiveError> {
+    /// As for [`Archive::open`], but for one that is absent.
+    pub fn find(place: impl Into<Place>) -> Result<Option<Self>, ArchiveError> {
         match Self::open(place) {
-            Ok(_) => Ok(false),
-            Err(ArchiveError::Absent(_)) => Ok(true),
+            Ok(archive) => Ok(Some(archive)),
+            Err(ArchiveError::Absent(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -468,7 +465,7 @@ impl Archive {
     ///
     /// # Errors
     /// Where the day's folder cannot be read.
-    pub fn parts(&self, partition: &Partition) -> Result<Vec<(PartName, PathBuf)>, ArchiveError> {
+    pub fn parts(&self, partition: &Partition) -> Result<Vec<Placed>, ArchiveError> {
         let days = self.store.listed(&partition.dataset, &(partition.date..=partition.date))?;
         let parts = self.newest(days).flat_map(|(_, parts)| parts);
         Ok(parts.map(|part| (part.name, part.path)).collect())

@@ -13,14 +13,14 @@ mod logpush;
 use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use flume::{Receiver, RecvTimeoutError, Sender};
 
 use crate::clock::Timestamp;
 use crate::envelope::{self, Content};
-use crate::ingest::{BodyFile, Ingest, IngestError};
+use crate::ingest::{BodyFile, Ingest, IngestError, SYNC_AFTER};
 use crate::snapshot::{AccountId, Answer, Body, Origin, Source};
 
 use logpush::Translated;
@@ -79,9 +79,6 @@ pub enum ImportError {
 /// Bodies that are handed over together, and bytes of them: as many, or as much.
 const ANSWER_BODIES: usize = 256;
 const ANSWER_BYTES: usize = 16 << 20;
-
-/// How long a body may wait for others before it is handed over, and synced where it is journalled.
-const SYNC_AFTER: Duration = Duration::from_millis(500);
 
 /// The longest value that may be spread over lines, in bytes. More is taken for lines; where it begins as an array, for its
 /// elements, one a line. (Tests have less.)

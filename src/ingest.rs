@@ -11,7 +11,7 @@
 //! It is also the one way into the journal, and so the place where the [`Policy`] is kept: an answer is
 //! treated before its first byte is written.
 //!
-//! # Killed here, what is lost, what is seen twice?
+//! # After a crash: what is lost, and what comes twice
 //!
 //! * Before an answer is synced: that answer, and the API is asked again in the next sweep.
 //! * Before bodies of a file are published: nothing that is not in the file still.
@@ -62,6 +62,9 @@ const SEGMENT_BYTES: usize = 64 << 20;
 
 /// So much in the journal is no small thing on a disk: where nothing else says so, it is published.
 const MUCH_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 1 << 30 };
+
+/// Whoever hands answers over has them synced so soon: they are durable at most so much later, and the time of a sync.
+pub const SYNC_AFTER: Duration = Duration::from_millis(500);
 
 /// The writer of one shard, or of all.
 #[derive(Debug)]
@@ -774,7 +777,7 @@ impl Ingest {
 /// Said of what had to be held.
 const STAYS: &str = "what it keeps from being published stays in the journal, and is tried again";
 
-/// What a fault of the program's own is called: the bodies stay where they are.
+/// Said where a body was neither filed nor found to be none, which is a fault of the program's own: it stays where it is.
 const UNREAD: &str = "some of the bodies of a day became neither rows nor findings: please report this";
 
 /// Days that are about to be published.

@@ -32,7 +32,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 
-use crate::archive::ArchiveError;
+use crate::archive::{ArchiveError, Scan};
 use crate::clock::{self, Timestamp};
 use crate::schema::Schema;
 
@@ -87,7 +87,7 @@ pub enum QueryError {
         known: Vec<String>,
     },
     /// None of the metrics is a count within a window.
-    #[error("a rate is of counts within a window: ask for metrics as tunnel_stats_*, or another --agg")]
+    #[error("rates exist only for counts within a window: ask for metrics such as tunnel_stats_*, or another --agg")]
     NoRate,
     /// The answer would be longer than anybody reads.
     #[error(
@@ -100,7 +100,7 @@ pub enum QueryError {
         most: usize,
     },
     /// Devices cannot be grouped by that.
-    #[error("the fleet cannot be grouped by {name:?}: name a column of text, as platform, version or colo")]
+    #[error("the fleet cannot be grouped by {name:?}: name a column of text, such as platform, version or colo")]
     Label {
         /// What was asked for.
         name: String,
@@ -142,10 +142,10 @@ pub enum QueryError {
     EmptyWindow(Window),
     /// Buckets of this length do not fit a time zone.
     #[error(
-        "in a time zone a bucket must be whole days or an even part of a day, as 15m, 1h or 6h: change --every, or leave out --tz"
+        "in a time zone a bucket must be whole days or an even part of a day, such as 15m, 1h or 6h: change --every, or leave out --tz"
     )]
     ZoneBuckets,
-    /// The answer would be longer than anybody reads.
+    /// There would be too many rows: series times buckets.
     #[error("{series} or more devices or groups in {buckets} buckets each are too many (at most {most} in all): use a longer --every, a shorter window, or a --by of fewer values", most = trend::MOST_ROWS)]
     Rows {
         /// How many devices or groups there are.
@@ -191,7 +191,7 @@ impl QueryError {
     }
 }
 
-/// The position of a column that every device state has.
+/// The position of a column that answers rely on.
 fn column(schema: &Schema, name: &str) -> usize {
     schema.index_of(name).expect("the table has the columns that devices are known by")
 }
@@ -236,6 +236,12 @@ impl<'a> Asked<'a> {
     fn holds(&self, id: &str) -> bool {
         self.0.as_ref().is_none_or(|ids| ids.contains(id))
     }
+}
+
+/// What is read to answer about some devices, or all: these columns.
+fn scan_of(schema: &Schema, devices: Option<&[String]>, columns: impl IntoIterator<Item = usize>) -> Scan {
+    let any_of = devices.map(|ids| (column(schema, "device_id"), ids.to_vec()));
+    Scan { columns: columns.into_iter().collect(), any_of, ..Scan::default() }
 }
 
 /// That there is no state of those who are asked about.

@@ -42,7 +42,7 @@ pub struct ReportOptions {
     pub now: Timestamp,
     /// What was asked of the API since is not known.
     pub known_until: Timestamp,
-    /// How many devices of each kind of trouble are shown.
+    /// How many devices of each kind of trouble are shown at least.
     pub worst: usize,
 }
 

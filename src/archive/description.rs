@@ -202,10 +202,10 @@ impl Archive {
         let is_data = |name: &str| Schema::all().iter().any(|schema| schema.dataset == name);
         match self.entries(&self.root) {
             // A crash before the description was written leaves at most the folders around it.
-            Ok(entries) if entries.iter().all(|entry| entry.name == paths::OWN) => {
+            Ok(entries) if entries.iter().all(|entry| entry.name == paths::OWN_FOLDER) => {
                 ArchiveError::Absent(self.root.clone())
             }
-            Ok(entries) if entries.iter().any(|entry| entry.name == paths::OWN || is_data(&entry.name)) => {
+            Ok(entries) if entries.iter().any(|entry| entry.name == paths::OWN_FOLDER || is_data(&entry.name)) => {
                 self.misdescribed("it is missing".to_owned())
             }
             Ok(_) => ArchiveError::Foreign(self.root.clone()),

@@ -93,17 +93,11 @@ fn is_in_order(places: &PageIndex, leaf: usize, rows: usize) -> bool {
         && places.last().is_none_or(|last| usize::try_from(last.first_row_index).is_ok_and(|last| last < rows))
 }
 
-/// The rows of a lone row group from one of them on, with the places of the pages, as far as they are said.
-pub(super) fn from(
-    source: &Source,
-    metadata: ParquetMetaData,
-    first: usize,
-) -> Result<(ParquetMetaData, RowSelection), ParquetError> {
-    let rows = usize::try_from(metadata.row_group(0).num_rows()).unwrap_or(0);
-    let selection = RowSelection::from_consecutive_ranges(std::iter::once(first.min(rows)..rows), rows);
+/// A lone row group with the places of its pages, as far as they are said.
+pub(super) fn with_places(source: &Source, metadata: ParquetMetaData) -> Result<ParquetMetaData, ParquetError> {
     let reader = ParquetMetaDataReader::new_with_metadata(metadata).with_offset_index_policy(PageIndexPolicy::Optional);
     let (metadata, places) = reader.read_page_index_and_finish(source)?;
-    Ok((metadata.into_builder().set_page_index(places.map(|places| Arc::new(places) as _)).build(), selection))
+    Ok(metadata.into_builder().set_page_index(places.map(|places| Arc::new(places) as _)).build())
 }
 
 /// Where the indexes of a lone row group are that [`select`] reads: of bounds, and of places.

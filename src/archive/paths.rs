@@ -12,7 +12,7 @@ use crate::clock;
 use super::ArchiveError;
 
 /// The folder of everything that is not data.
-pub(super) const OWN: &str = "_archive";
+pub const OWN_FOLDER: &str = "_archive";
 
 /// One UTC day of one dataset.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +22,9 @@ pub struct Partition {
     /// The day.
     pub date: NaiveDate,
 }
+
+/// A part, and where it is.
+pub type Placed = (PartName, PathBuf);
 
 /// The name of a part: `part-0-000042.parquet`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +82,7 @@ pub(super) fn dataset(root: &Path, dataset: &str) -> PathBuf {
 }
 
 pub(super) fn description(root: &Path) -> PathBuf {
-    root.join(OWN).join("archive.json")
+    root.join(OWN_FOLDER).join("archive.json")
 }
 
 pub(super) fn journal(own: &Path, shard: u32) -> PathBuf {

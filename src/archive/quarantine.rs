@@ -2,7 +2,6 @@
 //! from and why it is there. Nothing here is taken out again but by `forget`.
 
 use std::fs;
-use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 
 use arrow_array::{BooleanArray, RecordBatch};
@@ -128,10 +127,9 @@ impl Archive {
     pub fn quarantine(&self, shard: u32, aside: &Aside) -> Result<(), ArchiveError> {
         let dir = paths::quarantine(&self.own);
         self.disk.make_dirs(&dir)?;
-        let mut hash = XxHash64::with_seed(0);
-        hash.write(&aside.bytes);
         // The content is in the name: a crash may let the same bytes come again.
-        let file = format!("{}-{:016x}.{}", aside.name, hash.finish(), aside.kind.extension());
+        let hash = XxHash64::oneshot(0, &aside.bytes);
+        let file = format!("{}-{hash:016x}.{}", aside.name, aside.kind.extension());
         self.report(shard, &Report { file: file.clone(), from: &aside.from, cause: &aside.cause, rows_lost: None })?;
         let path = dir.join(file);
         if path.exists() {

@@ -153,14 +153,6 @@ impl Part {
         Ok(Self { path, source, schema, first_of_key, groups, footer, is_current, strange })
     }
 
-    /// Reads the whole file and says whether it is as it was written.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub fn checksum(path: &Path) -> Result<Checksum, ArchiveError> {
-        PartFile::open(path)?.checksum()
-    }
-
     /// Row groups in the part.
     #[must_use]
     pub fn groups(&self) -> usize {
@@ -272,24 +264,7 @@ impl Part {
         group: usize,
         first: usize,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, ArchiveError>> + use<>, ArchiveError> {
-        let wanted: Vec<usize> = (0..self.schema.fields().len()).collect();
-        let reader = sheltered(&self.path, || {
-            let (metadata, schema) = self.described(group, &wanted)?;
-            let (metadata, selection) = match first {
-                0 => (metadata, None),
-                _ => pages::from(&self.source, metadata, first).map(|(metadata, rows)| (metadata, Some(rows)))?,
-            };
-            let metadata =
-                ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new().with_schema(schema))?;
-            let mask = self.mask(metadata.metadata().file_metadata().schema_descr(), metadata.schema(), &wanted);
-            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(self.source.clone(), metadata);
-            let builder = builder.with_projection(mask).with_batch_size(BATCH_ROWS);
-            match selection {
-                Some(rows) => builder.with_row_selection(rows).build(),
-                None => builder.build(),
-            }
-        })?;
-        Ok(self.read(Reading { reader: Some(reader), known: None }, &wanted))
+        self.piece(&Piece { group, rows: first..self.group_rows(group) }, None)
     }
 
     fn read(
@@ -374,7 +349,10 @@ impl Part {
                     selected => selected?,
                 }
             }
-            None => (metadata, None),
+            None => match rows {
+                Some(rows) => (pages::with_places(&self.source, metadata)?, Some(rows.clone())),
+                None => (metadata, None),
+            },
         };
         let source = match (scan, &selection) {
             (Some(_), Some(selection)) if self.source.is_far() => {

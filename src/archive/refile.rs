@@ -13,11 +13,8 @@ use crate::schema::Schema;
 
 use super::merge::Incoming;
 use super::order::{Spot, spots_of};
-use super::salvage::readable;
+use super::salvage::{HELD_ROWS, readable};
 use super::{Archive, ArchiveError, Checksum, ShardLock};
-
-/// Rows that are held until they are merged.
-const HELD_ROWS: usize = 200_000;
 
 /// What was filed where it belongs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

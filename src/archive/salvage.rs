@@ -20,8 +20,8 @@ use super::staging::warn;
 use super::write::PartWriter;
 use super::{Archive, ArchiveError, Checksum, Part, paths};
 
-/// Rows that stand out of order are held until they are so many, and then sorted in.
-const HELD_ROWS: usize = 200_000;
+/// Rows that stand out of order, or elsewhere, are held until they are so many, and then merged.
+pub(super) const HELD_ROWS: usize = 200_000;
 
 /// Some rows of a part, with which something is wrong.
 #[derive(Default)]

@@ -93,12 +93,15 @@ impl Archive {
     ) -> Result<(), ArchiveError> {
         let mut ended = Ok(());
         for (name, left) in paths::entries(&paths::staging(&self.own, shard))? {
-            let cleared = match () {
-                () if !which(&name) => Ok(()),
-                () if name.starts_with(UNFINISHED) => self.disk.remove(&left).map_err(ArchiveError::from),
-                () if !left.is_dir() => self.keep_foreign(&left),
-                () => changed_at(&left)
-                    .and_then(|at| if now.saturating_sub(at) >= self.linger { self.clear(&left) } else { Ok(()) }),
+            let cleared = if !which(&name) {
+                Ok(())
+            } else if name.starts_with(UNFINISHED) {
+                self.disk.remove(&left).map_err(ArchiveError::from)
+            } else if !left.is_dir() {
+                self.keep_foreign(&left)
+            } else {
+                let is_old = |at| now.saturating_sub(at) >= self.linger;
+                changed_at(&left).and_then(|at| if is_old(at) { self.clear(&left) } else { Ok(()) })
             };
             // One that cannot be cleared away is no reason to leave the others.
             ended = ended.and(cleared);

@@ -1,11 +1,9 @@
 //! Parts of a shard that stand in a day beside the newest one: what a publish left that was broken off, and what somebody
 //! put there.
 //!
-//! Here is only said which is which. Who finds rows that stand nowhere else files them where they belong
-//! ([refile](super::refile)).
+//! Here they are only told apart; rows that stand nowhere else are filed where they belong by [refile](super::refile).
 
 use std::cmp::Ordering;
-use std::path::PathBuf;
 
 use arrow_array::RecordBatch;
 
@@ -13,17 +11,14 @@ use crate::bucket::Version;
 use crate::schema::Schema;
 
 use super::order::{Keys, replaces};
-use super::{Archive, ArchiveError, Checksum, Part, PartName, Partition};
-
-/// A part, and where it is.
-pub(super) type Placed = (PartName, PathBuf);
+use super::{Archive, ArchiveError, Checksum, Part, PartName, Partition, Placed};
 
 impl Archive {
     /// Every part of a day, also those that the archive's own readers pass over, as they are not the newest of their shard.
     ///
     /// # Errors
     /// Where the day cannot be listed.
-    pub fn all_parts(&self, partition: &Partition) -> Result<Vec<(PartName, PathBuf)>, ArchiveError> {
+    pub fn all_parts(&self, partition: &Partition) -> Result<Vec<Placed>, ArchiveError> {
         let days = self.store.listed(&partition.dataset, &(partition.date..=partition.date))?;
         Ok(days.into_values().flatten().map(|part| (part.name, part.path)).collect())
     }

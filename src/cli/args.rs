@@ -784,8 +784,7 @@ fn metrics_help() -> String {
 
 /// Reads an aggregate by its name.
 fn aggs() -> impl TypedValueParser<Value = Agg> {
-    let named = |name: String| Agg::ALL.into_iter().find(|agg| agg.name() == name);
-    PossibleValuesParser::new(Agg::ALL.map(Agg::name)).map(move |name| named(name).expect("only these names get here"))
+    PossibleValuesParser::new(Agg::ALL.map(Agg::name)).map(|name| Agg::parse(&name).expect("only these names get here"))
 }
 
 impl Args {

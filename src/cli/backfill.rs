@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     let wanted = accounts.iter().map(|(_, options)| Wanted::new(command, options.account_id.clone(), clock.now()));
     let wanted = wanted.collect::<anyhow::Result<Vec<_>>>()?;
     if command.dry_run {
-        let archive = if Archive::is_absent(&place)? { None } else { Some(Archive::open(&place)?) };
+        let archive = Archive::find(&place)?;
         for ((_, options), wanted) in accounts.iter().zip(&wanted) {
             print_plan(&wanted.plan(archive.as_ref(), &policy, options.budget)?, args.verbose > 0)?;
         }
@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         let mut summaries = serde_json::Map::new();
         for ((name, client_options), wanted) in accounts.into_iter().zip(&wanted) {
             let budget = client_options.budget;
-            let client = client(client_options, Archive::is_absent(&place)?, &clock).await?;
+            let client = client(client_options, Archive::find(&place)?.is_none(), &clock).await?;
             let (ingest, recovered) = take::open(&place, &clock, "backfill", access, policy.clone())?;
             exit = exit.or_worse(take::note_recovered(&recovered));
             let plan = wanted.plan(Some(ingest.archive()), &policy, budget)?;
@@ -57,7 +57,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
                 print::note(&format!("plan ({name}): {plan}"));
             }
             let bar = Bar::new(args.quiet);
-            let mut collector = Collector::new(client, ingest, clock.clone(), options(), &bar, stop.clone());
+            let mut collector = Collector::new(client, ingest, &clock, &options(), &bar, &stop);
             let (stats, failed) = collector.backfill(&plan, None, sweep_number(0)).await;
             exit = exit.or_worse(report(&stats, failed.is_some(), args.quiet));
             summaries.insert(wanted.account.as_str().to_owned(), serde_json::to_value(&stats)?);

@@ -18,7 +18,7 @@ use crate::snapshot::{AccountId, DeviceId};
 use super::args::{Args, CollectArgs, SourceArg};
 use super::backfill::known_devices;
 use super::connect::{connect, seed, share_limits};
-use super::heal::{Healed, Healer, healer};
+use super::heal::{Healed, Healer};
 use super::metrics::Metrics;
 use super::progress::Bar;
 use super::signals::until_stopped;
@@ -40,9 +40,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let mut accounts = command.api.clients(&file, seed(&clock))?;
     share_limits(&mut accounts);
     let rule = file.archive.publish_rule()?;
-    let deadline = command.deadline.as_deref().map(config::parse_duration).transpose()?;
-    // Who starts single sweeps says by the deadline how often.
-    let options = collect_options(command, every.or(deadline).unwrap_or(INTERVAL), rule)?;
+    let options = collect_options(command, every, rule)?;
     if accounts.len() > 1 && !options.devices.is_empty() {
         return Err(ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
     }
@@ -71,7 +69,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let archive = ingest.archive().clone();
         let archive_shard = ingest.locks().first().map_or(0, |lock| lock.shard);
         let account = |(name, client): &(String, Client)| {
-            let healer = healer(client, &archive, &clock, &options, &policy, args.quiet);
+            let healer = Healer::new(client, &archive, &clock, &options, &policy, args.quiet);
             Account { name: name.clone(), id: client.account().clone(), healer }
         };
         let accounts: Vec<Account> = clients.iter().map(account).collect();
@@ -118,9 +116,12 @@ fn shards(command: &CollectArgs) -> Result<(Shards, Option<u32>), ConfigError> {
 
 fn collect_options(
     command: &CollectArgs,
-    interval: Duration,
+    every: Option<Duration>,
     publish: PublishRule,
 ) -> Result<CollectOptions, ConfigError> {
+    let deadline = command.deadline.as_deref().map(config::parse_duration).transpose()?;
+    // Who starts single sweeps says by the deadline how often.
+    let interval = every.or(deadline).unwrap_or(INTERVAL);
     let minutes = interval.as_secs().div_ceil(60) + LATE_MINUTES;
     let since = u32::try_from(minutes.min(60)).unwrap_or(60);
     Ok(CollectOptions {
@@ -133,10 +134,7 @@ fn collect_options(
         since_minutes: command.since_minutes.unwrap_or(since),
         interval,
         publish,
-        deadline: match &command.deadline {
-            Some(text) => Some(config::parse_duration(text)?),
-            None => command.every.as_ref().map(|_| interval),
-        },
+        deadline: deadline.or(every),
     })
 }
 
@@ -286,7 +284,7 @@ struct Swept<'a> {
     total: CollectStats,
     /// Each by itself, for the summary's file.
     by_account: serde_json::Map<String, serde_json::Value>,
-    /// Whose failed, and of what.
+    /// The accounts whose sweep failed, and why.
     failures: Vec<(&'a str, CollectError)>,
 }
 

@@ -35,7 +35,7 @@ const DEVICES_TRIED: u32 = 12;
 pub(super) fn run(args: &Args, command: &DemoArgs) -> anyhow::Result<Exit> {
     let root = match args.typed_archive() {
         // Simulated devices have no place among real ones.
-        Some(root) if !Archive::is_absent(root)? => bail!(
+        Some(root) if Archive::find(root)?.is_some() => bail!(
             "{} holds an archive already, and a demo's devices would stay among its own: name a new folder",
             root.display()
         ),
@@ -70,7 +70,7 @@ async fn sweep(fleet: &Fleet, root: &Path, start: Timestamp, end: Timestamp) -> 
         publish: PublishRule::Sweep,
     };
     let ((_switch, stop), bar) = (stop_pair(), Bar::new(true));
-    let mut collector = Collector::new(client, ingest, clock.clone(), options, &bar, stop);
+    let mut collector = Collector::new(client, ingest, &clock, &options, &bar, &stop);
     for number in 0_u16.. {
         let (stats, failed) = collector.sweep(number).await;
         failed.map_or(Ok(()), Err)?;

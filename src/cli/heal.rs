@@ -32,15 +32,15 @@ const MOST_BEGUN: usize = 4;
 /// Looks for holes of the last 7 days, and reads what the history has of them, for as long as there is time.
 #[derive(Clone)]
 pub(super) struct Healer {
-    pub(super) archive: Archive,
-    pub(super) account: AccountId,
-    pub(super) clock: Clock,
-    pub(super) budget: Budget,
-    pub(super) policy: Policy,
+    archive: Archive,
+    account: AccountId,
+    clock: Clock,
+    budget: Budget,
+    policy: Policy,
     /// Of these alone, where any are named.
-    pub(super) devices: Vec<DeviceId>,
+    devices: Vec<DeviceId>,
     pub(super) interval: Duration,
-    pub(super) quiet: bool,
+    quiet: bool,
 }
 
 /// What is missing, by who is to be asked for.
@@ -66,6 +66,27 @@ impl Healed {
 }
 
 impl Healer {
+    /// A healer of a client's account, made before the writer's thread takes the archive.
+    pub(super) fn new(
+        client: &Client,
+        archive: &Archive,
+        clock: &Clock,
+        options: &CollectOptions,
+        policy: &Policy,
+        quiet: bool,
+    ) -> Self {
+        Self {
+            archive: archive.clone(),
+            account: client.account().clone(),
+            clock: clock.clone(),
+            budget: client.pacer().budget(),
+            policy: policy.clone(),
+            devices: options.devices.clone(),
+            interval: options.interval,
+            quiet,
+        }
+    }
+
     /// Heals until `time` is up. What is received since `waiting` is not published yet, and no hole. Holes that cannot
     /// be looked for are told, and left to the next time.
     pub(super) async fn heal(
@@ -204,27 +225,6 @@ fn whole(every: Duration, now: Timestamp, waiting: Option<Timestamp>) -> Option<
     window.check().is_ok().then_some(window)
 }
 
-/// What a healer needs, before the writer's thread takes the archive.
-pub(super) fn healer(
-    client: &Client,
-    archive: &Archive,
-    clock: &Clock,
-    options: &CollectOptions,
-    policy: &Policy,
-    quiet: bool,
-) -> Healer {
-    Healer {
-        archive: archive.clone(),
-        account: client.account().clone(),
-        clock: clock.clone(),
-        budget: client.pacer().budget(),
-        policy: policy.clone(),
-        devices: options.devices.clone(),
-        interval: options.interval,
-        quiet,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
@@ -278,9 +278,9 @@ mod tests {
                 deadline: None,
                 publish,
             };
-            let healer = healer(&client, &archive, &clock, &options, &Policy::default(), true);
+            let healer = Healer::new(&client, &archive, &clock, &options, &Policy::default(), true);
             let collector =
-                Collector::new(client, ingest, clock.clone(), options, Box::leak(Box::new(Bar::new(true))), stop);
+                Collector::new(client, ingest, &clock, &options, Box::leak(Box::new(Bar::new(true))), &stop);
             Self { clock, collector, healer, server: handle, stats: CollectStats::default(), number: 0, _dir: dir }
         }
 

@@ -13,7 +13,7 @@ use super::{Exit, print};
 pub(super) fn run(args: &Args, command: &InitArgs) -> anyhow::Result<Exit> {
     let (place, file) = args.config()?;
     let root = place.root().display();
-    if !Archive::is_absent(&place)? {
+    if Archive::find(&place)?.is_some() {
         bail!("{root} is an archive already: `reshard` gives it another number of shards");
     }
     let disk = Disk::new(file.archive.readable_by);

@@ -67,7 +67,7 @@ const WAITING: &[Figure] = &[
     }),
 ];
 
-/// What is told, and to whom.
+/// The metrics, and where they are told.
 pub(super) struct Metrics {
     registry: Registry,
     ended: GaugeVec,

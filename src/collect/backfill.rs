@@ -237,7 +237,7 @@ impl Collector<'_> {
     ) -> (BackfillStats, Option<CollectError>) {
         let before = self.mark();
         let days: BTreeSet<_> = plan.windows.iter().map(|window| window.from.date_naive()).collect();
-        let publish = self.publish.saturating_mul(u32::try_from(days.len()).unwrap_or(u32::MAX).max(1));
+        let publish = self.publish_took.saturating_mul(u32::try_from(days.len()).unwrap_or(u32::MAX).max(1));
         let end = End::new(self.stop.clone(), deadline, publish);
         let mut sweep = Sweep::new(sweep_id(self.clock.now(), number), end);
         let has_room = self.has_room(&mut sweep.stats).await;
@@ -249,9 +249,9 @@ impl Collector<'_> {
         self.progress.finish();
         let took = before.at.elapsed();
         // A sweep's publish is of fewer days: how long that takes, this one does not say.
-        let of_a_sweep = self.publish;
+        let of_a_sweep = self.publish_took;
         let published = self.publish_timed(None).await;
-        self.publish = of_a_sweep;
+        self.publish_took = of_a_sweep;
         let asked = Asked { sweep: backfill.sweep.into_inner(), came_to: asked, before, took };
         let (asked, failed) = self.conclude(asked, Some(published));
         let windows_left = plan.windows.len() as u64 - stats.windows_done - stats.windows_forgotten;

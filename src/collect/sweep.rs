@@ -53,7 +53,7 @@ pub struct Collector<'a> {
     /// What the last sweep had no time for.
     carried: Resume,
     /// How long the last publish took.
-    pub(super) publish: Duration,
+    pub(super) publish_took: Duration,
     /// Answers that are in memory alone: nothing more is asked while they cannot be written.
     unwritten: usize,
 }
@@ -111,15 +111,13 @@ impl<'a> Collector<'a> {
     pub fn new(
         client: Client,
         ingest: Ingest,
-        clock: Clock,
-        options: CollectOptions,
+        clock: &Clock,
+        options: &CollectOptions,
         progress: &'a dyn Progress,
-        stop: Stop,
+        stop: &Stop,
     ) -> Self {
-        let (policy, takes) = (ingest.policy().clone(), ingest.takes());
-        let (writer, carried) = (Writer::start(ingest), Resume::default());
-        let publish = Duration::ZERO;
-        Self { client, clock, options, policy, takes, writer, progress, stop, carried, publish, unwritten: 0 }
+        let one = Self::of_accounts(vec![client], ingest, clock, options, progress, stop);
+        one.into_iter().next().expect("one client has one collector")
     }
 
     /// A collector for each account, which hand what they receive to one writer.
@@ -132,28 +130,21 @@ impl<'a> Collector<'a> {
         progress: &'a dyn Progress,
         stop: &Stop,
     ) -> Vec<Self> {
-        let mut clients = clients.into_iter();
-        let Some(client) = clients.next() else { return Vec::new() };
-        let mut all = vec![Self::new(client, ingest, clock.clone(), options.clone(), progress, stop.clone())];
-        let others: Vec<Self> = clients.map(|client| all[0].beside(client)).collect();
-        all.extend(others);
-        all
-    }
-
-    fn beside(&self, client: Client) -> Self {
-        Self {
+        let (policy, takes, writer) = (ingest.policy().clone(), ingest.takes(), Writer::start(ingest));
+        let of_account = |client| Self {
             client,
-            clock: self.clock.clone(),
-            options: self.options.clone(),
-            policy: self.policy.clone(),
-            takes: self.takes.clone(),
-            writer: self.writer.clone(),
-            progress: self.progress,
-            stop: self.stop.clone(),
+            clock: clock.clone(),
+            options: options.clone(),
+            policy: policy.clone(),
+            takes: takes.clone(),
+            writer: writer.clone(),
+            progress,
+            stop: stop.clone(),
             carried: Resume::default(),
-            publish: Duration::ZERO,
+            publish_took: Duration::ZERO,
             unwritten: 0,
-        }
+        };
+        clients.into_iter().map(of_account).collect()
     }
 
     /// Asks with another credential from the next request on.
@@ -206,9 +197,9 @@ impl<'a> Collector<'a> {
             None => None,
         };
         let (took, unwritten) =
-            collectors.first().map_or_else(Default::default, |first| (first.publish, first.unwritten));
+            collectors.first().map_or_else(Default::default, |first| (first.publish_took, first.unwritten));
         let concluded = collectors.iter_mut().zip(asked).map(|(collector, asked)| {
-            (collector.publish, collector.unwritten) = (took, unwritten);
+            (collector.publish_took, collector.unwritten) = (took, unwritten);
             collector.conclude(asked, published.take())
         });
         concluded.collect()
@@ -217,7 +208,7 @@ impl<'a> Collector<'a> {
     /// Asks for all that a sweep is to ask for.
     async fn ask_all(&mut self, number: u16) -> Asked {
         let before = self.mark();
-        let end = End::new(self.stop.clone(), self.options.deadline, self.publish);
+        let end = End::new(self.stop.clone(), self.options.deadline, self.publish_took);
         let mut sweep = Sweep::new(sweep_id(self.clock.now(), number), end);
         let asked = if self.has_room(&mut sweep.stats).await { self.ask(&mut sweep).await } else { Err(Halt::Journal) };
         self.progress.finish();
@@ -237,7 +228,7 @@ impl<'a> Collector<'a> {
         if let Ok(report) = &report
             && report.published.rows > 0
         {
-            self.publish = report.took;
+            self.publish_took = report.took;
         }
         // Where the journal failed, there may be some: the next sweep begins with another publish, which finds out.
         self.unwritten = report.as_ref().map_or(self.unwritten.max(1), |report| report.unwritten);

@@ -13,11 +13,8 @@ use flume::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Timestamp;
-use crate::ingest::{Ingest, IngestError, PublishRule, Published, Waiting};
+use crate::ingest::{Ingest, IngestError, PublishRule, Published, SYNC_AFTER, Waiting};
 use crate::snapshot::Answer;
-
-/// An answer is durable at most so much later, and the time of a sync.
-const SYNC_AFTER: Duration = Duration::from_millis(500);
 
 /// So long the thread looks away from the queue while answers come in one after the other.
 const BURST: Duration = Duration::from_millis(2);

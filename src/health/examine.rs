@@ -20,13 +20,21 @@ const USUAL_SKEW: TimeDelta = TimeDelta::seconds(3);
 /// An answer that takes longer is slow.
 const SLOW: Duration = Duration::from_secs(3);
 
+/// The check of the archive.
+const ARCHIVE: &str = "archive";
+
 /// Looks at the place of an archive, and at whether its pseudonyms go on: by the mark of their key, if any are to be
 /// made, and by whether anybody said what may be written.
 #[must_use]
 pub fn examine_place(place: &Place, key_mark: Option<&str>, is_ruled: bool) -> Vec<Check> {
     let root = place.disk();
-    let mut checks = vec![archive(place)];
-    checks.extend(pseudonyms(place, key_mark, is_ruled));
+    let mut checks = match found(place) {
+        Ok(archive) => {
+            let of_pseudonyms = pseudonyms(&archive, key_mark, is_ruled);
+            std::iter::once(usable(&archive)).chain(of_pseudonyms).collect()
+        }
+        Err(check) => vec![check],
+    };
     checks.push(if disk::is_writable(root) {
         Check::fine("folder", format!("{} can be written to", root.display()))
     } else {
@@ -39,7 +47,7 @@ pub fn examine_place(place: &Place, key_mark: Option<&str>, is_ruled: bool) -> V
             Check::poor("disk", format!("{} free", bytes(free)), "make room before the next sweep")
         }
         Some(free) => Check::fine("disk", format!("{} free", bytes(free))),
-        None => Check::note("disk", "nobody knows how much is free", ""),
+        None => Check::note("disk", "free space cannot be determined", ""),
     });
     checks
 }
@@ -67,29 +75,27 @@ pub async fn examine(client: &Client) -> Vec<Check> {
     checks
 }
 
-fn archive(place: &Place) -> Check {
-    let (name, root) = ("archive", place.root());
-    match Archive::is_absent(place) {
-        Ok(true) => {
-            return Check::note(name, format!("{} is still to be made", root.display()), "the first collect does");
-        }
-        Ok(false) => (),
-        Err(error @ ArchiveError::Bucket(_)) => {
-            return Check::poor(
-                name,
-                error.to_string(),
-                "look at --archive, and at the variables of the bucket's cloud",
-            );
-        }
-        Err(error @ (ArchiveError::Format { .. } | ArchiveError::Description { .. })) => {
-            return Check::poor(name, error.to_string(), "do what it says: until then nothing is collected");
-        }
-        Err(error) => return Check::poor(name, error.to_string(), "name the archive's own folder with --archive"),
-    }
-    let archive = match Archive::open(place) {
-        Ok(archive) => archive,
-        Err(error) => return Check::poor(name, error.to_string(), "try again: it was there just now"),
-    };
+/// The archive of a place, or what is said where there is none that can be opened.
+fn found(place: &Place) -> Result<Archive, Check> {
+    Archive::open(place).map_err(|error| {
+        let remedy = match error {
+            ArchiveError::Absent(_) => {
+                let found = format!("{} is still to be made", place.root().display());
+                return Check::note(ARCHIVE, found, "the first collect does");
+            }
+            ArchiveError::Bucket(_) => "look at --archive, and at the variables of the bucket's cloud",
+            ArchiveError::Format { .. } | ArchiveError::Description { .. } => {
+                "do what it says: until then nothing is collected"
+            }
+            _ => "name the archive's own folder with --archive",
+        };
+        Check::poor(ARCHIVE, error.to_string(), remedy)
+    })
+}
+
+/// Whether an archive can be read and written.
+fn usable(archive: &Archive) -> Check {
+    let name = ARCHIVE;
     if let Err(error) = archive.check_state() {
         return Check::poor(name, error.to_string(), "each archive in a bucket has a folder of its own for its state");
     }
@@ -113,14 +119,13 @@ fn archive(place: &Place) -> Check {
             Check::note(name, format!("in use by {holder}"), "no other can collect or import meanwhile")
         }
         Some(Err(error)) => Check::poor(name, error.to_string(), "make the archive's files this user's"),
-        None => Check::fine(name, format!("{} can be read, and nobody is writing to it", root.display())),
+        None => Check::fine(name, format!("{} can be read, and nobody is writing to it", archive.root().display())),
     }
 }
 
-/// Whether pseudonyms go on as they began; nothing where there are none, or where the archive cannot be read.
-fn pseudonyms(place: &Place, key_mark: Option<&str>, is_ruled: bool) -> Option<Check> {
+/// Whether pseudonyms go on as they began; nothing where there are none.
+fn pseudonyms(archive: &Archive, key_mark: Option<&str>, is_ruled: bool) -> Option<Check> {
     let name = "pseudonyms";
-    let archive = Archive::open(place).ok()?;
     let keys = archive.pseudonym_keys();
     let known = keys.iter().find(|key| Some(key.mark.as_str()) == key_mark);
     let since = clock::format_timestamp(known.or(keys.last())?.since);
@@ -128,7 +133,11 @@ fn pseudonyms(place: &Place, key_mark: Option<&str>, is_ruled: bool) -> Option<C
         Some(_) if known.is_some() => Check::fine(name, format!("made with the same key since {since}")),
         Some(_) => {
             let found = format!("the key is another than since {since}");
-            Check::poor(name, found, "put the former key back: with this one, everybody is somebody else from now on")
+            Check::poor(
+                name,
+                found,
+                "put the former key back: with this one, every person and device gets a new pseudonym",
+            )
         }
         None if is_ruled => Check::note(name, format!("none are made any more; there are since {since}"), ""),
         None => {

@@ -240,7 +240,9 @@ impl Status {
         };
         let mut checks: Vec<Check> = self.last_sweeps.iter().map(of_sweep).collect();
         let waiting = self.unpublished.iter();
-        checks.extend(waiting.map(|(account, shard, at)| waits(&name(account, shard.as_deref()), *at, options)));
+        checks.extend(waiting.map(|(account, shard, at)| {
+            by_age(&name(account, shard.as_deref()), *at, "it waits in the journal to be published", options)
+        }));
         let silent = |account: &str, shard: Option<&str>| {
             let remedy = "nothing collects: run `dex-archive collect`, by hand and then from cron or as a service";
             Check::poor(&name(account, shard), "none in the last 7 days", remedy)
@@ -396,11 +398,6 @@ impl Sweep {
         }
         check
     }
-}
-
-/// A sweep of which nothing is published yet.
-fn waits(name: &str, newest: Timestamp, options: &StatusOptions) -> Check {
-    by_age(name, newest, "it waits in the journal to be published", options)
 }
 
 /// A sweep that is of a time, and what else there is to say of it.

@@ -41,6 +41,7 @@ pub(super) struct Batch {
     polls: Vec<(Poll, Range<usize>)>,
     /// Files for the quarantine: what is no frame.
     gaps: Vec<Aside>,
+    /// The number of each device among those of the bodies.
     ids: HashMap<Arc<str>, u32>,
     /// Bodies that are known to be no device state.
     no_states: BTreeMap<u32, FlattenError>,
@@ -424,8 +425,8 @@ impl Divided {
         let mut bytes = 0;
         let mut files: Vec<Vec<(u32, &FlattenError)>> = Vec::new();
         for (&at, error) in &self.no_states {
-            let is_next = files.last().is_none_or(|file| place(file[0].0).file != place(at).file);
-            if is_next || bytes > ASIDE_BYTES {
+            let is_other_file = files.last().is_none_or(|file| place(file[0].0).file != place(at).file);
+            if is_other_file || bytes > ASIDE_BYTES {
                 files.push(Vec::new());
                 bytes = 0;
             }

@@ -6,14 +6,13 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, RecordBatch};
 
-use crate::archive::Scan;
 use crate::schema::{Role, Schema};
 
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::scan::Days;
 use super::sum::Sum;
 use super::window::Window;
-use super::{Asked, QueryError, column, no_state, texts, times};
+use super::{Asked, QueryError, column, no_state, scan_of, texts, times};
 
 /// What is asked of applications.
 #[derive(Debug, Clone)]
@@ -44,8 +43,7 @@ pub fn apps(days: &Days, options: &AppsOptions) -> Result<Answer, QueryError> {
     let known = || lists().filter_map(|(_, column)| column.name.split('_').next().map(str::to_owned)).collect();
     let (list, entry) = list.ok_or_else(|| QueryError::Resource { name: options.resource.clone(), known: known() })?;
     let (device, time) = (column(&schema, "device_id"), column(&schema, "timestamp"));
-    let any_of = options.devices.clone().map(|ids| (device, ids));
-    let scan = Scan { columns: [device, time, list].into(), any_of, ..Scan::default() };
+    let scan = scan_of(&schema, options.devices.as_deref(), [device, time, list]);
     let asked = (&Asked::of(options.devices.as_deref()), options.window);
     let add = |found: &mut (bool, Apps), batch: &RecordBatch| take(batch, asked, &entry.name, found);
     let (mut all, mut is_empty) = (Apps::new(), true);

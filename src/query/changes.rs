@@ -18,7 +18,7 @@ use super::scan::Days;
 use super::trend::MOST_ROWS;
 use super::wanted::{StateOptions, Wanted};
 use super::window::Window;
-use super::{Asked, QueryError, cell, column, moment, no_state, registrations, texts, times};
+use super::{Asked, QueryError, cell, column, moment, no_state, registrations, scan_of, texts, times};
 
 /// What is asked of changes.
 #[derive(Debug, Clone)]
@@ -136,7 +136,7 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Changes, QueryEr
 fn changes_since(since: Timestamp, all: Histories, names: &Names, schema: &Schema, watched: &[String]) -> Changes {
     let micros = since.timestamp_micros();
     let lines = all.0.into_iter().map(|(device, registrations)| (device, lines_of(registrations)));
-    // Whoever has no change is of no account for what is shown either.
+    // A device without a change does not decide which columns are shown either.
     let lines = lines.filter(|(_, lines)| lines.iter().any(|line| line.history.has_changed_since(micros)));
     let lines: Vec<(String, Vec<Line>)> = lines.collect();
     let shown = Shown::of(lines.iter().map(|(_, lines)| &lines[..]));
@@ -355,10 +355,9 @@ struct Question<'a> {
 }
 
 fn scan(Wanted { schema, columns }: &Wanted, options: &StateOptions) -> Scan {
-    let device = column(schema, "device_id");
-    let known_by = [device, column(schema, "timestamp"), column(schema, "account_id")];
-    let columns = columns.iter().copied().chain(known_by).chain(registrations(schema)).collect();
-    Scan { columns, any_of: options.devices.clone().map(|ids| (device, ids)), ..Scan::default() }
+    let known_by = ["device_id", "timestamp", "account_id"].map(|name| column(schema, name));
+    let columns = columns.iter().copied().chain(known_by).chain(registrations(schema));
+    scan_of(schema, options.devices.as_deref(), columns)
 }
 
 /// Takes in the states of a batch, and whether there is one to be told of: those of a registration that follow each other

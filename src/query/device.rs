@@ -14,7 +14,7 @@ use crate::snapshot::DeviceId;
 
 use super::metric::{is_pattern, matches};
 use super::scan::Days;
-use super::{Asked, QueryError, Window, column, moment, texts, times};
+use super::{Asked, QueryError, Window, column, moment, scan_of, texts, times};
 
 /// So many letters of an id are enough to look for it.
 const SHORTEST_PREFIX: usize = 4;
@@ -110,8 +110,7 @@ pub fn shared(days: &Days, devices: &[String], window: Window) -> Result<Shared,
     let schema = Schema::device_state();
     let [id, time, account] = ["device_id", "timestamp", "account_id"].map(|name| column(&schema, name));
     let person = schema.person();
-    let columns = [id, time, account].into_iter().chain(person).collect();
-    let scan = Scan { columns, any_of: Some((id, devices.to_vec())), ..Scan::default() };
+    let scan = scan_of(&schema, Some(devices), [id, time, account].into_iter().chain(person));
     let wanted: BTreeSet<&str> = devices.iter().map(String::as_str).collect();
     let add = |found: &mut Shared, batch: &RecordBatch| {
         let (ids, times) = (texts(batch, "device_id"), times(batch, "timestamp"));
@@ -160,8 +159,7 @@ fn seen(days: &Days, window: Window, devices: Option<&[String]>) -> Result<Times
     type Seen = BTreeMap<(String, String), (i64, i64)>;
     let schema = Schema::device_state();
     let [account, id, time] = ["account_id", "device_id", "timestamp"].map(|name| column(&schema, name));
-    let any_of = devices.map(|ids| (id, ids.to_vec()));
-    let scan = Scan { columns: [account, id, time].into(), any_of, ..Scan::default() };
+    let scan = scan_of(&schema, devices, [account, id, time]);
     let asked = Asked::of(devices);
     let see = |all: &mut Seen, device: (String, String), (first, last): (i64, i64)| {
         let times = all.entry(device).or_insert((first, last));

@@ -16,7 +16,7 @@ use super::QueryError;
 use super::answer::{Answer, AnswerColumn, Cell};
 use super::scan::Days;
 use super::trend::MOST_ROWS;
-use super::window::{Buckets, Window};
+use super::window::Window;
 
 use seen::{Device, Seeings, Seen, intervals};
 
@@ -150,7 +150,7 @@ pub fn coverage(days: &Days, options: &GapsOptions, account: &str) -> Result<Cov
         let (mut gone, mut missed) = (0, 0);
         for gap in reading.runs(device, seeings) {
             gone += gap.intervals();
-            missed += if gap.is_missed() { gap.intervals() } else { 0 };
+            missed += if gap.cause.is_missed() { gap.intervals() } else { 0 };
         }
         all.expected += expected as u64;
         all.present += (expected - gone) as u64;
@@ -310,7 +310,6 @@ impl Missed {
 /// What was seen, as it is told.
 struct Reading<'a> {
     options: &'a GapsOptions,
-    buckets: &'a Buckets,
     seen: &'a Seen,
     /// A device in one of several accounts is told by it.
     has_accounts: bool,
@@ -319,7 +318,7 @@ struct Reading<'a> {
 impl<'a> Reading<'a> {
     fn of(seen: &'a Seen, options: &'a GapsOptions) -> Self {
         let accounts: BTreeSet<&String> = seen.devices.keys().map(|(account, _)| account).collect();
-        Self { options, buckets: &seen.buckets, seen, has_accounts: accounts.len() > 1 }
+        Self { options, seen, has_accounts: accounts.len() > 1 }
     }
 
     /// What is missing of each device.
@@ -330,8 +329,8 @@ impl<'a> Reading<'a> {
             let missing: [usize; _] = Cause::ALL.map(missing);
             DeviceGaps {
                 of: self.missed(device),
-                expected: self.buckets.count(),
-                present: self.buckets.count() - missing.iter().sum::<usize>(),
+                expected: self.seen.buckets.count(),
+                present: self.seen.buckets.count() - missing.iter().sum::<usize>(),
                 missing,
                 recoverable: runs.iter().map(|run| self.recoverable(run).count()).sum(),
                 days_left: runs.iter().filter_map(|run| self.days_left(run)).min_by(f64::total_cmp),
@@ -356,8 +355,8 @@ impl<'a> Reading<'a> {
         let of_device = |(device, seeings)| {
             self.runs(device, seeings).into_iter().map(move |run| Gap {
                 of: self.missed(device),
-                from: self.buckets.start(run.first),
-                to: self.buckets.start(run.last + 1),
+                from: self.seen.buckets.start(run.first),
+                to: self.seen.buckets.start(run.last + 1),
                 cause: run.cause,
                 intervals: run.intervals(),
                 days_left: self.days_left(&run),
@@ -373,7 +372,7 @@ impl<'a> Reading<'a> {
     }
 
     fn expected(&self) -> usize {
-        self.seen.devices.len() * self.buckets.count()
+        self.seen.devices.len() * self.seen.buckets.count()
     }
 
     fn missed(&self, (account, device): &Device) -> Missed {
@@ -385,7 +384,7 @@ impl<'a> Reading<'a> {
     fn runs(&self, device: &Device, seeings: &Seeings) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
         let seen = self.seen.of(device, seeings);
-        for bucket in 0..self.buckets.count() {
+        for bucket in 0..self.seen.buckets.count() {
             let Some(cause) = seen.cause(bucket) else { continue };
             match runs.last_mut() {
                 Some(run) if (run.cause, run.last + 1) == (cause, bucket) => run.last = bucket,
@@ -399,15 +398,15 @@ impl<'a> Reading<'a> {
     /// that history has, if there was nothing in it.
     fn recoverable(&self, gap: &Run) -> std::ops::RangeInclusive<usize> {
         let oldest = (self.options.now - HISTORY).timestamp_micros();
-        let reached = (gap.first..=gap.last).find(|&bucket| self.buckets.range(bucket).end > oldest);
-        reached.filter(|_| gap.is_missed()).unwrap_or(gap.last + 1)..=gap.last
+        let reached = (gap.first..=gap.last).find(|&bucket| self.seen.buckets.range(bucket).end > oldest);
+        reached.filter(|_| gap.cause.is_missed()).unwrap_or(gap.last + 1)..=gap.last
     }
 
     /// Days until the oldest interval of a gap that can still be asked for is gone; none where all are.
     #[expect(clippy::cast_precision_loss, reason = "days for people")]
     fn days_left(&self, gap: &Run) -> Option<f64> {
         let oldest = self.recoverable(gap).next()?;
-        let gone = self.buckets.range(oldest).end + HISTORY.num_microseconds()?;
+        let gone = self.seen.buckets.range(oldest).end + HISTORY.num_microseconds()?;
         Some((gone - self.options.now.timestamp_micros()) as f64 / 86_400e6)
     }
 }
@@ -420,11 +419,6 @@ struct Run {
 }
 
 impl Run {
-    /// Whether nobody had an answer.
-    fn is_missed(&self) -> bool {
-        self.cause.is_missed()
-    }
-
     fn intervals(&self) -> usize {
         self.last + 1 - self.first
     }

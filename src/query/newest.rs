@@ -11,7 +11,7 @@ use crate::schema::Schema;
 use super::answer::Cell;
 use super::scan::Days;
 use super::window::Window;
-use super::{Asked, QueryError, cell, column, texts, times};
+use super::{Asked, QueryError, cell, column, scan_of, texts, times};
 
 /// What is looked for.
 pub(super) struct Newest<'a> {
@@ -51,8 +51,8 @@ pub fn newest_names(
 impl Newest<'_> {
     pub(super) fn find(&self, days: &Days) -> Result<Found, QueryError> {
         let (device, time) = (column(self.schema, "device_id"), column(self.schema, "timestamp"));
-        let any_of = self.devices.map(|ids| (device, ids.to_vec()));
-        let ids = Scan { columns: [device, time].into(), any_of, within: Some((time, self.window.micros())) };
+        let scan = scan_of(self.schema, self.devices, [device, time]);
+        let ids = Scan { within: Some((time, self.window.micros())), ..scan };
         let asked = Asked::of(self.devices);
         let mut found = Found::new();
         for paths in days.by_day(self.schema, self.window)?.iter().rev() {

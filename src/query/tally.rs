@@ -51,6 +51,12 @@ pub(super) struct Tally {
 }
 
 impl Agg {
+    /// The aggregate of a name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|agg| agg.name() == name)
+    }
+
     /// Every one.
     pub const ALL: [Self; 12] = [
         Self::Mean,

@@ -105,7 +105,7 @@ pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> 
         return Err(QueryError::NoState { who: options.who.clone(), window: options.window });
     }
     if let Who::Devices(ids) = &options.who {
-        // Of whom there is nothing, that is shown as well.
+        // A device that was named and has no state gets rows too.
         for id in ids {
             all.series(id);
         }
@@ -175,7 +175,7 @@ impl<'a> Reading<'a> {
         Ok(Self { options, buckets, scan, time, key, metrics, keep, asked })
     }
 
-    /// Why nobody can be told so much, if it is.
+    /// Why the answer would be too large; none where it is not.
     fn refusal(&self, found: &AllSeries) -> Option<QueryError> {
         let (series, buckets) = (found.count(), self.buckets.count());
         let rows = series.saturating_mul(buckets);

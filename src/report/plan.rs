@@ -165,8 +165,7 @@ impl Bound {
 
 fn agg<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Agg, D::Error> {
     let name = String::deserialize(deserializer)?;
-    let found = Agg::ALL.into_iter().find(|agg| agg.name() == name);
-    found.ok_or_else(|| D::Error::custom(format!("{name:?} is no aggregate")))
+    Agg::parse(&name).ok_or_else(|| D::Error::custom(format!("{name:?} is no aggregate")))
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! What stands in the folders, and what should not.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow_array::RecordBatch;
 
 use crate::archive::{
-    Archive, ArchiveError, Checksum, Entry, OWN_FOLDER, Part, PartFile, PartName, Partition, Spot, has_all_of,
+    Archive, ArchiveError, Checksum, Entry, OWN_FOLDER, Part, PartFile, PartName, Partition, Placed, Spot, has_all_of,
     is_any_of, is_report,
 };
 use crate::schema::Schema;
@@ -78,9 +78,6 @@ fn look_at_day(archive: &Archive, schema: &Schema, partition: &Partition, day: &
 
 /// So often a folder is listed that changes meanwhile.
 const MOST_LISTINGS: usize = 10;
-
-/// A part, and where it is.
-type Placed = (PartName, PathBuf);
 
 /// Two parts of a shard: readers see both, the archive's own the newer one.
 fn look_at_pair(

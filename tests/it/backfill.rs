@@ -40,7 +40,7 @@ fn holes_are_filled_where_the_api_has_the_data_and_gaps_explains_the_rest() {
     runtime.block_on(async {
         let (client, handle) = simulated(&clock).await;
         let (_switch, stop) = stop_pair();
-        let mut collector = collector(client, &root, &clock, stop);
+        let mut collector = collector(client, &root, &clock, &stop);
         for step in 0..24_u16 {
             let hour = step / 4;
             handle.set_faults(if hour == 4 { Faults::none().with(FaultKind::Server, 1.0) } else { Faults::none() });
@@ -86,7 +86,7 @@ fn what_is_asked_under_a_wrong_clock_counts_for_no_hour() {
         let fleet = FleetOptions { devices: 30, ..FleetOptions::default() };
         let (base_url, _handle) = served(fleet, &theirs).await;
         let (_switch, stop) = stop_pair();
-        let mut collector = collector(client(base_url, &ours), &root, &ours, stop);
+        let mut collector = collector(client(base_url, &ours), &root, &ours, &stop);
         for step in 0..4 {
             collector.sweep(step).await;
             advance(TimeDelta::minutes(15));
@@ -133,7 +133,7 @@ fn of_an_outage_it_is_told_who_was_missed_also_where_nobody_was_seen() {
     runtime.block_on(async {
         let (client, handle) = simulated(&clock).await;
         let (_switch, stop) = stop_pair();
-        let mut collector = collector(client, &root, &clock, stop);
+        let mut collector = collector(client, &root, &clock, &stop);
         for step in 0..12 {
             handle.set_faults(if step < 4 { Faults::none() } else { Faults::none().with(FaultKind::Server, 1.0) });
             collector.sweep(step).await;
@@ -171,7 +171,7 @@ fn a_collector_of_a_shard_asks_for_nobody_elses_devices() {
             let archive = Archive::open_or_create(&root, 2, clock.now(), Disk::default()).expect("an archive");
             let (ingest, _) = Ingest::open(archive, Shards::One(shard), "test", Policy::default()).expect("the shard");
             let options = CollectOptions { source: SourceChoice::List, ..options() };
-            Collector::new(client, ingest, clock.clone(), options, &Silent, stop.clone())
+            Collector::new(client, ingest, &clock, &options, &Silent, &stop)
         });
         for step in 0..12 {
             // The second one ends after an hour.
@@ -227,7 +227,7 @@ fn a_long_outage_is_no_beginning() {
     runtime.block_on(async {
         let (client, _handle) = simulated(&clock).await;
         let (_switch, stop) = stop_pair();
-        let mut collector = collector(client, &root, &clock, stop);
+        let mut collector = collector(client, &root, &clock, &stop);
         for step in 0..12 {
             collector.sweep(step).await;
             clock.advance(TimeDelta::minutes(15));
@@ -255,7 +255,7 @@ fn a_slip_of_the_server_is_no_end_of_a_window() {
         let left = runtime.block_on(async {
             let (client, handle) = simulated(&clock).await;
             let (_switch, stop) = stop_pair();
-            let mut collector = collector(client, &root, &clock, stop);
+            let mut collector = collector(client, &root, &clock, &stop);
             let (mut left, mut windows, mut new) = (Vec::new(), 0, 0);
             // With the fault, and without it what that left.
             for with_fault in [true, false] {
@@ -309,7 +309,7 @@ fn what_is_forgotten_before_it_is_asked_for_is_not_done() {
     runtime.block_on(async {
         let (client, handle) = simulated(&clock).await;
         let (_switch, stop) = stop_pair();
-        let mut collector = collector(client, &root, &clock, stop);
+        let mut collector = collector(client, &root, &clock, &stop);
         let now = clock.now();
         let stretch = |days: i64| {
             let from = now - TimeDelta::days(days);
@@ -336,7 +336,7 @@ fn what_begins_to_be_forgotten_while_it_is_read_is_read_again() {
     runtime.block_on(async {
         let (client, handle) = simulated(&clock).await;
         let (_switch, stop) = stop_pair();
-        let mut late = collector(client, &root, &clock, stop.clone());
+        let mut late = collector(client, &root, &clock, &stop);
         let budget = Budget { limit: None, share: 1.0 };
         let end = clock.now() - HISTORY + TimeDelta::hours(2);
         let plan = || {
@@ -356,7 +356,7 @@ fn what_begins_to_be_forgotten_while_it_is_read_is_read_again() {
         late.finish().expect("a disk");
         // What is read of the same without haste was there all the time.
         let (client, _handle) = simulated(&clock).await;
-        let mut calm = collector(client, &other, &clock, stop);
+        let mut calm = collector(client, &other, &clock, &stop);
         let (stats, failed) = calm.backfill(&plan(), None, 1).await;
         assert!(failed.is_none() && stats.windows_left == 0, "{stats:?}");
         calm.finish().expect("a disk");
@@ -400,10 +400,10 @@ fn a_plan_that_takes_longer_than_the_history_lasts_says_so() {
 }
 
 /// A collector of an archive that is made if there is none.
-fn collector(client: Client, root: &Path, clock: &Clock, stop: Stop) -> Collector<'static> {
+fn collector(client: Client, root: &Path, clock: &Clock, stop: &Stop) -> Collector<'static> {
     let archive = Archive::open_or_create(root, 1, clock.now(), Disk::default()).expect("an archive");
     let (ingest, _) = Ingest::open(archive, Shards::All, "test", Policy::default()).expect("the shard");
-    Collector::new(client, ingest, clock.clone(), options(), &Silent, stop)
+    Collector::new(client, ingest, clock, &options(), &Silent, stop)
 }
 
 async fn simulated(clock: &Clock) -> (Client, Handle) {
@@ -643,7 +643,7 @@ fn healing_reads_all_that_lies_between_the_sweeps_on_both_sides_of_an_outage() {
         let (_switch, stop) = stop_pair();
         let fleet = FleetOptions { devices: 8, report_every: Duration::from_mins(5), ..FleetOptions::default() };
         let (base_url, _handle) = served(fleet, &clock).await;
-        let mut collector = collector(client(base_url, &clock), &root, &clock, stop);
+        let mut collector = collector(client(base_url, &clock), &root, &clock, &stop);
         assert!(collector.sweep(0).await.0.states_new > 2);
         clock.advance(window.until - start);
         assert!(collector.sweep(1).await.0.states_new > 2);
@@ -668,7 +668,7 @@ fn what_was_missed_since_the_first_sweep_begins_no_earlier() {
     runtime.block_on(async {
         let (client, _handle) = simulated(&clock).await;
         let (_switch, stop) = stop_pair();
-        let mut collector = collector(client, &root, &clock, stop);
+        let mut collector = collector(client, &root, &clock, &stop);
         drop(collector.sweep(0).await);
         clock.advance(TimeDelta::minutes(60));
         for step in 1..4 {

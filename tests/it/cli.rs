@@ -77,7 +77,7 @@ fn an_empty_variable_says_nothing_and_a_question_that_makes_no_sense_is_one() {
         query.env("DEX_ARCHIVE_DIR", "").arg("--archive").arg(&archive).arg("query").args(args);
         query
     };
-    check(&mut query(&["trend", "--fleet", "--metric", "rtt", "--agg", "rate"]), 2, "a rate is of counts");
+    check(&mut query(&["trend", "--fleet", "--metric", "rtt", "--agg", "rate"]), 2, "rates exist only for counts");
     check(&mut query(&["apps", "--resource", "disk"]), 2, "what applications use is known of");
     check(&mut query(&["apps", "--resource", ""]), 2, "what applications use is known of");
     let nothing = ["gaps", "--since", "2026-01-01", "--until", "2026-01-02"];

@@ -278,7 +278,7 @@ async fn sweep_on_disks(
     };
     let ((_switch, stop), progress) = (stop_pair(), Silent);
     let client = Client::new(client_options(api.url.clone()), clock.clone()).expect("a client");
-    let mut collector = Collector::new(client, ingest, clock, options, &progress, stop);
+    let mut collector = Collector::new(client, ingest, &clock, &options, &progress, &stop);
     let mut sweeps = Vec::new();
     for (number, what) in (0..).zip(disks) {
         tokio::task::yield_now().await;

@@ -12,14 +12,14 @@ use std::time::Duration;
 use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use chrono::TimeDelta;
 
-use crate::archive::{Scan, is_in_shard};
+use crate::archive::{ArchiveError, is_in_shard};
 use crate::clock::{Timestamp, Zone};
 use crate::query::device::devices_seen;
 use crate::query::newest::Newest;
 use crate::query::scan::Days;
 use crate::query::searched::Searched;
 use crate::query::window::{Buckets, Window};
-use crate::query::{Asked, QueryError, column, numbers, texts, times};
+use crate::query::{Asked, QueryError, column, numbers, scan_of, texts, times};
 use crate::schema::Schema;
 use crate::snapshot::{HISTORY, Outcome, Source};
 
@@ -160,20 +160,10 @@ impl Seen {
     ) -> Result<Self, QueryError> {
         let (buckets, window) = intervals(options.window, options.every, options.zone, options.known_until)?;
         let options = &GapsOptions { window, ..options.clone() };
-        let question = &Question { window, buckets: &buckets, asked: Asked::of(options.devices.as_deref()) };
+        let (asked, asked_window) = one_more(options).unwrap_or_else(|| (buckets.clone(), window));
         let mut seen = Found::default();
-        let (states, polls) = (Schema::device_state(), Schema::poll());
-        let scan = scan(&states, options.devices.as_deref(), &["account_id", "device_id", "timestamp", "device_name"]);
-        let add = |found: &mut Found, batch: &RecordBatch| found.states(batch, question);
-        days.fold(&states, options.window, &scan, Found::default, add, |found| seen.merge(found))?;
-        let names =
-            ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id", "page", "rows", "shard"];
-        // The pages of the list have no device, and must be read too.
-        let scan = self::scan(&polls, None, &names);
-        let (asked, window) = one_more(options).unwrap_or_else(|| (buckets.clone(), window));
-        let question = &Question { window, buckets: &asked, asked: Asked::of(options.devices.as_deref()) };
-        let add = |found: &mut Found, batch: &RecordBatch| found.polls(batch, question);
-        days.fold(&polls, window, &scan, Found::default, add, |found| seen.merge(found))?;
+        seen.read_states(days, options.devices.as_deref(), window, &buckets)?;
+        seen.read_polls(days, options.devices.as_deref(), asked_window, &asked)?;
         seen.note_whole_lists(asked.count());
         let after = seen.expect_none_after(buckets.count());
         for device in known {
@@ -252,6 +242,38 @@ impl OfDevice<'_> {
 }
 
 impl Found {
+    fn read_states(
+        &mut self,
+        days: &Days,
+        devices: Option<&[String]>,
+        window: Window,
+        buckets: &Buckets,
+    ) -> Result<(), ArchiveError> {
+        let schema = Schema::device_state();
+        let columns = ["account_id", "device_id", "timestamp", "device_name"].map(|name| column(&schema, name));
+        let scan = scan_of(&schema, devices, columns);
+        let question = &Question { window, buckets, asked: Asked::of(devices) };
+        let add = |found: &mut Self, batch: &RecordBatch| found.states(batch, question);
+        days.fold(&schema, window, &scan, Self::default, add, |found| self.merge(found))
+    }
+
+    fn read_polls(
+        &mut self,
+        days: &Days,
+        devices: Option<&[String]>,
+        window: Window,
+        buckets: &Buckets,
+    ) -> Result<(), ArchiveError> {
+        let schema = Schema::poll();
+        let names =
+            ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id", "page", "rows", "shard"];
+        // The pages of the list have no device, and must be read too.
+        let scan = scan_of(&schema, None, names.map(|name| column(&schema, name)));
+        let question = &Question { window, buckets, asked: Asked::of(devices) };
+        let add = |found: &mut Self, batch: &RecordBatch| found.polls(batch, question);
+        days.fold(&schema, window, &scan, Self::default, add, |found| self.merge(found))
+    }
+
     fn states(&mut self, batch: &RecordBatch, question: &Question) {
         let rows = Rows::of(batch, "timestamp");
         let names = texts(batch, "device_name");
@@ -472,7 +494,8 @@ fn known_in(options: &GapsOptions) -> Window {
 /// The account of which a device was ever asked for by name that has no state.
 fn asked_of(days: &Days, options: &GapsOptions, device: &str) -> Result<Option<String>, QueryError> {
     let polls = Schema::poll();
-    let scan = scan(&polls, Some(&[device.to_owned()]), &["account_id", "device_id", "requested_at"]);
+    let columns = ["account_id", "device_id", "requested_at"].map(|name| column(&polls, name));
+    let scan = scan_of(&polls, Some(&[device.to_owned()]), columns);
     let add = |found: &mut Option<String>, batch: &RecordBatch| {
         let (accounts, devices) = (texts(batch, "account_id"), texts(batch, "device_id"));
         let is_its = |row: &usize| devices.is_valid(*row) && devices.value(*row) == device;
@@ -485,12 +508,6 @@ fn asked_of(days: &Days, options: &GapsOptions, device: &str) -> Result<Option<S
         account = found.or(account.take())
     })?;
     Ok(account)
-}
-
-fn scan(schema: &Schema, devices: Option<&[String]>, columns: &[&str]) -> Scan {
-    let columns = columns.iter().map(|name| column(schema, name)).collect();
-    let device = column(schema, "device_id");
-    Scan { columns, any_of: devices.map(|ids| (device, ids.to_vec())), ..Scan::default() }
 }
 
 /// The intervals of a window that are over and one more, if that is over too; none where there cannot be so many.
