@@ -1,8 +1,9 @@
 //! Append-only files of answers that are not yet published.
 //!
-//! Bodies are journalled before rows are made of them: that can be done again, and never the reverse. A journal is a folder of segments, written one after the other; a segment goes away once
-//! the parts that hold its rows are durable. Deciding that is not the journal's business, and reading
-//! never writes: what a crash left half-written is reported, not cut.
+//! Bodies are journalled before rows are made of them: that can be done again, and never the reverse. A journal is a
+//! folder of segments, written one after the other; a segment goes away once the parts that hold its rows are durable.
+//! Deciding that is not the journal's business, and reading never writes: what a crash left half-written is reported, not
+//! cut.
 //!
 //! # Format
 //!

@@ -221,17 +221,17 @@ impl Repaired {
         if is_part && !is_there(archive, &subject)? {
             return Ok(());
         }
-        let mut is_filed = false;
+        let (mut is_filed, mut loses_rows) = (false, false);
         match &finding.repair {
             None => return Ok(()),
             Some(Repair::SetAside) => (),
-            Some(Repair::SetDamagedAside) => self.loses_rows = true,
+            Some(Repair::SetDamagedAside) => loses_rows = true,
             Some(Repair::Refile { dataset }) => {
                 if let Some(schema) = schema_of(dataset) {
                     // A part that says no number of rows has none that could be filed.
                     let all = archive.look(&subject, &schema).map_or(u64::MAX, |part| part.rows());
                     is_filed = self.refile(archive, locks, &schema, &subject, None)? == all;
-                    self.loses_rows |= !is_filed;
+                    loses_rows = !is_filed;
                 }
             }
             Some(Repair::Rewrite { dataset, date, shard }) => {
@@ -245,6 +245,8 @@ impl Repaired {
             return Ok(());
         }
         let place = archive.set_aside(first, &subject, &finding.problem)?;
+        // What could not be moved is where it was, with its rows.
+        self.loses_rows |= loses_rows;
         self.sentences.push(format!("moved {} to {}", finding.subject.display(), place.display()));
         if is_filed { leave_no_empty_day(archive, &subject) } else { Ok(()) }
     }

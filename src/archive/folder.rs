@@ -38,8 +38,8 @@ impl Folder {
         for Entry { name, path: from, is_folder, .. } in self.entries(live)? {
             let to = staged.folder.path().join(from.file_name().unwrap_or_default());
             match PartName::parse(&name) {
-                Some(part) if staged.replaces(part) => (),
                 _ if is_folder => (),
+                Some(part) if staged.replaces(part) => (),
                 Some(_) => archive.link_or_copy(&from, &to, staged.shard)?,
                 None => archive.disk.link(&from, &to).unwrap_or_else(|error| warn(&error)),
             }
@@ -54,7 +54,7 @@ impl Folder {
             archive.disk.rename(&staged.folder.path().join(&name), &live.join(&name))?;
         }
         archive.disk.sync_dir(live)?;
-        for Entry { name, path, .. } in self.entries(live)? {
+        for Entry { name, path, .. } in self.entries(live)?.into_iter().filter(|entry| !entry.is_folder) {
             if PartName::parse(&name).is_some_and(|part| staged.replaces(part) && !staged.names.contains(&part)) {
                 archive.disk.remove(&path)?;
             }
@@ -122,7 +122,8 @@ impl Store for Folder {
         let names = paths::names(&paths::dataset(&self.root, dataset))?;
         let found = names.iter().filter_map(|name| Partition::parse(dataset, name));
         let listed = found.filter(|day| days.contains(&day.date)).map(|day| {
-            let parts = paths::entries(&day.dir(&self.root))?.into_iter();
+            // A folder of a part's name is somebody else's.
+            let parts = paths::entries_but_folders(&day.dir(&self.root))?.into_iter();
             let parts =
                 parts.filter_map(|(name, path)| Some(Listed { name: PartName::parse(&name)?, path, bytes: None }));
             Ok((day, parts.collect()))

@@ -27,6 +27,9 @@ use super::staging::Staging;
 use super::write::PartWriter;
 use super::{Archive, ArchiveError, Checksum, Part, PartInfo, PartName, Partition, ShardLock, Staged};
 
+/// Fewer rows are not read at a time, of however many parts.
+const LEAST_BATCH_ROWS: usize = 1024;
+
 impl Archive {
     /// Merges rows into the day that all of them belong to, and stages the day's new version.
     ///
@@ -182,10 +185,13 @@ impl Archive {
     ) -> Result<Staged, ArchiveError> {
         let folder = Staging::make(self, &partition.staging_dir(&self.own, lock.shard))?;
         let (mut bases, mut old) = (Vec::new(), Vec::new());
-        for (name, path) in self.parts(partition)? {
+        let parts = self.parts(partition)?;
+        // Of each a batch is held: of many parts, as much as of one.
+        let batch_rows = (BATCH_ROWS / parts.len().max(1)).max(LEAST_BATCH_ROWS);
+        for (name, path) in parts {
             let (held, part) = self.hold_whole(&path, schema)?;
             bases.push((name, held.version));
-            old.push((name.shard, part));
+            old.push((name.shard, part.in_batches_of(batch_rows)));
         }
         // Names that none of the day's parts has, in a bucket too: until all of them are there, the old ones stay.
         let publish = bases.iter().map(|(name, _)| name.publish).max().unwrap_or(0) + 1;

@@ -131,13 +131,22 @@ pub(super) fn publish_lock(own: &Path) -> PathBuf {
 
 /// The entries of a folder: each name, as far as it is text, and the path; none where there is no such folder.
 pub(super) fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>, ArchiveError> {
+    entries_but(dir, |_| false)
+}
+
+/// The entries of a folder that are no folders themselves.
+pub(super) fn entries_but_folders(dir: &Path) -> Result<Vec<(String, PathBuf)>, ArchiveError> {
+    entries_but(dir, |entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+}
+
+fn entries_but(dir: &Path, leave: impl Fn(&fs::DirEntry) -> bool) -> Result<Vec<(String, PathBuf)>, ArchiveError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(ArchiveError::io("read", dir)(error)),
     };
     let entry = |entry: fs::DirEntry| (entry.file_name().to_string_lossy().into_owned(), entry.path());
-    let entries = entries.map(|read| read.map(entry));
+    let entries = entries.filter(|read| !read.as_ref().is_ok_and(&leave)).map(|read| read.map(entry));
     entries.collect::<io::Result<_>>().map_err(ArchiveError::io("read", dir))
 }
 

@@ -52,6 +52,8 @@ pub struct Part {
     is_current: bool,
     /// Columns of the file that are passed over: the schema has none of that name and type.
     strange: Vec<String>,
+    /// Rows that are read at a time.
+    batch_rows: usize,
 }
 
 /// The file of a part, or a copy of what it was at one time: for reading from end to end.
@@ -140,7 +142,8 @@ impl Part {
         let groups = outline::groups(metadata.metadata(), schema);
         let footer = Footer::Whole(metadata);
         let (schema, first_of_key) = (Arc::clone(schema.arrow()), schema.key[0]);
-        Ok(Self { path: path.to_owned(), source, schema, first_of_key, groups, footer, is_current: false, strange })
+        let (path, is_current, batch_rows) = (path.to_owned(), false, BATCH_ROWS);
+        Ok(Self { path, source, schema, first_of_key, groups, footer, is_current, strange, batch_rows })
     }
 
     /// Opens a part by its outline, if it has one of this very schema: without reading all of its footer.
@@ -149,8 +152,8 @@ impl Part {
         let Some((outline, footer)) = outlined else { return Self::by_footer(path, source, schema, true) };
         let is_current = outline.layout == LAYOUT;
         let (schema, first_of_key) = (Arc::clone(schema.arrow()), schema.key[0]);
-        let (path, groups, strange) = (path.to_owned(), outline.groups, Vec::new());
-        Ok(Self { path, source, schema, first_of_key, groups, footer, is_current, strange })
+        let (path, groups, strange, batch_rows) = (path.to_owned(), outline.groups, Vec::new(), BATCH_ROWS);
+        Ok(Self { path, source, schema, first_of_key, groups, footer, is_current, strange, batch_rows })
     }
 
     /// Row groups in the part.
@@ -195,6 +198,11 @@ impl Part {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The part, to be read in batches of about so many rows.
+    pub(super) fn in_batches_of(self, rows: usize) -> Self {
+        Self { batch_rows: rows.max(1), ..self }
     }
 
     /// The part's rows, in its order: all columns of the schema, or those of a scan. A column that
@@ -369,7 +377,7 @@ impl Part {
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata).with_projection(mask);
         let reader = match &selection {
             Some(selection) => {
-                let rows = BATCH_ROWS.min(selection.row_count()).max(1);
+                let rows = self.batch_rows.min(selection.row_count()).max(1);
                 let builder = builder.with_batch_size(rows).with_row_selection(selection.clone());
                 // A mask over many short runs reads pages between them too: each would be a request.
                 let builder = if self.source.is_far() {
@@ -379,7 +387,7 @@ impl Part {
                 };
                 builder.build()?
             }
-            None => builder.with_batch_size(BATCH_ROWS).build()?,
+            None => builder.with_batch_size(self.batch_rows).build()?,
         };
         Ok((reader, selection))
     }

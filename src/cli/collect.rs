@@ -317,9 +317,10 @@ impl Sweeps<'_> {
         let Swept { total, by_account, mut failures } = self.add_up(swept, stop);
         let all_failed = failures.len() == self.accounts.len();
         // What ends the program is told as it ends, once.
-        let ended = failures.iter().position(|(_, error)| matches!(error, CollectError::Ended));
-        if several && ended.is_none() {
-            failures.iter().for_each(|(name, error)| print::error(&format_args!("{name}: {error}")));
+        let is_end = |error: &CollectError| matches!(error, CollectError::Ended);
+        let ended = failures.iter().position(|(_, error)| is_end(error));
+        for (name, error) in failures.iter().filter(|(_, error)| several && !is_end(error)) {
+            print::error(&format_args!("{name}: {error}"));
         }
         let mut exit = summary::tell_sweep(&total, !failures.is_empty(), self.quiet);
         if self.every.is_none() && (total.list_cut || total.devices_unasked > 0) {
@@ -401,7 +402,8 @@ impl Sweeps<'_> {
             if let Some(asked) = asked {
                 self.metrics.count(account.id.as_str(), &asked);
                 // Where the publish failed, nobody knows what waits: what waited before, at least.
-                let waiting = if failed.is_some() { &total } else { &asked };
+                let is_published = !matches!(failed, Some(CollectError::Ingest(_) | CollectError::Ended));
+                let waiting = if is_published { &asked } else { &total };
                 let (bytes, since) = (waiting.waiting_bytes, waiting.waiting_since);
                 total.merge(asked);
                 (total.waiting_bytes, total.waiting_since) = (bytes, since);

@@ -169,7 +169,8 @@ impl Service<'_> {
                     format!("LoadCredential=token:{}\n", self.token_file.display().to_string().replace('%', "%%"))
                 }),
             environment = self.if_bucket("EnvironmentFile=/etc/dex-archive/bucket.env\n"),
-            program = argument(&self.program.display().to_string()),
+            // Of what is started no variable is put in.
+            program = systemd_word(&self.program.display().to_string()),
             root = argument(&self.root.display().to_string()),
             config = self.config(argument),
             who = self.who("%d/token"),

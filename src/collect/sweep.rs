@@ -482,7 +482,9 @@ impl Sweep {
         let forbidden = matches!(exchange.failure, Some(Failure::Forbidden(_)));
         self.forbidden = if forbidden { self.forbidden + 1 } else { 0 };
         self.clock_off = if exchange.clock_off.is_some() { self.clock_off + 1 } else { 0 };
-        if poll.outcome == Outcome::Failed && self.stats.failures.len() < FAILURES_TOLD {
+        // A clock that is wrong is so for many answers, and leaves no room for other reasons.
+        let is_told = self.clock_off <= 1 && self.stats.failures.len() < FAILURES_TOLD;
+        if poll.outcome == Outcome::Failed && is_told {
             let poll = policy.apply_poll(poll.clone());
             let what = match (&poll.device_id, poll.page) {
                 (Some(device), _) => format!("device {device}"),

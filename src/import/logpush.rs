@@ -4,11 +4,11 @@
 //! percentage of 0 to 1 becomes one of 0 to 100 by its exponent, which rounds nothing. What has no place in the API's
 //! body keeps its name, and so ends in the archive's `unmapped`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt::{self, Write};
 use std::sync::LazyLock;
 
-use serde::de::{Error, MapAccess, Visitor};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -29,7 +29,7 @@ pub(super) struct Translated {
     pub(super) body: String,
 }
 
-/// Puts a line into the API's words; none where it is no JSON object, or says something twice.
+/// Puts a line into the API's words; none where it is no JSON object, or names two accounts.
 pub(super) fn translate(line: &str) -> Option<Translated> {
     MAPPING.translate(line)
 }
@@ -61,9 +61,9 @@ struct Mapping {
     fields: HashMap<String, Field>,
 }
 
-/// The members of an object, in the order of their names. None is read of an object in which a name stands twice: which
-/// of the two is meant, nobody knows.
-struct Members<'a>(BTreeMap<String, &'a RawValue>);
+/// The members of an object, in their order. A name that stands twice does so in the body as well: whoever makes a row of
+/// it knows what that means.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -76,11 +76,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-                    if members.insert(name, value).is_some() {
-                        return Err(A::Error::custom("a name stands twice"));
-                    }
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
                 }
                 Ok(Members(members))
             }
@@ -92,7 +90,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 /// What is put together.
 enum Node {
     Value(String),
-    Object(BTreeMap<String, Node>),
+    Object(Vec<(String, Node)>),
 }
 
 impl Mapping {
@@ -104,37 +102,34 @@ impl Mapping {
 
     fn translate(&self, line: &str) -> Option<Translated> {
         let Members(members) = serde_json::from_str(line).ok()?;
-        let (mut account, mut body) = (None, Node::Object(BTreeMap::new()));
+        let (mut account, mut body) = (None, Node::new());
         for (name, value) in members {
             let id = || serde_json::from_str::<String>(value.get()).ok().and_then(|id| AccountId::parse(&id).ok());
-            if name == self.account
-                && let Some(id) = id()
-            {
-                account = Some(id);
-                continue;
+            match id().filter(|_| name == self.account) {
+                Some(id) if account.as_ref().is_some_and(|other| *other != id) => return None,
+                Some(id) => account = Some(id),
+                None => self.put(&mut body, &name, value),
             }
-            self.put(&mut body, &name, value)?;
         }
         let mut text = String::new();
         body.write(&mut text);
         Some(Translated { account, body: text })
     }
 
-    /// Puts a field where it belongs; members of an object may each have a place of their own. None where something stands
-    /// there already.
-    fn put(&self, body: &mut Node, name: &str, value: &RawValue) -> Option<()> {
+    /// Puts a field where it belongs; members of an object may each have a place of their own.
+    fn put(&self, body: &mut Node, name: &str, value: &RawValue) {
         if let Some(field) = self.fields.get(name) {
-            return body.set(field.to.split('.'), field.convert(value));
+            return body.put(field.to.split('.'), field.convert(value));
         }
         let begins = |from: &String| from.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
         match serde_json::from_str::<Members>(value.get()) {
             Ok(Members(members)) if self.fields.keys().any(begins) => {
-                members.into_iter().try_for_each(|(member, value)| match self.fields.get(&format!("{name}.{member}")) {
-                    Some(field) => body.set(field.to.split('.'), field.convert(value)),
-                    None => body.set([name, &member].into_iter(), value.get().to_owned()),
+                members.into_iter().for_each(|(member, value)| match self.fields.get(&format!("{name}.{member}")) {
+                    Some(field) => body.put(field.to.split('.'), field.convert(value)),
+                    None => body.put([name, &member].into_iter(), value.get().to_owned()),
                 })
             }
-            _ => body.set([name].into_iter(), value.get().to_owned()),
+            _ => body.put([name].into_iter(), value.get().to_owned()),
         }
     }
 }
@@ -152,22 +147,36 @@ impl Field {
 }
 
 impl Node {
-    /// Sets what stands at a path. None where something stands there, or on the way.
-    fn set<'a>(&mut self, mut path: impl Iterator<Item = &'a str>, value: String) -> Option<()> {
-        let Self::Object(members) = self else { return None };
-        let Some(name) = path.next() else {
-            let is_free = members.is_empty();
-            *self = Self::Value(value);
-            return is_free.then_some(());
-        };
-        members.entry(name.to_owned()).or_insert_with(|| Self::Object(BTreeMap::new())).set(path, value)
+    fn new() -> Self {
+        Self::Object(Vec::new())
     }
 
+    /// Puts a value at a path, beside what may stand there.
+    fn put<'a>(&mut self, path: impl Iterator<Item = &'a str>, value: String) {
+        let mut path = path.peekable();
+        let mut object = self;
+        while let (Self::Object(members), Some(name)) = (object, path.next()) {
+            if path.peek().is_none() {
+                members.push((name.to_owned(), Self::Value(value)));
+                return;
+            }
+            let is_its = |(other, node): &(String, Self)| other == name && matches!(node, Self::Object(_));
+            let at = members.iter().position(is_its).unwrap_or_else(|| {
+                members.push((name.to_owned(), Self::new()));
+                members.len() - 1
+            });
+            object = &mut members[at].1;
+        }
+    }
+
+    /// Writes it, members by their names. Of several of one name, of which the last counts, that is the one that came last;
+    /// what was put together of fields that have their place there counts before a field that happens to be called so.
     fn write(&self, text: &mut String) {
-        let members = match self {
+        let mut members: Vec<_> = match self {
             Self::Value(value) => return text.push_str(value),
-            Self::Object(members) => members,
+            Self::Object(members) => members.iter().collect(),
         };
+        members.sort_by_key(|(name, node)| (name, matches!(node, Self::Object(_))));
         text.push('{');
         for (at, (name, member)) in members.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
@@ -182,19 +191,19 @@ impl Node {
 fn apps(value: &RawValue, member: &str) -> Option<String> {
     let list: Vec<Members> = serde_json::from_str(value.get()).ok()?;
     let app = |members: &Members| {
-        let mut app = Node::Object(BTreeMap::new());
+        let mut app = Node::new();
         for (name, value) in &members.0 {
             let share = (name == "percentage").then(|| hundredfold(value.get())).flatten();
             match share {
-                Some(share) => app.set([member].into_iter(), share)?,
-                None => app.set([name.as_str()].into_iter(), value.get().to_owned())?,
+                Some(share) => app.put([member].into_iter(), share),
+                None => app.put([name.as_str()].into_iter(), value.get().to_owned()),
             }
         }
         let mut text = String::new();
         app.write(&mut text);
-        Some(text)
+        text
     };
-    Some(format!("[{}]", list.iter().map(app).collect::<Option<Vec<_>>>()?.join(",")))
+    Some(format!("[{}]", list.iter().map(app).collect::<Vec<_>>().join(",")))
 }
 
 /// A hundred times a number, exactly: its exponent is raised by two.
@@ -265,10 +274,23 @@ mod tests {
         );
         assert_eq!(translate("[1]"), None);
         assert_eq!(translate("{"), None);
-        // Of two devices nobody knows which is meant.
+    }
+
+    #[test]
+    fn what_stands_twice_in_a_line_does_so_in_the_body() {
+        let body = |line| translate(line).map(|line| line.body);
         for twice in [r#"{"DeviceID":"a","DeviceID":"b"}"#, r#"{"DeviceID":"a","deviceId":"b"}"#] {
-            assert_eq!(translate(twice), None, "{twice}");
+            assert_eq!(body(twice).as_deref(), Some(r#"{"deviceId":"a","deviceId":"b"}"#), "{twice}");
         }
+        let line = r#"{"TunnelStatsUpstream":{"rttUs":1},"odd":1,"TunnelStatsUpstream":{"rttUs":2},"odd":0,"rtt":7}"#;
+        let expected = r#"{"odd":1,"odd":0,"rtt":7,"rtt":{"rttUs":{"upstream":1,"upstream":2}}}"#;
+        assert_eq!(body(line).as_deref(), Some(expected));
+        // Of two accounts nobody knows which is meant.
+        let accounts =
+            |first: &str, second: &str| translate(&format!(r#"{{"AccountID":"{first}","AccountID":"{second}"}}"#));
+        let (one, other) = ("01a7362d577a6c3019a474fd6f485823", "11a7362d577a6c3019a474fd6f485823");
+        assert_eq!(accounts(one, other), None);
+        assert_eq!(accounts(one, one).and_then(|line| line.account).map(|id| id.to_string()).as_deref(), Some(one));
     }
 
     #[test]

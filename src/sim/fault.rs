@@ -302,12 +302,11 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_has_a_name_that_is_read_and_told() {
+    fn every_kind_has_a_name_that_is_read() {
         for (number, kind) in FaultKind::every().enumerate() {
             assert_eq!(kind as usize, number);
             let faults: Faults = format!("{}=100%", kind.name()).parse().expect("a fault");
             assert_eq!(faults, Faults::none().with(kind, 1.0));
-            assert!(FaultKind::words().contains(kind.name()), "{kind:?}");
         }
     }
 

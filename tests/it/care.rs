@@ -551,10 +551,14 @@ fn what_cannot_be_mended_keeps_nothing_else_from_it() {
     let (code, report) = verify(&root, &["--repair"]);
     assert_eq!(code, Some(1), "{report}");
     assert!(!day.join("zz.txt").exists() && !day.join(odd).exists(), "{report}");
-    // Nor does a folder with a part's name keep the day from being published.
-    fs::create_dir_all(day.join("part-1-000001.parquet")).expect("a folder");
-    import(&root, &[&body(BOB, PHONE, 1, 20)], 0);
-    assert_eq!(rows(&root, &Schema::device_state()).len(), 9);
+    // Nor does a folder with a part's name keep the day from being published, or read.
+    for (name, hour) in [("part-1-000001.parquet", 20), ("part-0-000009.parquet", 21)] {
+        fs::create_dir_all(day.join(name)).expect("a folder");
+        let (code, said) = ask(&root, &["query", "latest", "--at", "2026-10-03"]);
+        assert_eq!(code, Some(0), "{name}: {said}");
+        import(&root, &[&body(BOB, PHONE, 1, hour)], 0);
+    }
+    assert_eq!(rows(&root, &Schema::device_state()).len(), 10);
 }
 
 #[test]

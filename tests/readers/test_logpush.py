@@ -105,3 +105,18 @@ def test_what_the_api_says_stays_where_logpush_says_less(tmp_path):
             assert run(*command).returncode == 0
         ((name, source),) = duckdb.sql(f"SELECT device_name, source FROM '{root}/device_state/*/*.parquet'").fetchall()
         assert (name, source) == ("its name", "import")
+
+
+def test_a_name_that_stands_twice_costs_no_state_and_no_account(tmp_path):
+    once = json.dumps(line(ACCOUNTS[0], "2026-10-01T00:00:00Z"))
+    twice = once.replace("{", '{"ClientVersion": "1", "ClientVersion": "2", "odd": 1, "odd": 1, ', 1)
+    of_two_devices = once.replace("{", '{"DeviceID": "another", ', 1)
+    (tmp_path / "a.log").write_text("\n".join([of_two_devices, twice]))
+    root = str(tmp_path / "archive")
+    done = run("--archive", root, "import", "--format", "logpush", str(tmp_path / "a.log"))
+    assert done.returncode == 3 and "1 new states, 0 unchanged, 1 quarantined" in done.stderr, done.stderr
+    assert duckdb.sql(f"SELECT version, unmapped FROM '{root}/device_state/*/*.parquet'").fetchall() == [("2", '{"odd":1}')]
+    (kept,) = [name for name in os.listdir(f"{root}/_archive/quarantine") if name.endswith(".ndjson")]
+    with open(f"{root}/_archive/quarantine/{kept}") as lines:
+        entry = json.loads(lines.read())
+    assert entry["account_id"] == ACCOUNTS[0] and "twice" in entry["cause"], entry

@@ -69,6 +69,17 @@ def test_systemd_has_nothing_to_say_against_the_unit(tmp_path):
         unit.write_text(text)
         checked = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    # What stands for a variable elsewhere does not in the program's own path.
+    program = tmp_path / "a$b" / "dex-archive"
+    program.parent.mkdir()
+    shutil.copy(PROGRAM, program)
+    text = subprocess.run([program, "--archive", "/srv/a$b", "service", "systemd", "--account", ACCOUNT, "--user", "daemon"],
+                          capture_output=True, text=True).stdout
+    (begun,) = re.findall(r"ExecStart=.*", text)
+    assert begun.startswith(f'ExecStart="{program}"') and '"/srv/a$$b"' in begun, begun
+    unit.write_text(text)
+    checked = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
     exposure = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(unit)], capture_output=True, text=True)
     assert exposure.returncode == 0, exposure.stdout[-300:] + exposure.stderr
