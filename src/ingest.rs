@@ -28,32 +28,30 @@
 mod batch;
 mod day;
 mod due;
+mod filing;
 mod outcome;
+mod published;
 mod rules;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
-use crate::archive::{
-    Archive, ArchiveError, Incoming, Live, ShardLock, Shards, Spot, Staged, Supply, shard_name, shard_of,
-};
+use crate::archive::{Archive, ArchiveError, ShardLock, Shards, shard_name, shard_of};
 use crate::clock::Timestamp;
 use crate::flatten::Plan;
 use crate::journal::{self, JournalError, Writer};
 use crate::privacy::Policy;
 use crate::schema::Schema;
-use crate::snapshot::{Answer, Poll};
+use crate::snapshot::Answer;
 
 use batch::{Batch, Divided};
 
 pub use crate::journal::BodyFile;
 pub use due::PublishRule;
+pub use published::{Held, Published};
 
 /// A segment is closed once it holds this many bodies and answers, or this many bytes of them: a publish
 /// reads whole segments.
@@ -112,41 +110,12 @@ pub struct Waiting {
     pub since: Timestamp,
 }
 
-/// What a publish brought into the archive.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Published {
-    /// Device states that are new to the archive.
-    pub states_new: u64,
-    /// Device states that the archive had already.
-    pub states_known: u64,
-    /// Bodies that are no device state; they are in the quarantine.
-    pub quarantined: u64,
-    /// Stretches of the journal that could not be read; they are in the quarantine.
-    pub gaps: u64,
-    /// Values that no column could hold, by path without list positions.
-    pub drift: BTreeMap<String, u64>,
-    /// Bytes of the parts that were written.
-    pub bytes: u64,
-    /// Rows in the parts that were written.
-    pub rows: u64,
-    /// Parts that were found damaged and are kept in the quarantine, a sentence each.
-    pub damaged: Vec<String>,
-    /// Why something is still in the journal, or in a file that was changed meanwhile, a sentence each.
-    pub held: Vec<Held>,
-    /// Whether some of it is held because the object store gives no answer, or lets nothing be done. Then nothing more of
-    /// the journal was tried.
-    pub is_away: bool,
-}
-
 /// Why answers could not be journalled or published.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
     /// The journal's fault: nothing more can be taken in.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// A file that bodies are taken from is not what it was a moment ago.
-    #[error("a file that is taken in was changed meanwhile: take it in again")]
-    Changing,
     /// A file that bodies are taken from, by its name, is not what it was a moment ago.
     #[error("{0} was changed while it was taken in: take it in again")]
     Changed(String),
@@ -488,9 +457,9 @@ impl Ingest {
                 Err(error) => {
                     let count = self.unwritten.len();
                     let said = format!(
-                        "{count} answers are in this process's memory alone, and lost when it ends before there is room: {error}"
+                        "{count} answers are in memory alone, and lost if this process ends before they can be written: {error}"
                     );
-                    published.held.push(Held { is_tried_again: true, ..Held::new(&said) });
+                    published.held.push(Held::until_next(&said));
                 }
             }
         }
@@ -577,12 +546,10 @@ impl Ingest {
         loop {
             divided = self.unchanged(divided, published);
             let held_before = published.held.len();
-            match self.file(self.journals[0].0, &mut divided, published) {
-                // Nothing of the others is filed yet.
-                Err(IngestError::Changing) => continue,
-                Err(error) => published.hold(&error),
-                Ok(()) => (),
-            }
+            // Where another file was changed meanwhile, nothing of the others is filed yet.
+            let Some(states) = self.stage(&mut divided) else { continue };
+            let filed = self.file(self.journals[0].0, states, &mut divided, published);
+            filed.unwrap_or_else(|error| published.hold(&error));
             if published.held.len() > held_before {
                 // Those are in the quarantine by now, and not journalled.
                 published.quarantined += if divided.is_quarantined { divided.quarantined() } else { 0 };
@@ -603,249 +570,10 @@ impl Ingest {
     /// Files a batch; says whether all of it is in the archive now.
     fn is_filed(&self, shard: u32, divided: &mut Divided, published: &mut Published) -> bool {
         let held_before = published.held.len();
-        self.file(shard, divided, published).unwrap_or_else(|error| published.hold(&error));
+        let states = self.stage(divided).expect("nobody else changes the journal's segments");
+        let filed = self.file(shard, states, divided, published);
+        filed.unwrap_or_else(|error| published.hold(&error));
         published.held.len() == held_before
-    }
-
-    /// The polls become live after the states, and only those of which all are live ([`Divided::told`]). Should the process
-    /// end between the two, the polls take for known what was new. `shard` is the journal's.
-    fn file(&self, shard: u32, filed: &mut Divided, published: &mut Published) -> Result<(), IngestError> {
-        let (mut borrowed, held_before) = (Vec::new(), published.held.len());
-        let mut states = self.stage_states(filed, &mut borrowed)?;
-        self.set_aside(shard, filed)?;
-        let polls = outcome::settle(&filed.polls, &states.fresh);
-        if self.publish_states(&mut states, filed, published).is_break() {
-            return Ok(());
-        }
-        self.publish_polls(shard, &filed.told(polls, &states.fresh), &mut borrowed, published)?;
-        // What is held comes again, and is counted then.
-        if published.held.len() == held_before {
-            published.count(filed);
-        }
-        Ok(())
-    }
-
-    /// Keeps in the quarantine what of a batch is no row.
-    fn set_aside(&self, shard: u32, filed: &mut Divided) -> Result<(), IngestError> {
-        for aside in filed.gaps.iter().cloned().map(Ok).chain(filed.asides()) {
-            self.archive.quarantine(shard, &aside?)?;
-        }
-        filed.is_quarantined = true;
-        Ok(())
-    }
-
-    /// Publishes the days that were staged, and holds the others. Where the object store is away, none that follows, nor
-    /// the polls.
-    fn publish_states(
-        &self,
-        states: &mut StagedDays,
-        filed: &mut Divided,
-        published: &mut Published,
-    ) -> ControlFlow<()> {
-        states.failed.iter().for_each(|error| published.hold(error));
-        let mut is_away = states.is_away;
-        for (part, staged) in states.days.drain(..) {
-            if is_away {
-                break;
-            }
-            // Of what seemed to be states of a day, none was one.
-            if staged.is_empty() {
-                filed.note_live(part);
-                continue;
-            }
-            match published.take(staged) {
-                Ok(fresh) => {
-                    published.count_states(&fresh);
-                    filed.note_live(part);
-                }
-                Err(error) => {
-                    is_away = self.is_away(&error);
-                    published.hold(&error);
-                }
-            }
-        }
-        published.is_away |= is_away;
-        if is_away { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    fn publish_polls(
-        &self,
-        shard: u32,
-        polls: &[Poll],
-        borrowed: &mut Vec<ShardLock>,
-        published: &mut Published,
-    ) -> Result<(), IngestError> {
-        let staged = self.stage_polls(shard, polls, borrowed);
-        for error in staged.failed {
-            match error {
-                // Another collector has that shard: what is ours does not wait for it.
-                ArchiveError::Locked { .. } => published.hold(&error),
-                error => return Err(error.into()),
-            }
-        }
-        for (_, staged) in staged.days {
-            published.take(staged)?;
-        }
-        Ok(())
-    }
-
-    /// Stages the parts that the bodies belong to.
-    fn stage_states(&self, divided: &mut Divided, borrowed: &mut Vec<ShardLock>) -> Result<StagedDays, IngestError> {
-        let mut staged = self.stage_divided(divided, borrowed);
-        if divided.is_changed() {
-            return Err(IngestError::Changing);
-        }
-        divided.take_no_states();
-        divided.no_states.keys().for_each(|&at| staged.fresh[at as usize] = None);
-        Ok(staged)
-    }
-
-    fn stage_divided(&self, divided: &Divided, borrowed: &mut Vec<ShardLock>) -> StagedDays {
-        // Of a day that cannot be staged nobody knows what is new; it will be when it can.
-        let mut staged = StagedDays { fresh: vec![Some(true); divided.len()], ..StagedDays::default() };
-        for (part, rows) in &divided.parts {
-            if staged.is_away {
-                // Each would wait as long, for the same answer.
-                rows.in_order().for_each(drop);
-                continue;
-            }
-            let supply = Arc::clone(rows) as Arc<dyn Supply>;
-            match self.stage_part(*part, self.plans.states.schema(), supply, borrowed) {
-                Ok(_) if !rows.is_all_found() => staged.failed.push(ArchiveError::Incoming(UNREAD.into())),
-                Ok(day) => {
-                    let found = rows.found();
-                    found.rows.iter().zip(&day.fresh).for_each(|(&at, &new)| staged.fresh[at as usize] = Some(new));
-                    staged.days.push((*part, day));
-                }
-                Err(error) => {
-                    staged.is_away = self.is_away(&error);
-                    staged.failed.push(error);
-                    // What is no device state among them is found all the same.
-                    rows.in_order().for_each(drop);
-                }
-            }
-        }
-        staged
-    }
-
-    /// Stages the parts that polls belong to. Those of no device are the journal's shard's: they are filed there again,
-    /// should they come again.
-    fn stage_polls(&self, journal_shard: u32, polls: &[Poll], borrowed: &mut Vec<ShardLock>) -> StagedDays {
-        let mut staged = StagedDays::default();
-        let (schema, shards) = (self.plans.polls.schema(), self.archive.shards());
-        let rows = batch::poll_columns(&self.plans.polls, polls).finish();
-        for (part, incoming) in Incoming::by_part(schema, rows, shards, journal_shard % shards) {
-            if staged.is_away {
-                break;
-            }
-            match self.stage_part(part, schema, Arc::new(incoming), borrowed) {
-                Ok(day) => staged.days.push((part, day)),
-                Err(error) => {
-                    staged.is_away = self.is_away(&error);
-                    staged.failed.push(error);
-                }
-            }
-        }
-        staged
-    }
-
-    /// Whether an error means that the place cannot be asked at all, and not only for what it is about.
-    fn is_away(&self, error: &ArchiveError) -> bool {
-        error.is_away() && self.archive.check_shards().is_err_and(|error| error.is_away())
-    }
-
-    /// Stages a part. A lock of another shard that it takes is held until all is published.
-    fn stage_part(
-        &self,
-        Spot { shard, date }: Spot,
-        schema: &Arc<Schema>,
-        rows: Arc<dyn Supply>,
-        borrowed: &mut Vec<ShardLock>,
-    ) -> Result<Staged, ArchiveError> {
-        let has = |lock: &&ShardLock| lock.shard == shard;
-        if let Some(lock) = self.locks.iter().chain(borrowed.iter()).find(has) {
-            return self.archive.stage_all(lock, schema, date, rows);
-        }
-        // The journal was written by one that had more shards than this one.
-        let lock = self.archive.lock(shard, &self.holder)?;
-        let staged = self.archive.stage_all(&lock, schema, date, rows);
-        borrowed.push(lock);
-        staged
-    }
-}
-
-/// Said of what had to be held.
-const STAYS: &str = "what it keeps from being published stays in the journal, and is tried again";
-
-/// Said where a body was neither filed nor found to be none, which is a fault of the program's own: it stays where it is.
-const UNREAD: &str = "some of the bodies of a day became neither rows nor findings: please report this";
-
-/// Days that are about to be published.
-#[derive(Debug, Default)]
-struct StagedDays {
-    days: Vec<(Spot, Staged)>,
-    failed: Vec<ArchiveError>,
-    /// Whether nothing more was tried, for nothing can be asked.
-    is_away: bool,
-    /// For each body: whether its key is new; none where it is no row.
-    fresh: Vec<Option<bool>>,
-}
-
-/// Why something is not published.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Held {
-    said: String,
-    /// Whether the next publish tries again, and says anew what it finds.
-    #[serde(skip)]
-    is_tried_again: bool,
-}
-
-impl Held {
-    fn new(said: &dyn fmt::Display) -> Self {
-        Self { said: said.to_string(), is_tried_again: false }
-    }
-}
-
-impl fmt::Display for Held {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str(&self.said)
-    }
-}
-
-impl Published {
-    /// Whether something is not as it should be: damage was found, or bodies could not be filed.
-    #[must_use]
-    pub fn has_findings(&self) -> bool {
-        self.quarantined > 0 || self.gaps > 0 || !self.damaged.is_empty()
-    }
-
-    /// Notes why something stays in the journal.
-    fn hold(&mut self, error: &dyn fmt::Display) {
-        self.held.push(Held { is_tried_again: true, ..Held::new(&format!("{error}; {STAYS}")) });
-    }
-
-    /// Publishes a day; says of each row whether it is new.
-    fn take(&mut self, staged: Staged) -> Result<Vec<bool>, ArchiveError> {
-        let Live { info, fresh, damage } = staged.publish()?;
-        self.damaged.extend(damage);
-        self.bytes += info.bytes;
-        self.rows += info.rows;
-        Ok(fresh)
-    }
-
-    fn count_states(&mut self, fresh: &[bool]) {
-        let new = fresh.iter().filter(|new| **new).count() as u64;
-        self.states_new += new;
-        self.states_known += fresh.len() as u64 - new;
-    }
-
-    fn count(&mut self, filed: &Divided) {
-        self.quarantined += filed.quarantined();
-        self.gaps += filed.gaps.len() as u64;
-        for (path, count) in filed.drift() {
-            *self.drift.entry(path).or_default() += count;
-        }
     }
 }
 

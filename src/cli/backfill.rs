@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::api::Budget;
@@ -62,9 +63,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
             exit = exit.or_worse(report(&stats, failed.is_some(), args.quiet));
             summaries.insert(wanted.account.as_str().to_owned(), serde_json::to_value(&stats)?);
             if let Some(path) = &command.summary_json {
-                let own = summaries.values().next().filter(|_| !several).cloned();
-                let summary = own.unwrap_or_else(|| serde_json::json!({ "accounts": summaries }));
-                print::file(path, serde_json::to_string_pretty(&summary)? + "\n")?;
+                write_summary(path, &summaries, several)?;
             }
             let finished = collector.finish();
             match failed.map_or(finished, Err) {
@@ -88,6 +87,17 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         }
         Ok(exit)
     })
+}
+
+/// Writes what was done so far: of several accounts by each, of one as it is.
+fn write_summary(
+    path: &Path,
+    summaries: &serde_json::Map<String, serde_json::Value>,
+    several: bool,
+) -> anyhow::Result<()> {
+    let own = summaries.values().next().filter(|_| !several).cloned();
+    let summary = own.unwrap_or_else(|| serde_json::json!({ "accounts": summaries }));
+    print::file(path, serde_json::to_string_pretty(&summary)? + "\n")
 }
 
 /// Prints what would be asked for, window by window; only the first of many, unless `all` are wanted.

@@ -47,20 +47,7 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         Some(text) => config::parse_time(text, Zone::UTC, now)?,
         None => now,
     };
-    // Every file that is named is opened before anything is written, so that a wrong name leaves nothing behind.
-    let mut files = Vec::new();
-    for path in &command.files {
-        if let Some(url) = path.to_str().filter(|text| Bucket::is_url(text)) {
-            files.extend(objects(url)?);
-            continue;
-        }
-        // A pipe that is opened and closed again has lost its writer.
-        if path != Path::new("-") && !is_pipe(path) {
-            File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        }
-        let found = below(path, &mut BTreeSet::new()).with_context(|| format!("cannot read {}", path.display()))?;
-        files.extend(found.into_iter().map(Source::File));
-    }
+    let files = sources(&command.files)?;
     let (mut ingest, recovered) = take::open(&place, &clock, "import", file.archive.readable_by, policy)?;
     let exit = take::note_recovered(&recovered);
     let options = ImportOptions { form, account_id, sweep_id: sweep_id(now, sweep_number(0)), collected_at };
@@ -87,6 +74,25 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
         ));
     }
     Ok(exit.or_worse(read).or_worse(Exit::of_publish(&published)))
+}
+
+/// What is to be read. Every file that is named is opened before anything is written, so that a wrong name leaves nothing
+/// behind.
+fn sources(paths: &[PathBuf]) -> anyhow::Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for path in paths {
+        if let Some(url) = path.to_str().filter(|text| Bucket::is_url(text)) {
+            sources.extend(objects(url)?);
+            continue;
+        }
+        // A pipe that is opened and closed again has lost its writer.
+        if path != Path::new("-") && !is_pipe(path) {
+            File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        }
+        let found = below(path, &mut BTreeSet::new()).with_context(|| format!("cannot read {}", path.display()))?;
+        sources.extend(found.into_iter().map(Source::File));
+    }
+    Ok(sources)
 }
 
 /// Reads one file after the other: what was read, and how that went. A file that cannot be read keeps no other from

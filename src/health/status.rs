@@ -1,5 +1,7 @@
 //! What the archive says of how the collecting goes.
 
+mod judge;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,33 +14,20 @@ use crate::clock::{self, Moment, Timestamp, Zone};
 use crate::disk;
 use crate::journal::{self, Segment};
 use crate::query::{
-    Coverage, Days, GapsOptions, LastSweep, MOST_MISSED, QueryError, Unexpected, Window, coverage, devices_seen,
-    first_sweeps, holes, last_sweeps, unexpected,
+    Coverage, Days, GapsOptions, LastSweep, QueryError, Unexpected, Window, coverage, devices_seen, first_sweeps,
+    holes, last_sweeps, unexpected,
 };
 use crate::schema::Schema;
-use crate::shown::bytes;
 use crate::snapshot::HISTORY;
 
 use super::collectors::{Collector, Newest, collectors};
-use super::{Check, LEAST_ROOM, Level};
-
-/// Of the requests of a sweep, so many may fail.
-const MOST_FAILED: f64 = 0.1;
-
-/// What was received later than this from now was received under another clock: so far apart are clocks that nobody sets.
-const FUTURE: TimeDelta = TimeDelta::minutes(1);
-
-/// So many states without a time are more than a device or two.
-const MOST_TIMELESS: f64 = 0.01;
+use super::{Check, Level};
 
 /// Segments of a journal that are looked into: a sweep is in the last ones.
 const LAST_SEGMENTS: usize = 4;
 
 /// Of the time before Cloudflare's history, so many days tell which accounts there were.
 const KNOWN_DAYS: usize = 2;
-
-/// The disk should be good for so long.
-const SHORTEST_ROOM: f64 = 14.0;
 
 /// The days by which growth is measured.
 const GROWTH_DAYS: usize = 7;
@@ -67,9 +56,8 @@ pub struct Status {
     pub silent_accounts: Vec<String>,
     /// Shards of accounts whose other shards are collected, with neither either.
     pub silent_shards: Vec<SilentShard>,
-    /// Accounts and shards of which everything waits, and when the newest of it was received.
     #[serde(skip)]
-    unpublished: Vec<(String, Option<String>, Timestamp)>,
+    unpublished: Vec<Unpublished>,
     /// Intervals of the last day in which a state was expected.
     pub expected: u64,
     /// Those that have one.
@@ -126,6 +114,15 @@ pub struct SilentShard {
     pub account_id: String,
     /// Which shard, of how many: `3/8`.
     pub shard: String,
+}
+
+/// A collector of which everything waits in the journal.
+#[derive(Debug, Clone)]
+struct Unpublished {
+    account_id: String,
+    shard: Option<String>,
+    /// When the newest of it was received.
+    newest: Timestamp,
 }
 
 /// A pass over the fleet.
@@ -211,7 +208,7 @@ impl Status {
             resharding: archive.is_resharding().then(|| archive.shards()),
             checks: Vec::new(),
         };
-        status.checks = status.checks(options);
+        status.checks = status.judged(options);
         Ok(status)
     }
 
@@ -219,166 +216,6 @@ impl Status {
     #[must_use]
     pub fn is_poor(&self) -> bool {
         self.checks.iter().any(|check| check.level == Level::Poor)
-    }
-
-    fn checks(&self, options: &StatusOptions) -> Vec<Check> {
-        let swept = self.last_sweeps.iter().map(|sweep| &sweep.account_id);
-        let swept = swept.chain(self.unpublished.iter().map(|(account, ..)| account)).chain(&self.silent_accounts);
-        let several = swept.collect::<BTreeSet<_>>().len() > 1;
-        let name = |account: &str, shard: Option<&str>| {
-            let called = options.accounts.get(account).map_or(account, String::as_str);
-            let account = if several { format!(", {called}") } else { String::new() };
-            format!("last sweep{account}{}", shard.map_or(String::new(), |shard| format!(", shard {shard}")))
-        };
-        let of_sweep = |sweep: &Sweep| match sweep.check(&name(&sweep.account_id, sweep.shard.as_deref()), options) {
-            check if check.level == Level::Fine && self.empty_accounts.contains(&sweep.account_id) => Check::poor(
-                &check.name,
-                format!("{}; nobody was seen in 7 days", check.found),
-                "look at the account's id, whether DEX is set up, and at a metadata boundary: `dex-archive doctor`",
-            ),
-            check => check,
-        };
-        let mut checks: Vec<Check> = self.last_sweeps.iter().map(of_sweep).collect();
-        let waiting = self.unpublished.iter();
-        checks.extend(waiting.map(|(account, shard, at)| {
-            by_age(&name(account, shard.as_deref()), *at, "it waits in the journal to be published", options)
-        }));
-        let silent = |account: &str, shard: Option<&str>| {
-            let remedy = "nothing collects: run `dex-archive collect`, by hand and then from cron or as a service";
-            Check::poor(&name(account, shard), "none in the last 7 days", remedy)
-        };
-        let shards = self.silent_shards.iter();
-        checks.extend(shards.map(|SilentShard { account_id, shard }| silent(account_id, Some(shard))));
-        checks.extend(self.silent_accounts.iter().map(|account| silent(account, None)));
-        if checks.is_empty() {
-            checks.push(silent("", None));
-        }
-        checks.extend([self.coverage(), self.pending(options), self.archive(), self.disk(), self.gap()]);
-        checks.extend(self.unexpected());
-        checks.extend(self.resharding.map(|shards| {
-            let remedy = format!("wait for it, or end it: `dex-archive reshard --shards {shards}`");
-            Check::poor("shards", format!("nobody can write: the archive is being filed into {shards}"), &remedy)
-        }));
-        checks.extend(self.pseudonyms());
-        checks.extend(self.damage());
-        checks
-    }
-
-    /// Whether the states are as the schema expects them.
-    fn unexpected(&self) -> Option<Check> {
-        let (name, all) = ("states, last day", self.states);
-        if ratio(self.states_timeless, all.max(1)) > MOST_TIMELESS {
-            let found =
-                format!("{} of {all} have no time that can be read: each sweep files them anew", self.states_timeless);
-            return Some(Check::poor(name, found, "see what stands there instead: `dex-archive schema drift`"));
-        }
-        (self.states_unmapped > 0).then(|| {
-            let found = format!("{} of {all} hold something that no column has; it is kept", self.states_unmapped);
-            Check::note(name, found, "see what: `dex-archive schema drift`")
-        })
-    }
-
-    /// One key is as it should be.
-    fn pseudonyms(&self) -> Option<Check> {
-        let [_, .., last] = self.pseudonym_keys.as_slice() else { return None };
-        let (count, since) = (self.pseudonym_keys.len(), clock::format_timestamp(last.since));
-        let found =
-            format!("made with {count} keys, the last since {since}: nobody can be followed from one to another");
-        Some(Check::note("pseudonyms", found, ""))
-    }
-
-    fn damage(&self) -> Option<Check> {
-        let first = self.damaged.first()?.display();
-        let more = match self.damaged.len() - 1 {
-            0 => String::new(),
-            more => format!(", and {more} more"),
-        };
-        let remedy = "see what can be read of it: `dex-archive verify`, and mend it: `dex-archive verify --repair`";
-        Some(Check::poor("damage", format!("rows of {first}{more} cannot be read"), remedy))
-    }
-
-    fn coverage(&self) -> Check {
-        let name = "coverage, last day";
-        if self.expected == 0 {
-            return Check::note(name, "no whole interval yet in which a state was expected", "");
-        }
-        let (present, missed) = (ratio(self.present, self.expected), ratio(self.missed, self.expected));
-        let found = format!(
-            "{:.1} % of {} intervals have a state; {:.1} % were missed",
-            present * 100.0,
-            self.expected,
-            missed * 100.0
-        );
-        if missed > MOST_MISSED {
-            let remedy =
-                "see why: `dex-archive query gaps --since 1d`; fill what can be filled: `dex-archive backfill`";
-            return Check::poor(name, found, remedy);
-        }
-        Check::fine(name, found)
-    }
-
-    fn pending(&self, options: &StatusOptions) -> Check {
-        let name = "journal";
-        if self.pending_unreadable > 0 {
-            let found = format!("{} of its segments cannot be read, and wait", self.pending_unreadable);
-            return Check::poor(name, found, "see why: `dex-archive verify`");
-        }
-        let Some(Moment(since)) = self.pending_since else { return Check::fine(name, "nothing waits to be published") };
-        let found =
-            format!("{} wait to be published since {}", bytes(self.pending_bytes), clock::format_timestamp(since));
-        if since > options.now + FUTURE {
-            let remedy = "the clock was set back since: the next `dex-archive collect` publishes it";
-            return Check::poor(name, found, remedy);
-        }
-        if (options.now - since).to_std().unwrap_or_default() > 2 * options.longest_wait {
-            return Check::poor(name, found, "the next `dex-archive collect` publishes it, or says why it cannot");
-        }
-        Check::fine(name, found)
-    }
-
-    fn archive(&self) -> Check {
-        let growth = self.bytes_per_day.map_or(String::new(), |growth| format!(", {} a day", bytes(growth)));
-        Check::fine("archive", format!("{} in {} days{growth}", bytes(self.bytes), self.days))
-    }
-
-    fn disk(&self) -> Check {
-        let name = "disk";
-        let Some(free) = self.free_bytes else { return Check::note(name, "nobody knows how much is free", "") };
-        match self.days_until_full {
-            _ if free < LEAST_ROOM => {
-                Check::poor(name, format!("{} free", bytes(free)), "make room before the next publish")
-            }
-            Some(days) if days < SHORTEST_ROOM => {
-                let found = format!("{} free: full in {days:.0} days", bytes(free));
-                Check::poor(name, found, "make room, or keep fewer days: `dex-archive prune --keep 400d --dry-run`")
-            }
-            Some(days) if days < 10_000.0 => Check::fine(name, format!("{} free: for {days:.0} days", bytes(free))),
-            _ => Check::fine(name, format!("{} free", bytes(free))),
-        }
-    }
-
-    fn gap(&self) -> Check {
-        let name = "oldest gap";
-        let Some((Moment(since), left)) = self.oldest_gap.zip(self.oldest_gap_days_left) else {
-            return match self.before_first {
-                Some(Moment(since)) => {
-                    let since = clock::format_timestamp(since);
-                    let found =
-                        format!("nothing was missed since the first sweep; Cloudflare has states since {since}");
-                    Check::note(name, found, "fetch them before it forgets them: `dex-archive backfill`")
-                }
-                None => Check::fine(name, "nothing of the last 7 days was missed"),
-            };
-        };
-        let since = clock::format_timestamp(since);
-        let found = format!("states since {since} were missed; Cloudflare has them for {left:.1} days more");
-        let is_divided = self.last_sweeps.iter().any(|sweep| sweep.shard.is_some());
-        let remedy = if is_divided {
-            "fetch them: `dex-archive backfill`"
-        } else {
-            "fetch them: `dex-archive backfill`, or collect with --self-heal"
-        };
-        if left < 1.0 { Check::poor(name, found, remedy) } else { Check::note(name, found, remedy) }
     }
 }
 
@@ -388,28 +225,6 @@ impl Sweep {
         let (ended, waiting) = (Moment(ended), waiting.map(Moment));
         Self { account_id, sweep_id, ended, requests, failed, states, shard, waiting }
     }
-
-    fn check(&self, name: &str, options: &StatusOptions) -> Check {
-        let ended = self.waiting.map_or(self.ended.0, |waiting| waiting.0.max(self.ended.0));
-        let counts = format!("{} states by {} requests, {} failed", self.states, self.requests, self.failed);
-        let check = by_age(name, ended, &counts, options);
-        if check.level == Level::Fine && ratio(self.failed, self.requests.max(1)) > MOST_FAILED {
-            return Check::poor(name, check.found, "see what the API says: `dex-archive doctor`");
-        }
-        check
-    }
-}
-
-/// A sweep that is of a time, and what else there is to say of it.
-fn by_age(name: &str, ended: Timestamp, said: &str, options: &StatusOptions) -> Check {
-    let age = (options.now - ended).to_std().unwrap_or_default();
-    let ago = clock::format_duration(Duration::from_secs(age.as_secs()));
-    let found = format!("{ago} ago: {said}");
-    if age <= options.max_age {
-        return Check::fine(name, found);
-    }
-    let longest = clock::format_duration(options.max_age);
-    Check::poor(name, found, &format!("a sweep is expected at least every {longest}: look at the collector's log"))
 }
 
 /// The accounts that were collected before the history that Cloudflare has: on the last days of that time that are there.
@@ -591,8 +406,7 @@ fn as_texts<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S:
 #[derive(Default)]
 struct Passes {
     last_sweeps: Vec<Sweep>,
-    /// Of whom nothing is published yet: the account, the shard, and when the newest answer was received.
-    unpublished: Vec<(String, Option<String>, Timestamp)>,
+    unpublished: Vec<Unpublished>,
     silent_shards: Vec<SilentShard>,
 }
 
@@ -602,7 +416,7 @@ impl Passes {
         for ((account_id, shard), Newest { sweep, waiting }) in collectors {
             match (sweep, waiting) {
                 (Some(sweep), waiting) => passes.last_sweeps.push(Sweep::new(sweep, waiting)),
-                (None, Some(waiting)) => passes.unpublished.push((account_id, shard, waiting)),
+                (None, Some(newest)) => passes.unpublished.push(Unpublished { account_id, shard, newest }),
                 (None, None) => {
                     passes.silent_shards.push(SilentShard { account_id, shard: shard.unwrap_or_default() });
                 }
