@@ -101,7 +101,7 @@ pub use order::{Spot, day_of, is_any_of, is_in_shard, misplaced, partitions_of, 
 pub use paths::{OWN_FOLDER, PartName, Partition, Placed};
 pub use place::Place;
 pub use provenance::Provenance;
-pub use publish::{Live, PartInfo, Staged, while_replaced};
+pub use publish::{PartInfo, PublishedDay, Staged, while_replaced};
 pub use quarantine::{Aside, AsideKind, is_report, report_of};
 pub use read::{Part, PartFile, Piece, Scan};
 pub use refile::Refiled;
@@ -425,8 +425,8 @@ impl Archive {
         self.shards
     }
 
-    /// Makes a shard ready for its writer, who has just taken its lock, and returns the journal's folder:
-    /// clears away what an earlier one left in staging, and makes names durable that it may not have.
+    /// Makes a shard ready for its writer, who has just [taken its lock](Archive::lock_shards), and returns the journal's
+    /// folder: clears away what an earlier one left in staging, and makes names durable that it may not have.
     ///
     /// # Errors
     /// Where the file system says no. That something cannot be cleared away is only told.
@@ -436,7 +436,6 @@ impl Archive {
         }
         let journal = self.journal_path(shard);
         self.disk.make_dirs(&journal)?;
-        self.store.claim(self)?;
         self.remember(self.pseudonym_keys.clone());
         let first = if self.is_on_disk() { &self.root } else { &self.own };
         let above = first.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -522,7 +521,7 @@ impl Archive {
     ///
     /// # Errors
     /// As for [`Archive::hold`].
-    pub fn hold_part(&self, path: &Path) -> Result<PartFile, ArchiveError> {
+    pub fn hold_or_successor(&self, path: &Path) -> Result<PartFile, ArchiveError> {
         self.or_its_successor(path, |path| self.hold(path))
     }
 

@@ -137,7 +137,7 @@ pub fn forget(
         for lock in locks {
             // Former versions of the days that were written anew, and of those before.
             archive.clear_staging(lock.shard)?;
-            let staged = archive.staged(lock.shard)?;
+            let staged = archive.staging_entries(lock.shard)?;
             staged.into_iter().next().map_or(Ok(()), |path| Err(EraseError::Left(path)))?;
         }
         // Where the last sweep of an account ended stands in files of its name.
@@ -275,7 +275,7 @@ fn belongings(archive: &Archive, subject: &Subject, looked: &dyn Fn()) -> Result
     let mut found = Belongings::default();
     for partition in archive.partitions(&schema)? {
         for (_, path) in archive.parts(&partition)? {
-            match archive.hold_part(&path).and_then(|held| subject.belongings_in(&held, &schema, &mut found)) {
+            match archive.hold_or_successor(&path).and_then(|held| subject.belongings_in(&held, &schema, &mut found)) {
                 // It is named when it cannot be searched.
                 Err(error) if is_of_one(&error) => (),
                 searched => searched?,
@@ -300,7 +300,7 @@ impl Day<'_> {
     fn forget(&self, path: &Path, subject: &Subject, erased: &mut Erased) -> Result<(), EraseError> {
         let Self { archive, locks, schema, partition, part } = self;
         // During a rehearsal, a collector may have published the day meanwhile.
-        let held = archive.hold_part(path)?;
+        let held = archive.hold_or_successor(path)?;
         let found = subject.count_in(&held, schema)?;
         if found.hidden > 0 && !subject.has_pseudonym() {
             return Err(EraseError::NeedsKey(path.to_owned()));

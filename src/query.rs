@@ -50,7 +50,7 @@ pub use metric::{Metric, MetricKind, is_pattern, metric_groups, metrics};
 pub use newest::newest_names;
 pub use scan::Days;
 pub use searched::Searched;
-pub use sweeps::{LastSweep, first_sweeps, last_sweeps, outages};
+pub use sweeps::{SweepSummary, first_sweeps, last_sweeps, outages};
 pub use tally::Agg;
 pub use trend::{TrendOptions, Who, trend};
 pub use wanted::StateOptions;

@@ -19,13 +19,13 @@ pub(super) type Batches<'a> = Box<dyn Iterator<Item = Result<RecordBatch, Archiv
 /// Several parts on their way into one.
 pub(super) struct Interleaved<'a> {
     schema: &'a Schema,
-    sources: Vec<Source<'a>>,
+    sources: Vec<Input<'a>>,
     /// What an error of Arrow is.
     failed: &'a dyn Fn(ArrowError) -> ArchiveError,
 }
 
 /// A part.
-struct Source<'a> {
+struct Input<'a> {
     batches: Batches<'a>,
     /// What was read of it and is still to come.
     rows: RecordBatch,
@@ -40,7 +40,7 @@ impl<'a> Interleaved<'a> {
         failed: &'a dyn Fn(ArrowError) -> ArchiveError,
     ) -> Self {
         let empty = || RecordBatch::new_empty(schema.arrow().clone());
-        let sources = parts.map(|batches| Source { batches, rows: empty(), is_over: false }).collect();
+        let sources = parts.map(|batches| Input { batches, rows: empty(), is_over: false }).collect();
         Self { schema, sources, failed }
     }
 
@@ -66,7 +66,7 @@ impl<'a> Interleaved<'a> {
     }
 
     /// Takes so many rows out of each part; none where that is none.
-    fn take(&mut self, rows_of: impl Fn(&Source<'a>) -> usize) -> Result<Option<Incoming>, ArchiveError> {
+    fn take(&mut self, rows_of: impl Fn(&Input<'a>) -> usize) -> Result<Option<Incoming>, ArchiveError> {
         let taken = self.sources.iter_mut().map(|source| {
             let (rows, all) = (rows_of(source), source.rows.num_rows());
             let taken = source.rows.slice(0, rows);
@@ -90,7 +90,7 @@ impl Iterator for Interleaved<'_> {
     }
 }
 
-impl Source<'_> {
+impl Input<'_> {
     /// Reads on, until there are more rows than before.
     fn read(&mut self, schema: &Schema, failed: &dyn Fn(ArrowError) -> ArchiveError) -> Result<(), ArchiveError> {
         let before = self.rows.num_rows();

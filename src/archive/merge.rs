@@ -338,7 +338,7 @@ struct Sorted {
 }
 
 /// A stretch of rows of one side.
-struct Run {
+struct Slice {
     side: usize,
     start: usize,
     end: usize,
@@ -368,7 +368,7 @@ impl<'a> Merge<'a> {
             };
             let runs = weave(self.schema, (batch, &mut at), (incoming, &mut self.next));
             let written = match runs[..] {
-                [Run { side: OLD, start, end }] => self.writer.write(&batch.slice(start, end - start)),
+                [Slice { side: OLD, start, end }] => self.writer.write(&batch.slice(start, end - start)),
                 _ => {
                     let spliced = splice(batch, &incoming.batch, &runs);
                     self.writer.write(&spliced.map_err(|error| self.writer.error(error))?)
@@ -483,10 +483,10 @@ impl Sorted {
 
 /// The order in which old rows and those that come in are written, until either are used up: each side's rows, and its
 /// first that is not written yet.
-fn weave(schema: &Schema, old: (&RecordBatch, &mut usize), new: (&mut Incoming, &mut usize)) -> Vec<Run> {
+fn weave(schema: &Schema, old: (&RecordBatch, &mut usize), new: (&mut Incoming, &mut usize)) -> Vec<Slice> {
     let ((old, at), (incoming, next)) = (old, new);
     let (old_keys, new_keys) = (Keys::new(schema, old), Keys::new(schema, &incoming.batch));
-    let mut runs = Runs::default();
+    let mut runs = Slices::default();
     let mut fresh = Vec::new();
     while *next < incoming.batch.num_rows() {
         let below = |row: usize| old_keys.compare(row, &new_keys, *next) == Ordering::Less;
@@ -512,20 +512,20 @@ fn weave(schema: &Schema, old: (&RecordBatch, &mut usize), new: (&mut Incoming, 
 }
 
 #[derive(Default)]
-struct Runs(Vec<Run>);
+struct Slices(Vec<Slice>);
 
-impl Runs {
+impl Slices {
     fn add(&mut self, side: usize, start: usize, end: usize) {
         match self.0.last_mut() {
             _ if start == end => (),
             Some(last) if last.side == side && last.end == start => last.end = end,
-            _ => self.0.push(Run { side, start, end }),
+            _ => self.0.push(Slice { side, start, end }),
         }
     }
 }
 
 /// The rows of both sides in the order of the runs.
-fn splice(old: &RecordBatch, new: &RecordBatch, runs: &[Run]) -> Result<RecordBatch, ArrowError> {
+fn splice(old: &RecordBatch, new: &RecordBatch, runs: &[Slice]) -> Result<RecordBatch, ArrowError> {
     let rows = runs.iter().map(|run| run.end - run.start).sum();
     let columns = old.columns().iter().zip(new.columns()).map(|(old, new)| {
         let (old, new) = (old.to_data(), new.to_data());

@@ -65,7 +65,7 @@ pub struct PartInfo {
 
 /// What became live.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Live {
+pub struct PublishedDay {
     /// What the part holds.
     pub info: PartInfo,
     /// For each row that was merged: whether its key was new to the archive.
@@ -81,7 +81,7 @@ impl Staged {
     /// # Errors
     /// Where the file system or the object store says no. The old version then stands; or, where
     /// [`ArchiveError::is_replaced`], another one that somebody else wrote meanwhile.
-    pub fn publish(mut self) -> Result<Live, ArchiveError> {
+    pub fn publish(mut self) -> Result<PublishedDay, ArchiveError> {
         for _ in 0..MOST_RACES {
             let published = self.publish_once();
             match (&published, self.redo.take()) {
@@ -97,8 +97,8 @@ impl Staged {
         self.publish_once().map(|()| self.into_live())
     }
 
-    fn into_live(mut self) -> Live {
-        Live { info: self.info, fresh: std::mem::take(&mut self.fresh), damage: self.damage() }
+    fn into_live(mut self) -> PublishedDay {
+        PublishedDay { info: self.info, fresh: std::mem::take(&mut self.fresh), damage: self.damage() }
     }
 
     fn publish_once(&mut self) -> Result<(), ArchiveError> {

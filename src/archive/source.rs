@@ -24,13 +24,13 @@ const STRETCH: usize = 256 * 1024;
 /// An open file or a version of an object, and pieces of it that are in memory already.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
-    place: Place,
+    place: Origin,
     length: u64,
     held: Vec<(u64, Bytes)>,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum Origin {
     File(Arc<File>),
     Object(Arc<Object>),
 }
@@ -44,7 +44,7 @@ struct Onward {
 impl Source {
     pub(super) fn new(file: File) -> io::Result<Self> {
         let length = file.metadata()?.len();
-        Ok(Self { place: Place::File(Arc::new(file)), length, held: Vec::new() })
+        Ok(Self { place: Origin::File(Arc::new(file)), length, held: Vec::new() })
     }
 
     pub(super) fn open(path: &Path) -> io::Result<Self> {
@@ -53,7 +53,7 @@ impl Source {
 
     /// An object of which the end is there already.
     pub(super) fn of_object(object: Arc<Object>, length: u64, end: Bytes) -> Self {
-        Self { place: Place::Object(object), length, held: vec![(length - end.len() as u64, end)] }
+        Self { place: Origin::Object(object), length, held: vec![(length - end.len() as u64, end)] }
     }
 
     /// The length of all of it.
@@ -63,7 +63,7 @@ impl Source {
 
     /// Whether each piece that is read costs a request.
     pub(super) fn is_far(&self) -> bool {
-        matches!(self.place, Place::Object(_))
+        matches!(self.place, Origin::Object(_))
     }
 
     /// The bytes from `start` on.
@@ -76,12 +76,12 @@ impl Source {
         }
         match &self.place {
             _ if length == 0 => Ok(Bytes::new()),
-            Place::File(file) => {
+            Origin::File(file) => {
                 let mut bytes = vec![0; length];
                 file.read_exact_at(&mut bytes, start)?;
                 Ok(bytes.into())
             }
-            Place::Object(object) => {
+            Origin::Object(object) => {
                 let mut read = object.ranges(std::slice::from_ref(&(start..end))).map_err(io::Error::other)?;
                 read.pop().filter(|bytes| bytes.len() == length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
             }
@@ -90,7 +90,7 @@ impl Source {
 
     /// This source, with pieces of it in memory, each of which lies inside it.
     pub(super) fn holding(&self, pieces: impl Iterator<Item = (u64, u64)>) -> io::Result<Self> {
-        let Place::Object(object) = &self.place else {
+        let Origin::Object(object) = &self.place else {
             let piece = |(start, length)| {
                 let length = usize::try_from(length).map_err(|_too_long| io::ErrorKind::UnexpectedEof)?;
                 self.bytes(start, length).map(|bytes| (start, bytes))
@@ -174,8 +174,8 @@ impl ChunkReader for Source {
 impl Read for Onward {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = match &self.source.place {
-            Place::File(file) => file.read_at(buffer, self.at)?,
-            Place::Object(_) => {
+            Origin::File(file) => file.read_at(buffer, self.at)?,
+            Origin::Object(_) => {
                 let left = usize::try_from(self.source.length.saturating_sub(self.at)).unwrap_or(usize::MAX);
                 let bytes = self.source.bytes(self.at, left.min(buffer.len()))?;
                 buffer[..bytes.len()].copy_from_slice(&bytes);

@@ -113,7 +113,7 @@ impl Archive {
     ///
     /// # Errors
     /// Where they cannot be read.
-    pub fn staged(&self, shard: u32) -> Result<Vec<PathBuf>, ArchiveError> {
+    pub fn staging_entries(&self, shard: u32) -> Result<Vec<PathBuf>, ArchiveError> {
         let entries = self.stagings(shard)?.into_iter().map(|shard| paths::entries(&paths::staging(&self.own, shard)));
         Ok(entries.collect::<Result<Vec<_>, _>>()?.concat().into_iter().map(|(_, path)| path).collect())
     }

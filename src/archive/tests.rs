@@ -307,12 +307,13 @@ fn a_part_of_a_bucket_that_is_replaced_while_it_is_read_is_told() {
 #[test]
 fn a_state_folder_serves_one_archive() {
     let bench = Bench::in_bucket();
-    bench.archive.settle(0).expect("room on the disk");
+    let lock = || bench.archive.lock_shards(Shards::All, "test").map(drop);
+    lock().expect("room on the disk");
     let claim = bench.archive.state_dir().join("archive-url");
     assert_eq!(fs::read_to_string(&claim).expect("a file"), "memory://test\n");
-    bench.archive.settle(0).expect("it is its own");
+    lock().expect("it is its own");
     put(&claim, b"s3://another/archive\n");
-    let said = bench.archive.settle(0).expect_err("another's").to_string();
+    let said = lock().expect_err("another's").to_string();
     assert!(
         said.ends_with("is the state of s3://another/archive: name another --state-dir for this archive"),
         "{said}"
@@ -913,7 +914,7 @@ fn rows_that_stand_out_of_order_are_sorted_in_again() {
         let (after, (newest, _)) = (bench.rows(), bench.only_part());
         assert!(after == before, "{} rows of {}", after.len(), before.len());
         bench.archive.disk().rename(&newest, &path).expect("our own folder");
-        assert_eq!(bench.archive.staged(0).expect("a folder"), Vec::<PathBuf>::new(), "nothing is left of it");
+        assert_eq!(bench.archive.staging_entries(0).expect("a folder"), Vec::<PathBuf>::new(), "nothing is left of it");
     }
 }
 

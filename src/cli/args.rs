@@ -24,7 +24,7 @@ const COMMON: &str = "Options of all commands";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 all done; 1 failed; 2 usage; 3 finished, but some requests failed; 75 another collector holds the lock."
+    after_help = "Exit codes: 0 all done; 1 failed; 2 usage; 3 finished, with failures or findings; 75 another command holds the archive's lock."
 )]
 pub(super) struct Args {
     /// The archive: a folder, or a place in a bucket as `s3://bucket/prefix`, `gs://…` or `az://…` [default: ./dex-archive-data]
@@ -70,7 +70,7 @@ pub(super) enum Command {
     Import(ImportArgs),
     /// Answer a question from the archive
     Query(QueryArgs),
-    /// Make the page to read on Monday: of the fleet, or of devices
+    /// Write a report on the fleet or on devices: the page to read on Monday
     Report(ReportArgs),
     /// Say how the collecting goes: last sweep, coverage, journal, disk, gaps
     Status(StatusArgs),
@@ -92,9 +92,9 @@ pub(super) enum Command {
     Simulate(SimulateArgs),
     /// See it work: no account and no network needed
     Demo(DemoArgs),
-    /// Print what runs the collector unattended: for cron, systemd or Kubernetes
+    /// Print a crontab line, systemd units or a Kubernetes manifest that run the collector
     Service(ServiceArgs),
-    /// Print what makes a shell complete commands
+    /// Print a shell's completion script
     Completions(CompletionsArgs),
     /// Print the manual, for man
     #[command(after_help = "Example:\n  dex-archive man > /usr/local/share/man/man1/dex-archive.1")]
@@ -215,7 +215,7 @@ pub(super) struct CollectArgs {
     /// Sweep again and again, on ticks of this length
     #[arg(long, value_name = "DURATION")]
     pub(super) every: Option<String>,
-    /// End after so many sweeps
+    /// Stop after so many sweeps
     #[arg(long, value_name = "N", requires = "every", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) sweeps: Option<u64>,
     /// Longest time that a sweep may take; what it could not ask, the next one asks first [default: with
@@ -228,7 +228,7 @@ pub(super) struct CollectArgs {
     /// After each sweep, spend what is left of the interval on holes of the last 7 days that Cloudflare's history can fill
     #[arg(long)]
     pub(super) self_heal: bool,
-    /// Collect the devices of one shard alone, counted from 0: as 3/8, or 3. Others collect theirs, each with a token of
+    /// Collect the devices of one shard alone, counted from 0: 3/8, or just 3. Others collect theirs, each with a token of
     /// its own. In a Kubernetes job that is Indexed, its index counts
     #[arg(long, env = "JOB_COMPLETION_INDEX", value_name = "SHARD")]
     pub(super) shard: Option<String>,
@@ -241,7 +241,7 @@ pub(super) struct CollectArgs {
     /// Write how it went to a file after each sweep, for Prometheus: `node_exporter`'s textfile collector reads it
     #[arg(long, value_name = "FILE")]
     pub(super) metrics_file: Option<PathBuf>,
-    /// Serve the same over HTTP, at `/metrics`: as 127.0.0.1:9464
+    /// Serve the same over HTTP, at `/metrics`, on an address such as 127.0.0.1:9464
     #[arg(long, value_name = "ADDRESS", requires = "every")]
     pub(super) metrics_listen: Option<std::net::SocketAddr>,
 }
@@ -385,7 +385,7 @@ pub(super) struct OutputArgs {
     /// Write it to a file; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
-    /// The time zone of what is typed and shown, as Europe/Berlin
+    /// The time zone of what is typed and shown, such as Europe/Berlin
     #[arg(long, value_parser = zone, default_value = "UTC", value_name = "ZONE")]
     pub(super) tz: Zone,
     /// Pass over damaged files, name them, and exit with 3; without it, they are an error
@@ -437,7 +437,7 @@ pub(super) struct TrendArgs {
     after_help = "Examples:\n  dex-archive query latest --format csv\n  dex-archive query latest --device alice@example.com --at 2026-11-20T09:00:00Z"
 )]
 pub(super) struct LatestArgs {
-    /// A device, as for `query trend`; all without it
+    /// A device, as for `query trend` [default: all]
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Vec<String>,
     /// Columns, with commas between them
@@ -461,7 +461,7 @@ pub(super) struct LatestArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  dex-archive query changes --column version,colo --since 7d")]
 pub(super) struct ChangesArgs {
-    /// A device, as for `query trend`; all without it
+    /// A device, as for `query trend` [default: all]
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Vec<String>,
     /// Columns, with commas between them
@@ -479,13 +479,13 @@ pub(super) struct ChangesArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:\n  dex-archive query apps --resource ram --since 7d --top 20")]
 pub(super) struct AppsArgs {
-    /// A device, as for `query trend`; all without it
+    /// A device, as for `query trend` [default: all]
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Vec<String>,
     /// What is used: cpu or ram
     #[arg(long, default_value = "cpu")]
     pub(super) resource: String,
-    /// So many are shown, those that used most in all
+    /// How many to show, the heaviest first
     #[arg(long, default_value_t = 10)]
     pub(super) top: usize,
     #[command(flatten)]
@@ -499,7 +499,7 @@ pub(super) struct AppsArgs {
     after_help = "Causes: not_asked, no request was made; failed, it was made and failed; absent, the API has no state of the\ndevice; silent, there was an answer with nothing of that time. recoverable: those not asked for or failed\nthat Cloudflare's history of 7 days still has; days_left: until it no longer has the oldest of them.\n\nExamples:\n  dex-archive query gaps --since 7d\n  dex-archive query gaps --since 7d --every 15m --device alice-thinkpad016 --each"
 )]
 pub(super) struct GapsArgs {
-    /// A device, as for `query trend`; all without it
+    /// A device, as for `query trend` [default: all]
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Vec<String>,
     /// Length of an interval in which a state is expected
@@ -582,7 +582,7 @@ pub(super) struct ReportArgs {
     /// A state of each device is expected in each interval of this length
     #[arg(long, default_value = "1h", value_name = "DURATION")]
     pub(super) expect: String,
-    /// So many devices of each kind of trouble are shown at least
+    /// Show at least so many devices of each kind of trouble
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub(super) worst: usize,
     /// A page, Markdown, or JSON; without it, what the file's name ends in (.md, .json), or a page
@@ -591,7 +591,7 @@ pub(super) struct ReportArgs {
     /// Write it to a file; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
-    /// The time zone of what is typed and shown, as Europe/Berlin
+    /// The time zone of what is typed and shown, such as Europe/Berlin
     #[arg(long, value_parser = zone, default_value = "UTC", value_name = "ZONE")]
     pub(super) tz: Zone,
     /// What counts as now: the same archive and the same moment give the same report
@@ -701,7 +701,7 @@ pub(super) struct PruneArgs {
 #[derive(Debug, ClapArgs)]
 #[command(
     group = clap::ArgGroup::new("subject").required(true).args(["device", "email", "account"]).multiple(true),
-    after_help = "Every row goes in which any text names the person, what else their registrations reported, and what was asked of\ndevices that are theirs alone. States of their devices of which nobody can say whose they are, and what cannot be\nsearched, stay and are named: exit 3. The days concerned are written anew, the quarantine too, and all is read again to prove it. With [privacy] rules and\ntheir key, pseudonyms are found as well. Cloudflare remembers 7 days: what it still has may be collected again.\n\nExamples:\n  dex-archive forget --email alice@example.com --dry-run    what would go\n  dex-archive forget --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7\n  dex-archive forget --account 01a7362d577a6c3019a474fd6f485823    a customer who left, an import under a wrong id"
+    after_help = "Removes every row in which any text names the person, everything else that the person's registrations reported, and\nthe polls of devices that are only theirs. States of their devices of which nobody can say whose they are, and what\ncannot be searched, stay and are named: exit 3. The days concerned are written anew, the quarantine too, and all is\nread again to prove it. With [privacy] rules and their key, pseudonyms are found as well. Cloudflare remembers 7\ndays: what it still has may be collected again.\n\nExamples:\n  dex-archive forget --email alice@example.com --dry-run    what would go\n  dex-archive forget --device cb49c27f-7f97-49c5-b6f3-f7c01ead0fd7\n  dex-archive forget --account 01a7362d577a6c3019a474fd6f485823    a customer who left, an import under a wrong id"
 )]
 pub(super) struct ForgetArgs {
     /// A device, by its id; may be repeated
@@ -771,7 +771,7 @@ pub(super) struct DemoArgs {
 
 /// Reads the name of a time zone.
 fn zone(text: &str) -> Result<Zone, String> {
-    Zone::parse(text).ok_or_else(|| format!("{text:?} is no time zone: it is named as UTC or Europe/Berlin"))
+    Zone::parse(text).ok_or_else(|| format!("{text:?} is not a time zone: use a name such as UTC or Europe/Berlin"))
 }
 
 /// What a metric may be named by.

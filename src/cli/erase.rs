@@ -51,7 +51,7 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
         let (ingest, recovered) = take::take(archive.clone(), &clock, "forget", policy.clone())?;
         take::note_recovered(&recovered);
         if !recovered.held.is_empty() {
-            bail!("something is not published yet and may be about it: mend that first");
+            bail!("some of the journal could not be published (see above) and may be about it: resolve that first");
         }
         search(args, ingest.archive(), Some(ingest.locks()), &subject, &mut erased)
     };

@@ -175,7 +175,7 @@ impl Metrics {
         self.render()?;
         let Some(path) = &self.file else { return Ok(()) };
         let text = self.text.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        print::file(path, &text).context("the metrics are not told")
+        print::file(path, &text).context("the metrics are not updated")
     }
 
     fn render(&self) -> anyhow::Result<()> {

@@ -120,7 +120,7 @@ fn writer(archive: Archive, clock: &Clock, what: &str) -> anyhow::Result<Ingest>
     let (ingest, recovered) = take::take(archive, clock, what, Policy::default())?;
     take::note_recovered(&recovered);
     if !recovered.held.is_empty() {
-        bail!("something is not published yet: mend that first");
+        bail!("some of the journal could not be published (see above): resolve that first");
     }
     Ok(ingest)
 }

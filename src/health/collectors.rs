@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use crate::archive::{shard_name, shards_by_name};
 use crate::clock::Timestamp;
-use crate::query::LastSweep;
+use crate::query::SweepSummary;
 
 /// An account, and the only shard whose devices are kept, of how many: `3/8`.
-pub(super) type Collector = (String, Option<String>);
+pub(super) type CollectorKey = (String, Option<String>);
 
 /// What is known of a collector.
 #[derive(Debug, Default)]
 pub(super) struct Newest {
     /// Its newest pass that is published.
-    pub(super) sweep: Option<LastSweep>,
+    pub(super) sweep: Option<SweepSummary>,
     /// When the newest answer of it was received that waits in the journal.
     pub(super) waiting: Option<Timestamp>,
 }
@@ -24,12 +24,12 @@ pub(super) struct Newest {
 /// each of so many shards, or one of all devices. A sweep of all devices, by hand perhaps, does not end the division as long
 /// as a sweep of one shard is not older than `max_age`.
 pub(super) fn collectors(
-    sweeps: &[LastSweep],
-    waiting: &BTreeMap<Collector, Timestamp>,
+    sweeps: &[SweepSummary],
+    waiting: &BTreeMap<CollectorKey, Timestamp>,
     shards: u32,
     (now, max_age): (Timestamp, Duration),
-) -> BTreeMap<Collector, Newest> {
-    let mut all: BTreeMap<Collector, Newest> = BTreeMap::new();
+) -> BTreeMap<CollectorKey, Newest> {
+    let mut all: BTreeMap<CollectorKey, Newest> = BTreeMap::new();
     for sweep in sweeps {
         let collector = (sweep.account_id.clone(), sweep.shard.clone());
         all.entry(collector).or_default().sweep = Some(sweep.clone());
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn the_collectors_are_those_of_the_division_that_collects() {
         let now = clock::parse_timestamp("2026-10-08T12:00:00Z").expect("a time");
-        let sweep = |shard: Option<&str>, minutes: i64| LastSweep {
+        let sweep = |shard: Option<&str>, minutes: i64| SweepSummary {
             account_id: "a".to_owned(),
             sweep_id: "s".to_owned(),
             began: now - TimeDelta::minutes(minutes),
@@ -89,7 +89,7 @@ mod tests {
             states: 1,
             shard: shard.map(str::to_owned),
         };
-        let told = |sweeps: &[LastSweep], waiting: Option<&str>| {
+        let told = |sweeps: &[SweepSummary], waiting: Option<&str>| {
             let waiting = waiting.map(|shard| (("a".to_owned(), Some(shard.to_owned())), now));
             let all = collectors(sweeps, &waiting.into_iter().collect(), 3, (now, Duration::from_hours(1)));
             let told = all.into_iter().map(|((_, shard), newest)| {

@@ -176,8 +176,9 @@ fn limit(client: &Client, probe: &Probe) -> Check {
     let name = "rate limit";
     let budget = client.pacer().budget();
     let kept = budget.requests_in(Duration::from_mins(5));
-    let kept =
-        kept.map_or("no limit is kept to".to_owned(), |requests| format!("{requests} requests in 5m are kept to"));
+    let kept = kept.map_or("requests are sent without a limit".to_owned(), |requests| {
+        format!("at most {requests} requests in 5m are sent")
+    });
     let left = probe.remaining.map_or(String::new(), |left| format!(", {left} left"));
     let Some((quota, window)) = probe.quotas.first() else {
         return Check::fine(name, format!("the server names none; {kept}"));

@@ -14,13 +14,13 @@ use crate::clock::{self, Moment, Timestamp, Zone};
 use crate::disk;
 use crate::journal::{self, Segment};
 use crate::query::{
-    Coverage, Days, GapsOptions, LastSweep, QueryError, Unexpected, Window, coverage, devices_seen, first_sweeps,
+    Coverage, Days, GapsOptions, QueryError, SweepSummary, Unexpected, Window, coverage, devices_seen, first_sweeps,
     holes, last_sweeps, unexpected,
 };
 use crate::schema::Schema;
 use crate::snapshot::HISTORY;
 
-use super::collectors::{Collector, Newest, collectors};
+use super::collectors::{CollectorKey, Newest, collectors};
 use super::{Check, Level};
 
 /// Segments of a journal that are looked into: a sweep is in the last ones.
@@ -220,8 +220,8 @@ impl Status {
 }
 
 impl Sweep {
-    fn new(sweep: LastSweep, waiting: Option<Timestamp>) -> Self {
-        let LastSweep { account_id, sweep_id, ended, requests, failed, states, shard, .. } = sweep;
+    fn new(sweep: SweepSummary, waiting: Option<Timestamp>) -> Self {
+        let SweepSummary { account_id, sweep_id, ended, requests, failed, states, shard, .. } = sweep;
         let (ended, waiting) = (Moment(ended), waiting.map(Moment));
         Self { account_id, sweep_id, ended, requests, failed, states, shard, waiting }
     }
@@ -270,7 +270,7 @@ impl Covered {
         days: &Days,
         options: &StatusOptions,
         until: Timestamp,
-        sweeps: &[LastSweep],
+        sweeps: &[SweepSummary],
         began: &BTreeMap<String, Timestamp>,
     ) -> Result<Self, QueryError> {
         let now = options.now;
@@ -322,8 +322,8 @@ impl Covered {
 
 /// The accounts of which the last sweep brought nothing, although requests were answered, nor any before it that the
 /// history reaches back to.
-fn empty_accounts(days: &Days, sweeps: &[LastSweep], now: Timestamp) -> Result<BTreeSet<String>, QueryError> {
-    let is_empty = |sweep: &&LastSweep| sweep.states == 0 && sweep.failed < sweep.requests;
+fn empty_accounts(days: &Days, sweeps: &[SweepSummary], now: Timestamp) -> Result<BTreeSet<String>, QueryError> {
+    let is_empty = |sweep: &&SweepSummary| sweep.states == 0 && sweep.failed < sweep.requests;
     let mut empty: BTreeSet<String> = sweeps.iter().filter(is_empty).map(|sweep| sweep.account_id.clone()).collect();
     if !empty.is_empty() {
         let seen = devices_seen(days, Window { since: now - HISTORY, until: now })?;
@@ -411,7 +411,7 @@ struct Passes {
 }
 
 impl Passes {
-    fn of(collectors: BTreeMap<Collector, Newest>) -> Self {
+    fn of(collectors: BTreeMap<CollectorKey, Newest>) -> Self {
         let mut passes = Self::default();
         for ((account_id, shard), Newest { sweep, waiting }) in collectors {
             match (sweep, waiting) {

@@ -82,13 +82,13 @@ pub(super) struct Head {
 /// A body, by its place.
 #[derive(Debug)]
 struct Located {
-    place: Place,
+    place: BodyPlace,
     origin: Option<Origin>,
 }
 
 /// Where a body lies, and where its row does.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct BodyPlace {
     /// Among the bodies of the batch.
     pub(super) number: u32,
     file: u32,
@@ -107,7 +107,7 @@ pub(super) struct SortedBy {
     time: usize,
 }
 
-impl Place {
+impl BodyPlace {
     /// Length of the body in bytes.
     pub(super) fn bytes(self) -> u64 {
         self.length.into()
@@ -231,7 +231,7 @@ impl Batch {
                 None => self.read_key(plan, &bytes),
             };
             let length = u32::try_from(bytes.len()).expect("a frame's bodies have less than 4 GiB");
-            let place = Place {
+            let place = BodyPlace {
                 number: index(self.bodies.located.len()),
                 file: index(self.bodies.files.len() - 1),
                 head: index(self.bodies.heads.len() - 1),
@@ -279,7 +279,7 @@ impl Batch {
         let mut rank = vec![0_u32; sorted.len()];
         (0..).zip(&sorted).for_each(|(place, &device)| rank[device as usize] = place);
         let shard: Vec<u32> = bodies.devices.iter().map(|device| shard_of(device, shards)).collect();
-        let mut parts: BTreeMap<Spot, Vec<Place>> = BTreeMap::new();
+        let mut parts: BTreeMap<Spot, Vec<BodyPlace>> = BTreeMap::new();
         for place in bodies.located.iter().map(|body| body.place) {
             if !no_states.contains_key(&place.number) {
                 let collected_at = bodies.head(place).collected_at.timestamp_micros();
@@ -457,21 +457,21 @@ impl Divided {
 
 impl Bodies {
     /// Reads a body, in place of what `text` held.
-    pub(super) fn read(&self, place: Place, text: &mut Vec<u8>) -> Result<(), JournalError> {
+    pub(super) fn read(&self, place: BodyPlace, text: &mut Vec<u8>) -> Result<(), JournalError> {
         self.file(place).bodies.read(place.at, place.length as usize, text)
     }
 
     /// The device and the time of a body.
-    pub(super) fn key(&self, place: Place) -> (&str, Option<i64>) {
+    pub(super) fn key(&self, place: BodyPlace) -> (&str, Option<i64>) {
         (&self.devices[place.device as usize], place.time)
     }
 
     /// What a row says besides its body.
-    pub(super) fn head(&self, place: Place) -> &Head {
+    pub(super) fn head(&self, place: BodyPlace) -> &Head {
         &self.heads[place.head as usize]
     }
 
-    fn file(&self, place: Place) -> &Opened {
+    fn file(&self, place: BodyPlace) -> &Opened {
         &self.files[place.file as usize]
     }
 

@@ -10,7 +10,7 @@ use crate::archive::{ArchiveError, Incoming, Stretches, Supply};
 use crate::flatten::{Cell, Columns, FlattenError, Plan, Row};
 use crate::schema::{Schema, without_positions};
 
-use super::batch::{Bodies, Head, Place, SortedBy};
+use super::batch::{Bodies, BodyPlace, Head, SortedBy};
 
 /// Rows that are made at a time. Column by column, they are looked up among the values that a part has had so far; of
 /// few, each column's come from far in memory again and again.
@@ -28,7 +28,7 @@ pub(super) struct DayRows {
     bodies: Arc<Bodies>,
     plan: Arc<Plan>,
     /// By device and time.
-    order: Vec<Place>,
+    order: Vec<BodyPlace>,
     found: Mutex<Found>,
 }
 
@@ -44,12 +44,12 @@ pub(super) struct Found {
 }
 
 impl DayRows {
-    pub(super) fn new(bodies: Arc<Bodies>, plan: Arc<Plan>, order: Vec<Place>) -> Self {
+    pub(super) fn new(bodies: Arc<Bodies>, plan: Arc<Plan>, order: Vec<BodyPlace>) -> Self {
         Self { bodies, plan, order, found: Mutex::default() }
     }
 
     /// Where the bodies lie.
-    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+    pub(super) fn places(&self) -> impl Iterator<Item = BodyPlace> {
         self.order.iter().copied()
     }
 
@@ -131,7 +131,7 @@ impl Iterator for Reading<'_> {
 
 impl Reading<'_> {
     /// Reads a body into the columns.
-    fn read(&mut self, place: Place) -> Result<(), ArchiveError> {
+    fn read(&mut self, place: BodyPlace) -> Result<(), ArchiveError> {
         let DayRows { bodies, plan, .. } = self.day;
         bodies.read(place, &mut self.body).map_err(|error| ArchiveError::Incoming(error.into()))?;
         let by = SortedBy::new(plan.schema());

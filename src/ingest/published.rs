@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::archive::{ArchiveError, Live, Staged};
+use crate::archive::{ArchiveError, PublishedDay, Staged};
 
 use super::batch::Divided;
 
@@ -80,7 +80,7 @@ impl Published {
 
     /// Publishes a day; says of each row whether it is new.
     pub(super) fn take(&mut self, staged: Staged) -> Result<Vec<bool>, ArchiveError> {
-        let Live { info, fresh, damage } = staged.publish()?;
+        let PublishedDay { info, fresh, damage } = staged.publish()?;
         self.damaged.extend(damage);
         self.bytes += info.bytes;
         self.rows += info.rows;

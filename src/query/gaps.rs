@@ -101,11 +101,11 @@ pub fn holes(days: &Days, options: &GapsOptions, account: &str, known: &[String]
         Err(error) if error.is_nothing_expected() => return Ok(Vec::new()),
         seen => seen?,
     };
-    let reading = Reading::of(&seen, options);
+    let told = Told::of(&seen, options);
     let of_device = |(device, seeings)| {
-        let gaps = reading.runs(device, seeings).into_iter();
+        let gaps = told.runs(device, seeings).into_iter();
         gaps.filter_map(|gap| {
-            let since = reading.recoverable(&gap).next().and_then(|bucket| seen.buckets.start(bucket))?;
+            let since = told.recoverable(&gap).next().and_then(|bucket| seen.buckets.start(bucket))?;
             let window = Window { since, until: seen.buckets.start(gap.last + 1)? };
             Some(Hole { device_id: device.1.clone(), window })
         })
@@ -143,12 +143,12 @@ pub fn coverage(days: &Days, options: &GapsOptions, account: &str) -> Result<Cov
         Err(error) if error.is_nothing_expected() => return Ok(Coverage::default()),
         seen => seen?,
     };
-    let reading = Reading::of(&seen, options);
+    let told = Told::of(&seen, options);
     let mut all = Coverage::default();
     for (device, seeings) in seen.devices.iter().filter(|(device, _)| device.0 == account) {
         let expected = seen.buckets.count();
         let (mut gone, mut missed) = (0, 0);
-        for gap in reading.runs(device, seeings) {
+        for gap in told.runs(device, seeings) {
             gone += gap.intervals();
             missed += if gap.cause.is_missed() { gap.intervals() } else { 0 };
         }
@@ -229,7 +229,7 @@ pub struct Gap {
 /// cannot be read.
 pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Gaps<DeviceGaps>, QueryError> {
     let seen = Seen::read(days, options, Vec::new(), sources(options))?;
-    Ok(Reading::of(&seen, options).by_device())
+    Ok(Told::of(&seen, options).by_device())
 }
 
 /// Each gap of them by itself.
@@ -238,7 +238,7 @@ pub fn gaps(days: &Days, options: &GapsOptions) -> Result<Gaps<DeviceGaps>, Quer
 /// As for [`gaps`], and where there are too many.
 pub fn each_gap(days: &Days, options: &GapsOptions) -> Result<Gaps<Gap>, QueryError> {
     let seen = Seen::read(days, options, Vec::new(), sources(options))?;
-    Reading::of(&seen, options).each()
+    Told::of(&seen, options).each()
 }
 
 /// What was read of the history counts, but for averages an hour where intervals are shorter.
@@ -308,14 +308,14 @@ impl Missed {
 }
 
 /// What was seen, as it is told.
-struct Reading<'a> {
+struct Told<'a> {
     options: &'a GapsOptions,
     seen: &'a Seen,
     /// A device in one of several accounts is told by it.
     has_accounts: bool,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> Told<'a> {
     fn of(seen: &'a Seen, options: &'a GapsOptions) -> Self {
         let accounts: BTreeSet<&String> = seen.devices.keys().map(|(account, _)| account).collect();
         Self { options, seen, has_accounts: accounts.len() > 1 }

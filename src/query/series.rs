@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Cell;
 use super::tally::{Agg, Tally};
-use super::trend::Wanted;
+use super::trend::MetricAt;
 
 /// Partial or whole: what was read of each series.
 #[derive(Default)]
@@ -114,12 +114,12 @@ impl Bucket {
     }
 
     /// The states, and of each metric the aggregates or the shares of these values.
-    pub(super) fn cells(&mut self, metrics: &[Wanted], aggs: &[Agg], shares: &[Vec<String>]) -> Vec<Cell> {
+    pub(super) fn cells(&mut self, metrics: &[MetricAt], aggs: &[Agg], shares: &[Vec<String>]) -> Vec<Cell> {
         let mut cells = vec![Cell::Count(self.states)];
         for ((metric, tally), shares) in metrics.iter().zip(&mut self.metrics).zip(shares) {
             match metric {
-                Wanted::Shares(_) => cells.extend(tally.share_cells(shares)),
-                Wanted::Numbers { .. } => cells.extend(aggs.iter().map(|agg| tally.numbers.cell(*agg))),
+                MetricAt::Shares(_) => cells.extend(tally.share_cells(shares)),
+                MetricAt::Numbers { .. } => cells.extend(aggs.iter().map(|agg| tally.numbers.cell(*agg))),
             }
         }
         cells

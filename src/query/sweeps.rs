@@ -16,7 +16,7 @@ use super::{QueryError, column, moment, numbers, texts, times};
 
 /// A pass over the fleet of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastSweep {
+pub struct SweepSummary {
     /// The account.
     pub account_id: String,
     /// The pass.
@@ -36,10 +36,10 @@ pub struct LastSweep {
 }
 
 /// By account, pass and shard: passes that two collectors began in one second may have one name.
-type Sweeps = BTreeMap<(String, String, Option<String>), Tally>;
+type Sweeps = BTreeMap<(String, String, Option<String>), Counts>;
 
 #[derive(Clone, Copy)]
-struct Tally {
+struct Counts {
     began: i64,
     ended: i64,
     requests: u64,
@@ -52,7 +52,7 @@ struct Tally {
 ///
 /// # Errors
 /// Where the archive cannot be read.
-pub fn last_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, QueryError> {
+pub fn last_sweeps(days: &Days, window: Window) -> Result<Vec<SweepSummary>, QueryError> {
     let newest = sweeps(days, window)?.map(|sweep| ((sweep.account_id.clone(), sweep.shard.clone()), sweep));
     Ok(newest.collect::<BTreeMap<_, _>>().into_values().collect())
 }
@@ -61,8 +61,8 @@ pub fn last_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, QueryE
 ///
 /// # Errors
 /// Where the archive cannot be read.
-pub fn first_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, QueryError> {
-    let mut oldest: BTreeMap<String, LastSweep> = BTreeMap::new();
+pub fn first_sweeps(days: &Days, window: Window) -> Result<Vec<SweepSummary>, QueryError> {
+    let mut oldest: BTreeMap<String, SweepSummary> = BTreeMap::new();
     for sweep in sweeps(days, window)? {
         oldest.entry(sweep.account_id.clone()).or_insert(sweep);
     }
@@ -75,7 +75,7 @@ pub fn first_sweeps(days: &Days, window: Window) -> Result<Vec<LastSweep>, Query
 /// # Errors
 /// Where the archive cannot be read.
 pub fn outages(days: &Days, window: Window, account: &str, most: TimeDelta) -> Result<Vec<Window>, QueryError> {
-    let (mut outages, mut last) = (Vec::new(), None::<LastSweep>);
+    let (mut outages, mut last) = (Vec::new(), None::<SweepSummary>);
     for sweep in sweeps(days, window)?.filter(|sweep| sweep.account_id == account && sweep.requests > sweep.failed) {
         let before = last.as_ref().filter(|last| sweep.began - last.ended > most);
         outages.extend(before.map(|last| Window { since: last.began, until: sweep.began }));
@@ -89,7 +89,7 @@ pub fn outages(days: &Days, window: Window, account: &str, most: TimeDelta) -> R
 }
 
 /// By account, and then by time: the names of passes sort so.
-fn sweeps(days: &Days, window: Window) -> Result<impl Iterator<Item = LastSweep>, QueryError> {
+fn sweeps(days: &Days, window: Window) -> Result<impl Iterator<Item = SweepSummary>, QueryError> {
     let polls = Schema::poll();
     let names = ["account_id", "sweep_id", "requested_at", "source", "outcome", "rows", "shard"];
     let columns = names.iter().map(|name| column(&polls, name)).collect();
@@ -97,11 +97,20 @@ fn sweeps(days: &Days, window: Window) -> Result<impl Iterator<Item = LastSweep>
     let mut all = Sweeps::new();
     let add = |found: &mut Sweeps, batch: &RecordBatch| add(found, batch, window);
     days.fold(&polls, window, &scan, Sweeps::new, add, |found| {
-        found.into_iter().for_each(|(key, tally)| all.entry(key).or_insert(Tally::NONE).merge(tally));
+        found.into_iter().for_each(|(key, tally)| all.entry(key).or_insert(Counts::NONE).merge(tally));
     })?;
     Ok(all.into_iter().map(|((account_id, sweep_id, shard), tally)| {
-        let Tally { began, ended, requests, failed, states } = tally;
-        LastSweep { account_id, sweep_id, began: moment(began), ended: moment(ended), requests, failed, states, shard }
+        let Counts { began, ended, requests, failed, states } = tally;
+        SweepSummary {
+            account_id,
+            sweep_id,
+            began: moment(began),
+            ended: moment(ended),
+            requests,
+            failed,
+            states,
+            shard,
+        }
     }))
 }
 
@@ -114,7 +123,7 @@ fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
     for row in (0..batch.num_rows()).filter(|&row| window.holds_row(at, row) && !is_history(row)) {
         let shard = shards.is_valid(row).then(|| shards.value(row).to_owned());
         let key = (accounts.value(row).to_owned(), sweeps.value(row).to_owned(), shard);
-        found.entry(key).or_insert(Tally::NONE).merge(Tally {
+        found.entry(key).or_insert(Counts::NONE).merge(Counts {
             began: at.value(row),
             ended: at.value(row),
             requests: 1,
@@ -124,7 +133,7 @@ fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
     }
 }
 
-impl Tally {
+impl Counts {
     const NONE: Self = Self { began: i64::MAX, ended: i64::MIN, requests: 0, failed: 0, states: 0 };
 
     fn merge(&mut self, other: Self) {

@@ -81,24 +81,24 @@ pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> 
         return Err(QueryError::NoRate);
     }
     let buckets = Buckets::new(options.window, options.every, options.zone)?;
-    let reading = Reading::new(&schema, options, &buckets)?;
+    let question = Question::new(&schema, options, &buckets)?;
     let mut all = AllSeries::default();
     // Once it is too much, nothing more is gathered.
     let is_refused = AtomicBool::new(false);
-    let refuse = |found: &AllSeries| is_refused.fetch_or(reading.refusal(found).is_some(), Ordering::Relaxed);
+    let refuse = |found: &AllSeries| is_refused.fetch_or(question.refusal(found).is_some(), Ordering::Relaxed);
     let add = |found: &mut AllSeries, batch: &RecordBatch| {
         if !is_refused.load(Ordering::Relaxed) {
-            reading.add(batch, found);
+            question.add(batch, found);
             refuse(found);
         }
     };
-    days.fold(&schema, options.window, &reading.scan, AllSeries::default, add, |found| {
-        if reading.refusal(&all).is_none() {
+    days.fold(&schema, options.window, &question.scan, AllSeries::default, add, |found| {
+        if question.refusal(&all).is_none() {
             all.merge(found);
             refuse(&all);
         }
     })?;
-    if let Some(refusal) = reading.refusal(&all) {
+    if let Some(refusal) = question.refusal(&all) {
         return Err(refusal);
     }
     if all.is_empty() {
@@ -114,24 +114,24 @@ pub fn trend(days: &Days, options: &TrendOptions) -> Result<Answer, QueryError> 
         Who::Devices(ids) => newest_names(days, Some(ids), options.window)?,
         Who::Fleet { .. } => Names::new(),
     };
-    reading.answer(all, &names)
+    question.answer(all, &names)
 }
 
 /// Where the wanted columns stand in the batches of a scan.
-struct Reading<'a> {
+struct Question<'a> {
     options: &'a TrendOptions,
     buckets: &'a Buckets,
     scan: Scan,
     time: usize,
     /// By what the series are told apart, if there are several.
     key: Option<usize>,
-    metrics: Vec<Wanted>,
+    metrics: Vec<MetricAt>,
     keep: bool,
     asked: Asked<'a>,
 }
 
 /// Where the values of a metric stand.
-pub(super) enum Wanted {
+pub(super) enum MetricAt {
     /// In a column of texts, of which the shares count.
     Shares(usize),
     /// In a column of numbers. One value may stand for none; another column may say how long each counts.
@@ -144,7 +144,7 @@ struct Run {
     slot: usize,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> Question<'a> {
     fn new(schema: &Schema, options: &'a TrendOptions, buckets: &'a Buckets) -> Result<Self, QueryError> {
         let time = column(schema, "timestamp");
         let device = column(schema, "device_id");
@@ -158,8 +158,8 @@ impl<'a> Reading<'a> {
         let scan = Scan { columns, any_of, ..Scan::default() };
         let place = |column| scan.columns.iter().position(|&at| at == column).expect("the column is in the scan");
         let wanted = |metric: &Metric| match metric.kind {
-            MetricKind::Share => Wanted::Shares(place(metric.column)),
-            _ => Wanted::Numbers {
+            MetricKind::Share => MetricAt::Shares(place(metric.column)),
+            _ => MetricAt::Numbers {
                 values: place(metric.column),
                 missing: metric.missing,
                 window: metric.window().map(place),
@@ -204,15 +204,15 @@ impl<'a> Reading<'a> {
                 .metrics
                 .iter()
                 .map(|metric| match metric {
-                    Wanted::Numbers { values, .. } => runs.iter().map(|run| kept(*values, run)).sum::<usize>(),
-                    Wanted::Shares(_) => 0,
+                    MetricAt::Numbers { values, .. } => runs.iter().map(|run| kept(*values, run)).sum::<usize>(),
+                    MetricAt::Shares(_) => 0,
                 })
                 .sum::<usize>();
         }
         for (at, metric) in self.metrics.iter().enumerate() {
             match metric {
-                Wanted::Shares(texts) => add_texts(&Texts::of(batch.column(*texts)), &runs, at, found),
-                Wanted::Numbers { values, missing, window } => {
+                MetricAt::Shares(texts) => add_texts(&Texts::of(batch.column(*texts)), &runs, at, found),
+                MetricAt::Numbers { values, missing, window } => {
                     let windows = window.map(|at| batch.column(at).as_primitive::<Int64Type>());
                     let add = AddNumbers { times, windows, missing: *missing, keep: self.keep };
                     add.column(batch.column(*values), &runs, at, found);
@@ -413,11 +413,11 @@ mod tests {
         let options = TrendOptions { who, metrics, window, every, zone, aggs: vec![Agg::P95] };
         let buckets = Buckets::new(window, every, zone).expect("buckets");
         let schema = Schema::device_state();
-        let reading = Reading::new(&schema, &options, &buckets).expect("columns");
+        let question = Question::new(&schema, &options, &buckets).expect("columns");
         let (mut found, mut more) = (AllSeries::default(), AllSeries::default());
         (found.kept, more.kept) = (MOST_KEPT, 1);
-        assert!(reading.refusal(&found).is_none());
+        assert!(question.refusal(&found).is_none());
         found.merge(more);
-        assert!(matches!(reading.refusal(&found), Some(QueryError::Percentiles)));
+        assert!(matches!(question.refusal(&found), Some(QueryError::Percentiles)));
     }
 }

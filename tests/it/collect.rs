@@ -343,7 +343,7 @@ fn devices_on_pages_that_there_was_no_time_for_count_as_not_asked() {
     // That nobody can read how it went keeps the next sweep from nothing.
     collect.arg("--metrics-file").arg(dir.path().join("none/metrics"));
     let (code, said) = run(&mut collect);
-    assert!(code == Some(1) && said.contains("the metrics are not told"), "{said}");
+    assert!(code == Some(1) && said.contains("the metrics are not updated"), "{said}");
     assert!(said.contains("the rest of the list is left to the next sweep"), "{said}");
     let is_unasked = |(batch, row): &(arrow_array::RecordBatch, usize)| {
         let outcome = batch.column_by_name("outcome").expect("a column").as_string::<i32>();
