@@ -26,6 +26,7 @@
 //! [`Published::held`], the segments concerned stay, and every later publish tries again.
 
 mod batch;
+mod bodies;
 mod day;
 mod due;
 mod filing;

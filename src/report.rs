@@ -11,6 +11,7 @@ mod fleet;
 mod html;
 mod markdown;
 mod model;
+mod naming;
 mod plan;
 mod trouble;
 mod words;

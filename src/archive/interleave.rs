@@ -11,7 +11,7 @@ use arrow_select::concat::concat_batches;
 use crate::schema::Schema;
 
 use super::ArchiveError;
-use super::merge::Incoming;
+use super::incoming::Incoming;
 
 /// The batches of a part, in its order.
 pub(super) type Batches<'a> = Box<dyn Iterator<Item = Result<RecordBatch, ArchiveError>> + 'a>;

@@ -28,7 +28,10 @@ use crate::schema::Schema;
 
 use super::key_index::KeyIndex;
 use super::source::Source;
-use super::write::LAYOUT;
+
+/// How parts are written, counted up when that changes for readers. 0 was: whole numbers of many sizes in
+/// `BYTE_STREAM_SPLIT`, which few can read; 1: without an index of keys.
+pub(super) const LAYOUT: u32 = 2;
 
 /// Ends an outline.
 const MARK: &[u8; 4] = b"DXO1";

@@ -12,7 +12,7 @@ use parquet::file::metadata::{ColumnChunkMask, PageIndexPolicy, ParquetMetaData,
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use super::outline::Bounds;
-use super::read::Scan;
+use super::scan::Scan;
 use super::source::Source;
 
 /// Whether rows within these bounds can be what a scan asks for.

@@ -1,6 +1,5 @@
 //! Reading parts: the columns asked for, and only the row groups and the pages that can hold what is looked for.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -25,10 +24,11 @@ use crate::schema::Schema;
 
 use super::checksum::{self, Checksum};
 use super::key_index::{self, KnownColumn, Run};
-use super::outline::{self, GroupOutline, Outline};
+use super::outline::{self, GroupOutline, LAYOUT, Outline};
 use super::pages;
+use super::scan::Scan;
 use super::source::Source;
-use super::write::{LAYOUT, SHORT_PAGE_ROWS};
+use super::write::SHORT_PAGE_ROWS;
 use super::{ArchiveError, Provenance};
 
 /// Rows that are decoded at once.
@@ -86,19 +86,6 @@ struct Reading {
 pub struct Piece {
     group: usize,
     rows: Range<usize>,
-}
-
-/// What is wanted of a part.
-#[derive(Debug, Clone, Default)]
-pub struct Scan {
-    /// Positions of the wanted columns in the schema.
-    pub columns: BTreeSet<usize>,
-    /// A text column and the values of which a row group or a page must be able to hold one. Other rows may come
-    /// too: the caller filters.
-    pub any_of: Option<(usize, Vec<String>)>,
-    /// A timestamp and the microseconds of which a row group or a page must be able to hold one; here, too, other
-    /// rows may come.
-    pub within: Option<(usize, Range<i64>)>,
 }
 
 impl Piece {

@@ -11,7 +11,7 @@ use arrow_select::concat::concat_batches;
 
 use crate::schema::Schema;
 
-use super::merge::Incoming;
+use super::incoming::Incoming;
 use super::order::{Spot, spots_of};
 use super::salvage::{HELD_ROWS, readable};
 use super::{Archive, ArchiveError, Checksum, ShardLock};

@@ -12,7 +12,8 @@ use arrow_select::take::take_record_batch;
 
 use crate::schema::Schema;
 
-use super::merge::{Incoming, Merge, Supply};
+use super::incoming::{Incoming, Supply};
+use super::merge::Merge;
 use super::order::{Spot, elsewhere, misplaced, spots_of};
 use super::quarantine::Damage;
 use super::read::{BATCH_ROWS, PartFile};

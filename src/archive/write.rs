@@ -43,10 +43,6 @@ use crate::disk::{Disk, DiskError};
 /// The most rows in a row group. A part's are even. (Tests have days of several row groups, and no time.)
 const GROUP_ROWS: usize = if cfg!(test) { 32 } else { 512 } * 1024;
 
-/// How parts are written, counted up when that changes for readers. 0 was: whole numbers of many sizes in
-/// `BYTE_STREAM_SPLIT`, which few can read; 1: without an index of keys.
-pub(super) const LAYOUT: u32 = 2;
-
 /// Rows in a page of a column that is asked for by device: a day of one, and little more, has to be decoded.
 pub(super) const SHORT_PAGE_ROWS: usize = 2 * 1024;
 

@@ -10,7 +10,7 @@ use crate::archive::{ArchiveError, Incoming, Stretches, Supply};
 use crate::flatten::{Cell, Columns, FlattenError, Plan, Row};
 use crate::schema::{Schema, without_positions};
 
-use super::batch::{Bodies, BodyPlace, Head, SortedBy};
+use super::bodies::{Bodies, BodyPlace, Head, SortedBy};
 
 /// Rows that are made at a time. Column by column, they are looked up among the values that a part has had so far; of
 /// few, each column's come from far in memory again and again.

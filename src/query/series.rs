@@ -4,7 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Cell;
 use super::tally::{Agg, Tally};
-use super::trend::MetricAt;
+
+/// Where the values of a metric stand.
+pub(super) enum MetricAt {
+    /// In a column of texts, of which the shares count.
+    Shares(usize),
+    /// In a column of numbers. One value may stand for none; another column may say how long each counts.
+    Numbers { values: usize, missing: Option<f64>, window: Option<usize> },
+}
 
 /// Partial or whole: what was read of each series.
 #[derive(Default)]

@@ -18,7 +18,7 @@ use super::answer::{Answer, AnswerColumn, Cell};
 use super::metric::{Metric, MetricKind};
 use super::newest::{Names, newest_names};
 use super::scan::Days;
-use super::series::{AllSeries, Series};
+use super::series::{AllSeries, MetricAt, Series};
 use super::tally::Agg;
 use super::texts::Texts;
 use super::window::{Buckets, Window};
@@ -128,14 +128,6 @@ struct Question<'a> {
     metrics: Vec<MetricAt>,
     keep: bool,
     asked: Asked<'a>,
-}
-
-/// Where the values of a metric stand.
-pub(super) enum MetricAt {
-    /// In a column of texts, of which the shares count.
-    Shares(usize),
-    /// In a column of numbers. One value may stand for none; another column may say how long each counts.
-    Numbers { values: usize, missing: Option<f64>, window: Option<usize> },
 }
 
 /// Rows one after the other that fall into one bucket of one series.

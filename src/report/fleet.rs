@@ -10,12 +10,10 @@ use crate::query::{
 use super::Asking;
 use super::ask::Known;
 use super::model::{Chart, Fact, Report, Section, Table, TableRow};
+use super::naming::{Anchors, MOST_ROWS, Naming};
 use super::plan::{Bound, Shown};
 use super::trouble::{Ranking, chosen};
 use super::words::percent;
-
-/// The most rows of a table.
-pub(super) const MOST_ROWS: usize = 15;
 
 /// The most applications that are shown.
 const MOST_APPS: usize = 10;
@@ -209,23 +207,6 @@ impl Asking<'_> {
             Ok(Table::new(&format!("By {}", resource.to_uppercase()), &columns, rows.collect(), MOST_APPS))
         };
         self.plan.apps.resources.iter().map(of).collect()
-    }
-}
-
-/// By device, where the section is that says more of it.
-type Anchors = BTreeMap<String, String>;
-
-/// What a device is called in a table.
-pub(super) struct Naming<'a> {
-    known: &'a Known,
-    anchors: &'a Anchors,
-}
-
-impl Naming<'_> {
-    pub(super) fn row(&self, id: &str, cells: impl IntoIterator<Item = Cell>) -> TableRow {
-        let name = Cell::Text(self.known.name(id));
-        let cells = [name].into_iter().chain(cells).collect();
-        TableRow { cells, is_poor: false, anchor: self.anchors.get(id).cloned() }
     }
 }
 

@@ -6,8 +6,8 @@ use crate::clock::Timestamp;
 use crate::query::{Agg, Cell, Change, ColumnRole, QueryError, times_seen};
 
 use super::Asking;
-use super::fleet::{MOST_ROWS, Naming};
 use super::model::{Section, Table, TableRow};
+use super::naming::{MOST_ROWS, Naming};
 use super::plan::{Bound, Limit};
 use super::words::{plain, scale};
 
