@@ -238,6 +238,14 @@ pub enum ConfigError {
     /// Somebody is to be forgotten whom nobody can be sure of.
     #[error("{0:?} is no e-mail address: alice@example.com is one")]
     Email(String),
+    /// A file's name ends in what says another kind of file.
+    #[error("nothing is written as .{ending}: name a file that ends in {known}, or the form with --format")]
+    Ending {
+        /// What it ends in.
+        ending: String,
+        /// What it may end in.
+        known: &'static str,
+    },
     /// Devices are named, and the list is to be asked, which knows no choice of devices.
     #[error("--source list reads the whole fleet: leave it out to ask for the devices that are named")]
     NamedAndList,

@@ -45,10 +45,10 @@ pub enum FlattenError {
     #[error("not an object")]
     Kind,
     /// It lacks what makes a row one.
-    #[error("no {column:?} in it")]
+    #[error("no {path:?} in it")]
     Missing {
-        /// The column that has to have a value.
-        column: String,
+        /// Where a value has to stand.
+        path: String,
     },
     /// Whose state it is, or of when, stands in it more than once.
     #[error("its device or its time stands twice in it")]
@@ -213,7 +213,7 @@ impl Plan {
         let missing = |at: usize| matches!(row.cell(at), Cell::Null) || row.text(at) == Some("");
         let columns = self.schema.columns.iter().enumerate();
         match columns.into_iter().find(|(at, column)| column.required && missing(*at)) {
-            Some((_, column)) => Err(FlattenError::Missing { column: column.name.clone() }),
+            Some((_, column)) => Err(FlattenError::Missing { path: Place::Column(column).path() }),
             None => Ok(()),
         }
     }
@@ -623,10 +623,10 @@ mod tests {
     #[test]
     fn says_why_a_body_is_no_row() {
         check("17", &expect!["error: not an object"]);
-        check("{\"colo\":\"SJC\"}", &expect![[r#"error: no "device_id" in it"#]]);
-        check("{\"deviceId\":null}", &expect![[r#"error: no "device_id" in it"#]]);
-        check("{\"deviceId\":\"\"}", &expect![[r#"error: no "device_id" in it"#]]);
-        check("{\"deviceId\":5}", &expect![[r#"error: no "device_id" in it"#]]);
+        check("{\"colo\":\"SJC\"}", &expect![[r#"error: no "deviceId" in it"#]]);
+        check("{\"deviceId\":null}", &expect![[r#"error: no "deviceId" in it"#]]);
+        check("{\"deviceId\":\"\"}", &expect![[r#"error: no "deviceId" in it"#]]);
+        check("{\"deviceId\":5}", &expect![[r#"error: no "deviceId" in it"#]]);
         check("{\"deviceId\":", &expect!["error: not JSON: it ends too early at line 1 column 12"]);
         // Half a surrogate pair is no text; as a key it has no place to be kept at.
         let half_a_pair = r#"{"deviceId":"d","cpuPctByApp":[{"\ud800":1}]}"#;

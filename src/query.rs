@@ -39,7 +39,7 @@ use crate::schema::Schema;
 pub use answer::{Answer, AnswerColumn, Cell, ColumnRole};
 pub use apps::{AppsOptions, apps};
 pub use changes::{Change, Changes, ChangesOptions, changes};
-pub use device::{Named, Shared, TimesSeen, devices_seen, resolve_devices, shared, times_seen};
+pub use device::{Named, Shared, TimesSeen, devices_seen, last_seen, resolve_devices, shared, times_seen};
 pub use drift::{Unexpected, drift, unexpected};
 pub use gaps::{
     Cause, Coverage, DeviceGaps, Gap, Gaps, GapsOptions, Hole, KNOWN_BEFORE, MOST_MISSED, Missed, coverage, each_gap,
@@ -112,6 +112,16 @@ pub enum QueryError {
         device: String,
         /// Where it was looked for.
         window: Window,
+    },
+    /// The device has states, but none in the window.
+    #[error("{device:?} has no state between {}: its last one is of {}", window_words(.window), clock::format_timestamp(*.last))]
+    NotInWindow {
+        /// What was asked for.
+        device: String,
+        /// Where it was looked for.
+        window: Window,
+        /// When its last one is of.
+        last: Timestamp,
     },
     /// There is no state in the window.
     #[error("no {} between {}", who_words(.who), window_words(.window))]

@@ -526,20 +526,32 @@ pub(super) enum Format {
 
 impl OutputArgs {
     /// The form that was asked for, or that the file's name ends in.
-    pub(super) fn format(&self) -> Format {
-        let of_name = || Format::of_ending(&ending(self.output.as_deref())?);
-        self.format.or_else(of_name).unwrap_or(Format::Table)
+    ///
+    /// # Errors
+    /// Where that is an ending of another kind of file.
+    pub(super) fn format(&self) -> Result<Format, ConfigError> {
+        match (self.format, ending(self.output.as_deref())) {
+            (Some(format), _) => Ok(format),
+            (None, None) => Ok(Format::Table),
+            (None, Some(ending)) => Format::of_ending(&ending)
+                .ok_or(ConfigError::Ending { ending, known: ".csv, .json, .ndjson, .md, .parquet, .txt" }),
+        }
     }
 }
 
 impl ReportArgs {
     /// The form that was asked for, or that the file's name ends in.
-    pub(super) fn format(&self) -> ReportFormat {
-        self.format.unwrap_or(match ending(self.output.as_deref()).as_deref() {
-            Some("md") => ReportFormat::Markdown,
-            Some("json") => ReportFormat::Json,
-            _ => ReportFormat::Html,
-        })
+    ///
+    /// # Errors
+    /// Where that is an ending of another kind of file.
+    pub(super) fn format(&self) -> Result<ReportFormat, ConfigError> {
+        match (self.format, ending(self.output.as_deref()).as_deref()) {
+            (Some(format), _) => Ok(format),
+            (None, None | Some("html" | "htm")) => Ok(ReportFormat::Html),
+            (None, Some("md")) => Ok(ReportFormat::Markdown),
+            (None, Some("json")) => Ok(ReportFormat::Json),
+            (None, Some(ending)) => Err(ConfigError::Ending { ending: ending.to_owned(), known: ".html, .md, .json" }),
+        }
     }
 }
 
@@ -859,11 +871,15 @@ fn without_empty_variables(program: clap::Command) -> clap::Command {
     program.mut_subcommands(without_empty_variables)
 }
 
+/// What accounts are called, and a client of each.
+pub(super) type Clients = Vec<(String, Result<ClientOptions, ConfigError>)>;
+
 impl ApiArgs {
     /// The clients of the accounts that are meant, and what each is called: what was typed over what an account's own
-    /// section says, and that over `[api]`.
-    pub(super) fn clients(&self, file: &ConfigFile, seed: u64) -> Result<Vec<(String, ClientOptions)>, ConfigError> {
-        self.accounts(file)?.into_iter().map(|(name, api)| Ok((name, api.client_options(seed)?))).collect()
+    /// section says, and that over `[api]`. What is wrong with one of several says nothing against the others.
+    pub(super) fn clients(&self, file: &ConfigFile, seed: u64) -> Result<Clients, ConfigError> {
+        let accounts = self.accounts(file)?.into_iter();
+        Ok(accounts.map(|(name, api)| (name, api.client_options(seed))).collect())
     }
 
     /// The credentials of the accounts that are meant, as they are by now; none where they come from no file that can be

@@ -17,7 +17,7 @@ use crate::shown::bytes;
 use crate::snapshot::{AccountId, DeviceId, HISTORY, Source};
 
 use super::args::{Args, BackfillArgs, ResolutionArg};
-use super::connect::{client, seed};
+use super::connect::{client, seed, with_credential};
 use super::progress::Bar;
 use super::signals::until_stopped;
 use super::{Exit, print, summary, sweep_number, take};
@@ -30,7 +30,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     let (place, file) = args.config()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
-    let accounts = command.api.clients(&file, seed(&clock))?;
+    let (accounts, exit) = with_credential(command.api.clients(&file, seed(&clock))?)?;
     if accounts.len() > 1 && !command.device.is_empty() {
         return Err(config::ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
     }
@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     until_stopped(async |stop| {
-        let mut exit = Exit::Done;
+        let mut exit = exit;
         let several = accounts.len() > 1;
         let mut unasked = accounts.len();
         let mut summaries = serde_json::Map::new();

@@ -19,7 +19,7 @@ use crate::snapshot::DeviceId;
 
 use super::args::{Args, CollectArgs, SourceArg};
 use super::backfill::known_devices;
-use super::connect::{connect, seed, share_limits};
+use super::connect::{connect, seed, share_limits, with_credential};
 use super::heal::Healer;
 use super::metrics::Metrics;
 use super::progress::Bar;
@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let every = command.every.as_deref().map(config::parse_duration).transpose()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
-    let mut accounts = command.api.clients(&file, seed(&clock))?;
+    let (mut accounts, readable) = with_credential(command.api.clients(&file, seed(&clock))?)?;
     share_limits(&mut accounts);
     let rule = file.archive.publish_rule()?;
     let options = collect_options(command, every, rule)?;
@@ -87,7 +87,7 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let clock = clock.clone();
         let file = &file;
         let sweeps = Sweeps { collectors, accounts, command, file, every, metrics, resumes, clock, quiet };
-        sweeps.run(&stop, exit).await
+        sweeps.run(&stop, exit.or_worse(readable)).await
     })
 }
 

@@ -2,6 +2,10 @@
 
 use crate::api::{Client, ClientOptions};
 use crate::clock::Clock;
+use crate::config::ConfigError;
+
+use super::args::Clients;
+use super::{Exit, print};
 
 /// A client; where the archive is absent and still to be made, one that has reached the API.
 pub(super) async fn client(options: ClientOptions, is_absent: bool, clock: &Clock) -> anyhow::Result<Client> {
@@ -10,6 +14,26 @@ pub(super) async fn client(options: ClientOptions, is_absent: bool, clock: &Cloc
         client.reach().await?;
     }
     Ok(client)
+}
+
+/// The accounts that have a credential. Where one of several has none that can be read, it is told, and the others are
+/// asked all the same.
+pub(super) fn with_credential(accounts: Clients) -> Result<(Vec<(String, ClientOptions)>, Exit), ConfigError> {
+    let (mut usable, mut unusable) = (Vec::new(), Vec::new());
+    for (name, options) in accounts {
+        match options {
+            Ok(options) => usable.push((name, options)),
+            Err(error @ (ConfigError::Read { .. } | ConfigError::Credential { .. })) => unusable.push((name, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    if usable.is_empty() {
+        return unusable.into_iter().next().map_or(Ok((usable, Exit::Done)), |(_, error)| Err(error));
+    }
+    for (name, error) in &unusable {
+        print::error(&format_args!("{name}: {error}; nothing is asked of it"));
+    }
+    Ok((usable, if unusable.is_empty() { Exit::Done } else { Exit::Failed }))
 }
 
 /// A client for each account, beside each other where they have one credential.

@@ -64,28 +64,31 @@ pub(super) fn forget(args: &Args, command: &ForgetArgs) -> anyhow::Result<Exit> 
         ));
     }
     ended?;
-    Ok(judge(args, command, &archive, &erased))
+    Ok(judge(args, command, &archive, &policy, &erased))
 }
 
 /// Says what the answer means: whether all is gone, and whatever may bring it back.
-fn judge(args: &Args, command: &ForgetArgs, archive: &Archive, erased: &Erased) -> Exit {
+fn judge(args: &Args, command: &ForgetArgs, archive: &Archive, policy: &Policy, erased: &Erased) -> Exit {
     let (is_person, is_clean) = (!command.email.is_empty(), erased.left.is_empty() && erased.unclear.is_empty());
+    // Whether some of the rows under pseudonyms may be of whoever is named: by a key that is not here.
+    let mark = policy.key_mark();
+    let others = archive.pseudonym_keys().iter().filter(|key| Some(&key.mark) != mark.as_ref()).count();
+    let is_hidden = erased.other_pseudonyms > 0 && others > 0;
+    if erased.days.is_empty() && !is_hidden && !args.quiet {
+        print::note("no row is about it: if there should be some, look at how it is written");
+    }
     if is_person && erased.names_nobody {
         print::note(
             "no state in the archive names anybody, as addresses were dropped, forgotten or never came: find them by `forget --device ID`",
         );
-    } else if erased.days.is_empty() && erased.other_pseudonyms > 0 {
-        print::note(&format!(
-            "{} rows stand under pseudonyms that this key makes of nobody named here: made with another key, they stay",
-            erased.other_pseudonyms
+    } else if is_hidden {
+        print::warning(&format_args!(
+            "{} rows stay that stand under other pseudonyms, and some may be about it: the archive has those of {others} {} that this run did not have; run it with each",
+            erased.other_pseudonyms,
+            if others == 1 { "key" } else { "keys" },
         ));
     } else if is_clean && !command.dry_run && !args.quiet {
         print::note("every part and the quarantine were read again: nothing about it is left");
-        if erased.other_pseudonyms > 0 {
-            print::note(
-                "by this key's pseudonyms, that is: what was written with another key needs that key to be found",
-            );
-        }
         if !archive.is_on_disk() {
             print::note(&format!(
                 "of quarantines, {} was read: run it with each other --state-dir too, and let the bucket expire former versions",
@@ -96,7 +99,7 @@ fn judge(args: &Args, command: &ForgetArgs, archive: &Archive, erased: &Erased) 
     if !command.dry_run && !args.quiet {
         print::note("Cloudflare remembers 7 days: a collect or a backfill may bring back what it still has");
     }
-    if is_clean { Exit::Done } else { Exit::Partly }
+    if is_clean && !is_hidden { Exit::Done } else { Exit::Partly }
 }
 
 /// Looks for somebody, and takes out what is found where there are the locks for it.

@@ -51,17 +51,26 @@ pub(super) fn doctor(args: &Args, command: &DoctorArgs) -> anyhow::Result<Exit> 
         Ok(accounts) => {
             let several = accounts.len() > 1;
             for (name, options) in accounts {
-                let client = Client::new(options, clock.clone())?;
-                let token = Check::fine("token", "is there; whether it is let in, the endpoints say");
-                let found = [token].into_iter().chain(runtime()?.block_on(examine(&client)));
-                checks.extend(found.map(|check| if several { check.of(&name) } else { check }));
+                let found = match options {
+                    Ok(options) => {
+                        let client = Client::new(options, clock.clone())?;
+                        let token = Check::fine("token", "is there; whether it is let in, the endpoints say");
+                        [vec![token], runtime()?.block_on(examine(&client))].concat()
+                    }
+                    Err(error) => vec![no_credentials(&error)],
+                };
+                checks.extend(found.into_iter().map(|check| if several { check.of(&name) } else { check }));
             }
         }
-        Err(error) => checks.push(Check::poor("credentials", error.to_string(), "nothing can be asked before that")),
+        Err(error) => checks.push(no_credentials(&error)),
     }
     show(command.format, &checks, &checks)?;
     let is_poor = checks.iter().any(|check| check.level == Level::Poor);
     Ok(if is_poor { Exit::Partly } else { Exit::Done })
+}
+
+fn no_credentials(error: &ConfigError) -> Check {
+    Check::poor("credentials", error.to_string(), "nothing can be asked before that")
 }
 
 fn show(format: CheckFormat, checks: &[Check], all: &impl Serialize) -> anyhow::Result<()> {

@@ -14,8 +14,9 @@ use crate::bucket::Bucket;
 use crate::clock::{Clock, Zone};
 use crate::config::{self, ConfigError};
 use crate::import::{Form, ImportError, ImportOptions, ImportStats, PIECE_BYTES, read_file};
-use crate::ingest::{BodyFile, Ingest};
+use crate::ingest::{BodyFile, Ingest, Published};
 use crate::shown::bytes;
+use crate::snapshot::Origin;
 use crate::snapshot::sweep_id;
 
 use super::args::{Args, ImportArgs, ImportFormat};
@@ -73,7 +74,28 @@ pub(super) fn run(args: &Args, command: &ImportArgs) -> anyhow::Result<Exit> {
             bytes(published.bytes),
         ));
     }
-    Ok(exit.or_worse(read).or_worse(Exit::of_publish(&published)))
+    let understood = tell_not_understood(&published, args.quiet);
+    Ok(exit.or_worse(read).or_worse(Exit::of_publish(&published)).or_worse(understood))
+}
+
+/// Says what of the bodies was no state, or is none that a question finds, by the first of each.
+fn tell_not_understood(published: &Published, quiet: bool) -> Exit {
+    let place = |origin: Option<&Origin>| origin.map_or(String::new(), |origin| format!("{origin}: "));
+    if let Some((origin, cause)) = published.first_quarantined.as_ref().filter(|_| !quiet) {
+        print::note(&format!(
+            "  no device state, the first: {}{cause}; all are kept in _archive/quarantine",
+            place(origin.as_ref())
+        ));
+    }
+    if published.states_timeless == 0 {
+        return Exit::Done;
+    }
+    let first = published.first_timeless.as_ref().map_or(String::new(), |origin| format!(", the first is {origin}"));
+    print::warning(&format_args!(
+        "{} states have no time that can be read{first}: they are kept under the day of their import, and no question about a time finds them",
+        published.states_timeless
+    ));
+    Exit::Partly
 }
 
 /// What is to be read. Every file that is named is opened before anything is written, so that a wrong name leaves nothing

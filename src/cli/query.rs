@@ -15,8 +15,8 @@ use crate::health;
 use crate::privacy::{Policy, is_pseudonym};
 use crate::query::{
     Answer, AppsOptions, ChangesOptions, Days, GapsOptions, KNOWN_BEFORE, Named, QueryError, Shared, StateOptions,
-    TrendOptions, Who, Window, apps, changes, each_gap, gaps, is_pattern, latest, metrics, resolve_devices, shared,
-    trend, whole_intervals,
+    TrendOptions, Who, Window, apps, changes, each_gap, gaps, is_pattern, last_seen, latest, metrics, resolve_devices,
+    shared, trend, whole_intervals,
 };
 use crate::snapshot::DeviceId;
 
@@ -34,12 +34,10 @@ const WIDTH: usize = 100;
 pub(super) fn run(args: &Args, command: &QueryArgs) -> anyhow::Result<Exit> {
     let (archive, file) = args.open_archive()?;
     let output = command.question.output();
-    let asker = Asker {
-        days: days(&archive, &file, command.account.as_deref(), output.skip_damaged)?,
-        policy: file.policy_of_reader()?,
-        zone: output.tz,
-        now: Clock::system().now(),
-    };
+    // A file that cannot be written so is told before anything is read.
+    output.format()?;
+    let days = days(&archive, &file, command.account.as_deref(), output.skip_damaged)?;
+    let asker = Asker::new(days, &archive, file.policy_of_reader()?, (output.tz, Clock::system().now()));
     let (answer, plot) = match &command.question {
         Question::Trend(question) => (asker.trend(question)?, question.plot),
         Question::Latest(question) => (asker.latest(question)?, false),
@@ -73,12 +71,13 @@ pub(super) fn days<'a>(
 
 /// Writes an answer where it is wanted, as it is wanted.
 pub(super) fn show(answer: &Answer, output: &OutputArgs, plot: bool) -> anyhow::Result<()> {
+    let format = output.format()?;
     let text = if plot {
         course::charts(answer, output.tz, print::width().unwrap_or(WIDTH)).into_bytes()
     } else {
-        format::write(answer, output.format(), output.tz)?
+        format::write(answer, format, output.tz)?
     };
-    let is_binary = output.format() == Format::Parquet;
+    let is_binary = format == Format::Parquet;
     let why = is_binary.then_some("Parquet is nothing for a terminal: name a file with -o");
     print::answer(output.output.as_deref(), &text, why).map(drop)
 }
@@ -87,11 +86,19 @@ pub(super) fn show(answer: &Answer, output: &OutputArgs, plot: bool) -> anyhow::
 pub(super) struct Asker<'a> {
     pub(super) days: Days<'a>,
     pub(super) policy: Policy,
+    /// Whether there are pseudonyms by keys that the policy has not.
+    has_unknown_keys: bool,
     pub(super) zone: Zone,
     pub(super) now: Timestamp,
 }
 
-impl Asker<'_> {
+impl<'a> Asker<'a> {
+    pub(super) fn new(days: Days<'a>, archive: &Archive, policy: Policy, (zone, now): (Zone, Timestamp)) -> Self {
+        let mark = policy.key_mark();
+        let has_unknown_keys = archive.pseudonym_keys().iter().any(|key| Some(&key.mark) != mark.as_ref());
+        Self { days, policy, has_unknown_keys, zone, now }
+    }
+
     fn trend(&self, question: &TrendArgs) -> anyhow::Result<Answer> {
         let window = self.window(&question.window)?;
         let metrics = metrics(&question.metric)?;
@@ -157,7 +164,25 @@ impl Asker<'_> {
 
     /// The ids of devices as they are in the archive; none where none was named.
     pub(super) fn devices(&self, named: &[String], window: Window) -> Result<Option<Vec<String>>, QueryError> {
-        self.devices_of(named, window, &|device, window| self.device(device, window))
+        self.devices_of(named, window, &|device, window| match self.device(device, window) {
+            Err(error @ QueryError::NoDevice { .. }) => Err(self.why_not(device, window, error)),
+            found => found,
+        })
+    }
+
+    /// Why nothing of a device is there in a window, as `error` says: it may have states at another time, or stand under a
+    /// pseudonym.
+    fn why_not(&self, device: &str, window: Window, error: QueryError) -> QueryError {
+        let since = self.now.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since).min(window.since);
+        let any = Window { since, until: self.now.max(window.until) };
+        let ids = self.device(device, any).unwrap_or_default();
+        let last = last_seen(&self.days, &ids, any).ok().and_then(|seen| seen.into_values().max());
+        if last.is_none() && self.has_unknown_keys {
+            print::note(
+                "what is personal stands under pseudonyms here: name the config that has their rules and key (--config)",
+            );
+        }
+        last.map_or(error, |last| QueryError::NotInWindow { device: device.to_owned(), window, last })
     }
 
     /// The ids of devices, by what finds those of one name.
@@ -268,15 +293,16 @@ mod tests {
         let format = |more: &[&str]| {
             let args = Args::parse_from(["dex-archive", "report"].iter().chain(more));
             let Command::Report(report) = &args.command else { panic!("a report") };
-            report.format()
+            report.format().ok()
         };
         for (name, expected) in
             [("r.md", ReportFormat::Markdown), ("r.JSON", ReportFormat::Json), ("r.htm", ReportFormat::Html)]
         {
-            assert_eq!(format(&["-o", name]), expected, "{name}");
+            assert_eq!(format(&["-o", name]), Some(expected), "{name}");
         }
-        assert_eq!(format(&["-o", "r.md", "--format", "html"]), ReportFormat::Html);
-        assert_eq!(format(&[]), ReportFormat::Html);
+        assert_eq!(format(&["-o", "r.md", "--format", "html"]), Some(ReportFormat::Html));
+        assert_eq!(format(&[]), Some(ReportFormat::Html));
+        assert_eq!(format(&["-o", "r.pdf"]), None);
     }
 
     #[test]
@@ -284,7 +310,7 @@ mod tests {
         let format = |more: &[&str]| {
             let args = Args::parse_from(["dex-archive", "query", "gaps"].iter().chain(more));
             let Command::Query(query) = &args.command else { panic!("a query") };
-            query.question.output().format()
+            query.question.output().format().ok()
         };
         for (name, expected) in [
             ("a.csv", Format::Csv),
@@ -293,13 +319,14 @@ mod tests {
             ("a.jsonl", Format::Ndjson),
             ("a.md", Format::Markdown),
             ("a.parquet", Format::Parquet),
-            ("a.xlsx", Format::Table),
+            ("a.txt", Format::Table),
             ("csv", Format::Table),
             ("-", Format::Table),
         ] {
-            assert_eq!(format(&["-o", name]), expected, "{name}");
+            assert_eq!(format(&["-o", name]), Some(expected), "{name}");
         }
-        assert_eq!(format(&["-o", "a.csv", "--format", "json"]), Format::Json);
-        assert_eq!(format(&[]), Format::Table);
+        assert_eq!(format(&["-o", "a.csv", "--format", "json"]), Some(Format::Json));
+        assert_eq!(format(&[]), Some(Format::Table));
+        assert_eq!(format(&["-o", "a.xlsx"]), None);
     }
 }

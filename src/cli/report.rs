@@ -12,12 +12,13 @@ use super::{Exit, print};
 
 /// Makes a report.
 pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
+    let format = command.format()?;
     let (archive, file) = args.open_archive()?;
     let (plan, zone) = (file.report.plan()?, command.tz);
     let clock = Clock::system().now();
     let now = command.now.as_deref().map_or(Ok(clock), |text| config::parse_time(text, zone, clock))?;
     let days = query::days(&archive, &file, command.account.as_deref(), command.skip_damaged)?;
-    let asker = Asker { days, policy: file.policy_of_reader()?, zone, now };
+    let asker = Asker::new(days, &archive, file.policy_of_reader()?, (zone, now));
     let time = |text: &str| config::parse_time(text, zone, now);
     let window = Window { since: time(&command.since)?, until: time(&command.until)? };
     let options = ReportOptions {
@@ -31,13 +32,13 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
         worst: command.worst,
     };
     let report = Report::new(&asker.days, &plan, &options)?;
-    let text = match command.format() {
+    let text = match format {
         ReportFormat::Html => to_html(&report, zone),
         ReportFormat::Markdown => to_markdown(&report, zone),
         ReportFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
     };
     let path = command.output.as_deref();
-    let is_page = command.format() == ReportFormat::Html;
+    let is_page = format == ReportFormat::Html;
     let why = "a page is nothing for a terminal: name a file with -o, or ask for --format markdown";
     let is_written = print::answer(path, text.as_bytes(), is_page.then_some(why))?;
     if let (Some(path), true, false) = (path, is_written, args.quiet) {

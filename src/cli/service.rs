@@ -42,6 +42,11 @@ pub(super) fn run(args: &Args, command: &ServiceArgs) -> anyhow::Result<Exit> {
         minutes,
         command,
     };
+    if !service.has_key_file && file.policy().is_ok_and(|policy| policy.key_mark().is_some()) {
+        print::warning(
+            &"the key of the pseudonyms is in DEX_ARCHIVE_PRIVACY_KEY, which nothing of this sets: name it with key_file in [privacy]",
+        );
+    }
     let text = match command.scheduler {
         Scheduler::Cron => service.cron()?,
         Scheduler::Systemd => service.systemd(),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::archive::{Aside, AsideKind, Spot, day_of, shard_of};
 use crate::flatten::{Columns, FlattenError, Plan, Row};
 use crate::journal::{self, Item, JournalError, Segment};
-use crate::snapshot::{Answer, Body, Poll};
+use crate::snapshot::{Answer, Body, Origin, Poll};
 
 use super::bodies::{Bodies, BodyPlace, Head, Located, Opened, SortedBy, index};
 use super::day::DayRows;
@@ -327,6 +327,19 @@ impl Divided {
     /// Bodies that are no device state.
     pub(super) fn quarantined(&self) -> u64 {
         self.no_states.len() as u64
+    }
+
+    /// Where the first of these came from, and why it is none.
+    pub(super) fn first_no_state(&self) -> Option<(Option<Origin>, String)> {
+        let (&at, error) = self.no_states.first_key_value()?;
+        Some((self.bodies.located[at as usize].origin.clone(), error.to_string()))
+    }
+
+    /// Where the states came from that have no time that can be read.
+    pub(super) fn timeless(&self) -> impl Iterator<Item = Option<&Origin>> {
+        let is_timeless =
+            |body: &&Located| body.place.time.is_none() && !self.no_states.contains_key(&body.place.number);
+        self.bodies.located.iter().filter(is_timeless).map(|body| body.origin.as_ref())
     }
 
     /// Files for the quarantine: the bodies that are no device state, by the file that they came in.

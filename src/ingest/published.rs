@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::archive::{ArchiveError, PublishedDay, Staged};
+use crate::snapshot::Origin;
 
 use super::batch::Divided;
 
@@ -16,8 +17,15 @@ pub struct Published {
     pub states_new: u64,
     /// Device states that the archive had already.
     pub states_known: u64,
+    /// Device states without a time that can be read: they are filed under the day on which they were received, and no
+    /// question about a time finds them.
+    pub states_timeless: u64,
+    /// Where the first of these came from.
+    pub first_timeless: Option<Origin>,
     /// Bodies that are no device state; they are in the quarantine.
     pub quarantined: u64,
+    /// Where the first of these came from, and why it is none.
+    pub first_quarantined: Option<(Option<Origin>, String)>,
     /// Stretches of the journal that could not be read; they are in the quarantine.
     pub gaps: u64,
     /// Values that no column could hold, by path without list positions.
@@ -95,6 +103,11 @@ impl Published {
 
     pub(super) fn count(&mut self, filed: &Divided) {
         self.quarantined += filed.quarantined();
+        self.first_quarantined = self.first_quarantined.take().or_else(|| filed.first_no_state());
+        for origin in filed.timeless() {
+            self.states_timeless += 1;
+            self.first_timeless = self.first_timeless.take().or_else(|| origin.cloned());
+        }
         self.gaps += filed.gaps.len() as u64;
         for (path, count) in filed.drift() {
             *self.drift.entry(path).or_default() += count;

@@ -75,7 +75,10 @@ pub fn resolve_devices(days: &Days, named: &Named, window: Window) -> Result<Vec
 }
 
 /// Those of some ids that have a state in a window, and when the last one was.
-fn last_seen(days: &Days, ids: &[String], window: Window) -> Result<BTreeMap<String, Timestamp>, QueryError> {
+///
+/// # Errors
+/// Where the archive cannot be read.
+pub fn last_seen(days: &Days, ids: &[String], window: Window) -> Result<BTreeMap<String, Timestamp>, QueryError> {
     let mut all: BTreeMap<String, Timestamp> = BTreeMap::new();
     for ((_, device), (_, last)) in seen(days, window, Some(ids))? {
         let known = all.entry(device).or_insert(last);

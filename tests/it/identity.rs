@@ -413,6 +413,21 @@ fn a_name_and_its_pseudonym_are_found_in_any_spelling() {
 }
 
 #[test]
+fn a_device_without_a_state_in_the_window_is_told_from_one_that_nobody_knows() {
+    let (dir, root) = place();
+    import(dir.path(), &root, ACCOUNT, &[state(LAPTOP, 1, &json!({"deviceName": "ann\u{2019}s"}))]);
+    let latest = |device: &str| ask(&root, &["query", "latest", "--at", "2026-11-20", "--device", device]);
+    let (code, said) = latest("ANN\u{2019}S");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("has no state between 2026-11-13T") && said.contains("its last one is of 2026-10-01T01:00"),
+        "{said}"
+    );
+    let (code, said) = latest("bob\u{2019}s");
+    assert!(code == Some(1) && said.contains("no device \"bob\u{2019}s\" between"), "{said}");
+}
+
+#[test]
 fn gaps_of_a_device_are_asked_by_any_name_that_it_had() {
     let (dir, root) = place();
     let of = |device: &str, name: &str, time: &str| json!({"deviceId": device, "deviceName": name, "timestamp": time});

@@ -105,7 +105,7 @@ fn states_without_a_time_are_told_apart_by_what_stands_deep_in_a_list() {
     put(&file, [apps(1), apps(2)].join("\n").as_bytes());
     for new in ["2 new states, 0 unchanged", "0 new states, 2 unchanged"] {
         let (code, said) = run(import(&root).args(["--collected-at", "2026-11-26T00:00:00Z"]).arg(&file));
-        assert!(code == Some(0) && said.contains(new), "{said}");
+        assert!(code == Some(3) && said.contains(new), "{said}");
     }
 }
 
@@ -119,8 +119,9 @@ fn states_without_a_readable_time_do_not_replace_each_other() {
     let at = ["--collected-at", "2026-11-26T00:00:00Z"];
     for new in ["5 new states, 0 unchanged", "0 new states, 5 unchanged"] {
         let (code, said) = run(import(&root).args(at).arg(&file));
-        assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains(new), "{said}");
+        assert_eq!(code, Some(3), "{said}");
+        let told = format!("5 states have no time that can be read, the first is {}:1: ", file.display());
+        assert!(said.contains(new) && said.contains(&told), "{said}");
     }
 }
 
@@ -285,7 +286,7 @@ fn what_several_names_lead_to_is_taken_once() {
     std::os::unix::fs::symlink("a.ndjson", logs.join("latest")).expect("a link");
     std::os::unix::fs::symlink(".", logs.join("here")).expect("a link");
     let (code, said) = run(import(&root).arg(&logs));
-    assert!(code == Some(0) && said.contains("1 bodies: 1 new states"), "{said}");
+    assert!(code == Some(3) && said.contains("1 bodies: 1 new states"), "{said}");
 }
 
 #[test]

@@ -408,6 +408,15 @@ fn several_accounts_are_swept_side_by_side_into_one_archive() {
     let (code, said) = run(collect().args(["--account", "nobody"]));
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("the config file has no account \"nobody\": it has emea, apac"), "{said}");
+    // What is wrong with the token of one keeps nobody from asking for the others.
+    let there = std::fs::read_to_string(&config).expect("the file is there");
+    put(&config, &there.replacen(&format!("{token:?}"), "\"/nowhere/token\"", 1));
+    let (code, said) = run(&mut collect());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("emea: cannot read /nowhere/token: ") && said.contains("new states"), "{said}");
+    put(&config, &there.replace(&format!("{token:?}"), "\"/nowhere/token\""));
+    assert_eq!(run(&mut collect()).0, Some(2));
+    put(&config, &there);
     // Where one is let in and the other is not, the one is archived.
     let before = archived(&archive).len();
     let text = std::fs::read_to_string(&config).expect("a file");
