@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
 use chrono::TimeDelta;
 use dex_archive::clock::{self, Clock};
 use dex_archive::sim::{FaultKind, Faults, RateLimit, ServerOptions};
@@ -32,6 +34,23 @@ fn levels(checks: &serde_json::Value) -> Vec<(&str, &str)> {
 #[expect(clippy::disallowed_methods, reason = "a test moves a journal")]
 fn rename(from: &Path, to: &Path) {
     std::fs::rename(from, to).expect("a folder");
+}
+
+#[test]
+fn status_counts_no_states_in_answers_that_failed() {
+    let (_dir, archive) = place();
+    let api = Api::start(60, Duration::from_mins(10), |options| options);
+    api.handle.set_faults(Faults::none().with(FaultKind::Garbage, 0.3));
+    assert_eq!(run(&mut api.collect(&archive)).0, Some(3));
+    let states: i64 = rows(&archive, &dex_archive::schema::Schema::poll())
+        .iter()
+        .filter(|(batch, row)| text(batch, "outcome", *row) != "failed" && !batch["rows"].is_null(*row))
+        .map(|(batch, row)| batch["rows"].as_primitive::<arrow_array::types::Int64Type>().value(*row))
+        .sum();
+    let (_, told) = json(program().arg("--archive").arg(&archive).args(["status", "--format", "json"]));
+    let sweep = &told["last_sweeps"][0];
+    assert!(sweep["failed"].as_u64() > Some(0), "{told:#}");
+    assert_eq!(sweep["states"].as_i64(), Some(states), "{told:#}");
 }
 
 #[test]
