@@ -440,7 +440,7 @@ pub(super) struct LatestArgs {
     /// A device, as for `query trend` [default: all]
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Vec<String>,
-    /// Columns, with commas between them
+    /// Columns, with commas between them: names, groups such as `rtt`, or patterns such as `isp_*`
     #[arg(
         long,
         value_delimiter = ',',
@@ -464,7 +464,7 @@ pub(super) struct ChangesArgs {
     /// A device, as for `query trend` [default: all]
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Vec<String>,
-    /// Columns, with commas between them
+    /// Columns, with commas between them: names, groups such as `rtt`, or patterns such as `isp_*`
     #[arg(long, value_delimiter = ',', default_value = "version,mode,status,colo,network_ssid", value_name = "COLUMN")]
     pub(super) column: Vec<String>,
     /// How far before the window to look for the value that the first change started from
@@ -790,7 +790,7 @@ fn zone(text: &str) -> Result<Zone, String> {
 fn metrics_help() -> String {
     let groups = metric_groups().join(", ");
     format!(
-        "Columns, groups ({groups}) or patterns, with commas between them; of a column of text, the share of each value"
+        "Columns, groups ({groups}) or patterns, with commas between them; of a column of text, the share of the states that have each value"
     )
 }
 

@@ -129,11 +129,13 @@ pub fn changes(days: &Days, options: &ChangesOptions) -> Result<Changes, QueryEr
         return Err(no_state(asked.devices.as_deref(), asked.window));
     }
     let names = newest_names(days, options.devices.as_deref(), window)?;
-    Ok(changes_since(since, all, &names, &wanted.schema, &options.columns))
+    Ok(changes_since(since, all, &names, &wanted))
 }
 
 /// The changes since a moment, oldest first.
-fn changes_since(since: Timestamp, all: Histories, names: &Names, schema: &Schema, watched: &[String]) -> Changes {
+fn changes_since(since: Timestamp, all: Histories, names: &Names, wanted: &Wanted) -> Changes {
+    let Wanted { schema, columns } = wanted;
+    let watched: Vec<&str> = columns.iter().map(|&at| schema.columns[at].name.as_str()).collect();
     let micros = since.timestamp_micros();
     let lines = all.0.into_iter().map(|(device, registrations)| (device, lines_of(registrations)));
     // A device without a change does not decide which columns are shown either.
@@ -141,7 +143,7 @@ fn changes_since(since: Timestamp, all: Histories, names: &Names, schema: &Schem
     let lines: Vec<(String, Vec<Line>)> = lines.collect();
     let shown = Shown::of(lines.iter().map(|(_, lines)| &lines[..]));
     let of_lines = lines.iter().flat_map(|(device, lines)| {
-        let of_line = |line| changes_of(line, device, names.get(device), watched);
+        let of_line = |line| changes_of(line, device, names.get(device), &watched);
         lines.iter().flat_map(of_line).collect::<Vec<_>>()
     });
     let mut changes: Vec<Change> = of_lines.filter(|change| change.at >= since).collect();
@@ -152,7 +154,7 @@ fn changes_since(since: Timestamp, all: Histories, names: &Names, schema: &Schem
 
 /// The changes in what a column was of a device.
 #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-fn changes_of(line: &Line, device: &str, name: Option<&String>, watched: &[String]) -> Vec<Change> {
+fn changes_of(line: &Line, device: &str, name: Option<&String>, watched: &[&str]) -> Vec<Change> {
     let pairs = line.history.0.windows(2).enumerate().map(|(place, pair)| {
         let ((began, _, from), (at, _, to)) = (&pair[0], &pair[1]);
         let said = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
@@ -163,7 +165,7 @@ fn changes_of(line: &Line, device: &str, name: Option<&String>, watched: &[Strin
             device_name: name.cloned(),
             account: said(account),
             registration: said(registration),
-            column: watched[line.column].clone(),
+            column: watched[line.column].to_owned(),
             from: from.clone(),
             to: to.clone(),
             after_s: (at - began) as f64 / 1e6,

@@ -53,7 +53,7 @@ pub fn metrics(names: &[String]) -> Result<Vec<Metric>, QueryError> {
     let schema = Schema::device_state();
     let mut metrics: Vec<Metric> = Vec::new();
     for name in names.iter().map(|name| name.trim()) {
-        let found = select(&schema, name);
+        let found = select(&schema, name, is_trendable, is_number);
         if found.is_empty() {
             return Err(QueryError::Metric { name: name.to_owned(), near: near(&schema, name, is_trendable) });
         }
@@ -108,14 +108,21 @@ pub fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?'])
 }
 
-fn select(schema: &Schema, name: &str) -> Vec<usize> {
-    if let Some(at) = schema.index_of(name).filter(|at| is_trendable(&schema.columns[*at])) {
+/// The columns that are meant by a name: the one that has it, or those of a group, or of a pattern. By its own name
+/// another kind of column may be meant than as one of several.
+pub(super) fn select(
+    schema: &Schema,
+    name: &str,
+    is_alone: impl Fn(&Column) -> bool,
+    is_one_of_several: impl Fn(&Column) -> bool,
+) -> Vec<usize> {
+    if let Some(at) = schema.index_of(name).filter(|at| is_alone(&schema.columns[*at])) {
         return vec![at];
     }
-    let of_group = |column: &Column| column.group.as_deref() == Some(name) && is_number(column);
-    let of_pattern = |column: &Column| is_pattern(name) && matches(name, &column.name) && is_number(column);
+    let is_named =
+        |column: &Column| column.group.as_deref() == Some(name) || is_pattern(name) && matches(name, &column.name);
     let columns = schema.columns.iter().enumerate();
-    columns.filter(|(_, column)| of_group(column) || of_pattern(column)).map(|(at, _)| at).collect()
+    columns.filter(|(_, column)| is_named(column) && is_one_of_several(column)).map(|(at, _)| at).collect()
 }
 
 fn metric(schema: &Schema, at: usize) -> Metric {
