@@ -1,5 +1,6 @@
 //! What can be typed: commands, options, and their help. What it means is up to the commands.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -882,13 +883,14 @@ impl ApiArgs {
         Ok(accounts.map(|(name, api)| (name, api.client_options(seed))).collect())
     }
 
-    /// The credentials of the accounts that are meant, as they are by now; none where they come from no file that can be
-    /// read once more.
-    pub(super) fn credentials(&self, file: &ConfigFile) -> Vec<Option<Result<Credential, ConfigError>>> {
+    /// The credentials of the accounts that are meant, by what these are called, as they are by now; none where they come
+    /// from no file that can be read once more.
+    pub(super) fn credentials(&self, file: &ConfigFile) -> HashMap<String, Result<Credential, ConfigError>> {
         let can_be_read = |path: &PathBuf| path.metadata().map_or(true, |metadata| metadata.is_file());
         // That they can be told apart was seen when the clients were made.
         let accounts = self.accounts(file).unwrap_or_default().into_iter();
-        accounts.map(|(_, api)| api.token_file.as_ref().is_some_and(can_be_read).then(|| api.credential())).collect()
+        let of_files = accounts.filter(|(_, api)| api.token_file.as_ref().is_some_and(can_be_read));
+        of_files.map(|(name, api)| (name, api.credential())).collect()
     }
 
     /// The accounts that are meant.

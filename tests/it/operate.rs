@@ -469,6 +469,40 @@ fn a_loop_takes_the_token_that_its_file_holds_by_now() {
 }
 
 #[test]
+fn a_loop_gives_no_account_the_token_of_one_that_it_began_without() {
+    let (dir, archive) = place();
+    let api = Api::start(5, Duration::from_secs(2), |options| ServerOptions {
+        accounts: vec![OTHER.to_owned()],
+        token: Some("apac's".to_owned()),
+        ..options
+    });
+    let at = |name: &str| dir.path().join(name);
+    put(&at("apac"), "apac's");
+    let section =
+        |name: &str, id: &str| format!("[[account]]\nid = \"{id}\"\nname = \"{name}\"\ntoken_file = {:?}\n", at(name));
+    let config = format!(
+        "[api]\nurl = \"{}\"\nrate_limit = \"none\"\n{}{}",
+        api.url,
+        section("emea", ACCOUNT),
+        section("apac", OTHER)
+    );
+    put(&at("config.toml"), &config);
+    put(&at("log"), "");
+    let said = || std::fs::read_to_string(at("log")).expect("a file");
+    let mut collect = program();
+    collect.arg("--archive").arg(&archive).arg("--config").arg(at("config.toml")).args(["collect", "--every", "1s"]);
+    collect.stderr(std::fs::OpenOptions::new().append(true).open(at("log")).expect("a file"));
+    let _running = Running(collect.spawn().expect("the program starts"));
+    let sweeps = || said().matches(" 0 failed").count();
+    wait_for(|| sweeps() > 0);
+    assert!(said().contains("emea: cannot read "), "{}", said());
+    put(&at("emea"), "emea's");
+    let before = sweeps();
+    wait_for(|| sweeps() > before + 2);
+    assert!(!said().contains("refused"), "{}", said());
+}
+
+#[test]
 fn a_token_that_can_be_read_once_is_read_once() {
     let (_dir, archive) = place();
     let api =

@@ -141,8 +141,9 @@ impl Sweeps<'_> {
 
     /// Takes the tokens that the files hold by now: a loop outlives them. Where one cannot be read, it stays as it was.
     fn renew_credentials(&self) {
-        for (collector, credential) in self.collectors.iter().zip(self.command.api.credentials(self.file)) {
-            match credential {
+        let mut credentials = self.command.api.credentials(self.file);
+        for (collector, account) in self.collectors.iter().zip(&self.accounts) {
+            match credentials.remove(&account.name) {
                 Some(Ok(credential)) => collector.renew(credential),
                 Some(Err(error)) => print::warning(&format_args!("{error}: it goes on with the token that it had")),
                 None => (),
