@@ -238,6 +238,9 @@ pub enum ConfigError {
     /// Somebody is to be forgotten whom nobody can be sure of.
     #[error("{0:?} is no e-mail address: alice@example.com is one")]
     Email(String),
+    /// A point of a chart would be longer than all of it.
+    #[error("--every {0} is longer than the time that the report is about")]
+    LongEvery(String),
     /// A file's name ends in what says another kind of file.
     #[error("nothing is written as .{ending}: name a file that ends in {known}, or the form with --format")]
     Ending {

@@ -89,6 +89,14 @@ pub enum QueryError {
     /// None of the metrics is a count within a window.
     #[error("rates exist only for counts within a window: ask for metrics such as tunnel_stats_*, or another --agg")]
     NoRate,
+    /// There would be more intervals to look at than there is room for.
+    #[error("{devices} or more devices in {intervals} intervals each are too many (at most {most} in all): use a longer --every or a shorter window, or name devices", most = gaps::MOST_INTERVALS)]
+    Intervals {
+        /// How many devices there are.
+        devices: usize,
+        /// How many intervals each of them has.
+        intervals: usize,
+    },
     /// The answer would be longer than anybody reads.
     #[error(
         "there are more {what} than anybody reads (at most {most}): ask for a shorter window, or for fewer devices"
@@ -272,7 +280,9 @@ fn cell(column: &ArrayRef, row: usize) -> Cell {
         return Cell::Count(numbers.value(row));
     }
     if let Some(numbers) = column.as_primitive_opt::<Float64Type>() {
-        return Cell::Number(numbers.value(row));
+        // What is no number, another tool wrote.
+        let number = Some(numbers.value(row)).filter(|number| number.is_finite());
+        return number.map_or(Cell::Null, Cell::Number);
     }
     if let Some(times) = column.as_primitive_opt::<TimestampMicrosecondType>() {
         return Cell::from(clock::from_micros(times.value(row)));

@@ -9,7 +9,8 @@ pub fn digits(value: f64) -> String {
         1_000.0.. => format!("{value:.0}"),
         100.0.. => format!("{value:.1}"),
         1.0.. => format!("{value:.2}"),
-        _ => format!("{value:.4}"),
+        0.001.. => format!("{value:.4}"),
+        _ => format!("{value:.3e}"),
     }
 }
 

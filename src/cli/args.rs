@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
 use clap::{Args as ClapArgs, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
@@ -402,7 +402,7 @@ pub(super) struct OutputArgs {
 pub(super) struct TrendArgs {
     /// A device: its id or the beginning of it (four letters at least), its name, a pattern of names or addresses, or its
     /// user's e-mail; may be repeated
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = NonEmptyStringValueParser::new())]
     pub(super) device: Vec<String>,
     /// All devices together
     #[arg(long, conflicts_with = "device")]
@@ -439,7 +439,7 @@ pub(super) struct TrendArgs {
 )]
 pub(super) struct LatestArgs {
     /// A device, as for `query trend` [default: all]
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = NonEmptyStringValueParser::new())]
     pub(super) device: Vec<String>,
     /// Columns, with commas between them: names, groups such as `rtt`, or patterns such as `isp_*`
     #[arg(
@@ -463,7 +463,7 @@ pub(super) struct LatestArgs {
 #[command(after_help = "Example:\n  dex-archive query changes --column version,colo --since 7d")]
 pub(super) struct ChangesArgs {
     /// A device, as for `query trend` [default: all]
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = NonEmptyStringValueParser::new())]
     pub(super) device: Vec<String>,
     /// Columns, with commas between them: names, groups such as `rtt`, or patterns such as `isp_*`
     #[arg(long, value_delimiter = ',', default_value = "version,mode,status,colo,network_ssid", value_name = "COLUMN")]
@@ -481,7 +481,7 @@ pub(super) struct ChangesArgs {
 #[command(after_help = "Example:\n  dex-archive query apps --resource ram --since 7d --top 20")]
 pub(super) struct AppsArgs {
     /// A device, as for `query trend` [default: all]
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = NonEmptyStringValueParser::new())]
     pub(super) device: Vec<String>,
     /// What is used: cpu or ram
     #[arg(long, default_value = "cpu")]
@@ -501,7 +501,7 @@ pub(super) struct AppsArgs {
 )]
 pub(super) struct GapsArgs {
     /// A device, as for `query trend` [default: all]
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = NonEmptyStringValueParser::new())]
     pub(super) device: Vec<String>,
     /// Length of an interval in which a state is expected
     #[arg(long, default_value = "1h", value_name = "DURATION")]
@@ -581,7 +581,7 @@ pub(super) struct ReportArgs {
     #[arg(long, value_name = "ACCOUNT")]
     pub(super) account: Option<String>,
     /// A device, as for `query trend`; may be repeated; the fleet without it
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = NonEmptyStringValueParser::new())]
     pub(super) device: Vec<String>,
     /// From when on: a time, a date, or how long ago
     #[arg(long, default_value = "7d", value_name = "TIME")]

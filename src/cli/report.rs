@@ -1,7 +1,7 @@
 //! `report`: the page, written to where it is wanted. What is on it, [`crate::report`] knows.
 
 use crate::clock::Clock;
-use crate::config;
+use crate::config::{self, ConfigError};
 use crate::query::Window;
 use crate::report::{Report, ReportOptions, to_html, to_markdown};
 use crate::shown::bytes;
@@ -21,10 +21,16 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
     let asker = Asker::new(days, &archive, file.policy_of_reader()?, (zone, now));
     let time = |text: &str| config::parse_time(text, zone, now);
     let window = Window { since: time(&command.since)?, until: time(&command.until)? };
+    let every = command.every.as_deref().map(config::parse_duration).transpose()?;
+    if let Some(typed) = &command.every
+        && every > (window.until - window.since).to_std().ok()
+    {
+        return Err(ConfigError::LongEvery(typed.clone()).into());
+    }
     let options = ReportOptions {
         devices: asker.devices(&command.device, window)?,
         window,
-        every: command.every.as_deref().map(config::parse_duration).transpose()?,
+        every,
         expect: config::parse_duration(&command.expect)?,
         zone,
         now,

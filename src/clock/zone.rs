@@ -37,7 +37,9 @@ impl Zone {
         let moment = jiff::Timestamp::from_microsecond(at.timestamp_micros()).unwrap_or(jiff::Timestamp::MAX);
         let seconds = self.0.to_offset(moment).seconds();
         let offset = FixedOffset::east_opt(seconds).expect("no offset is a day long");
-        at.with_timezone(&offset)
+        // At either end of time there is no such time by the clock on the wall.
+        let has_local = at.naive_utc().checked_add_offset(offset).is_some();
+        at.with_timezone(if has_local { &offset } else { const { &FixedOffset::east_opt(0).expect("no offset") } })
     }
 
     /// When the clock on the wall first shows this; where it is put forward over it, so much later.

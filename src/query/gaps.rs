@@ -23,6 +23,10 @@ use seen::{Device, Seeings, Seen, intervals};
 /// Of the intervals in which a state is expected, so many may be missed for want of a good answer.
 pub const MOST_MISSED: f64 = 0.05;
 
+/// The most intervals of all devices together, a byte or two each. A week of 500,000 devices by the quarter of an hour is
+/// fewer. (Tests have less room.)
+pub(super) const MOST_INTERVALS: usize = if cfg!(test) { 100_000 } else { 400_000_000 };
+
 /// For so long before a window a device is looked for that has no state in it.
 pub const KNOWN_BEFORE: TimeDelta = TimeDelta::days(366);
 

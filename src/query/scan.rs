@@ -270,7 +270,7 @@ mod tests {
     use crate::archive::{Incoming, Staged, partitions_of};
     use crate::clock;
     use crate::disk::Disk;
-    use crate::query::{Agg, QueryError, TrendOptions, Who, metrics, trend};
+    use crate::query::{Agg, GapsOptions, QueryError, TrendOptions, Who, gaps, metrics, trend};
 
     const ROWS: i32 = 40_000;
 
@@ -352,6 +352,13 @@ mod tests {
         assert!(matches!(wide(&["cpu_pct", "device_name"], 3_600), Ok(answer) if answer.columns.len() == 404));
         assert!(matches!(wide(&["cpu", "rtt", "battery"], 60), Err(QueryError::Metrics { .. })));
         assert!(matches!(wide(&["device_name"], 60), Err(QueryError::Cells { columns: 403, rows: 576_000 })));
+        let missing = |every: u64| {
+            let (every, zone, now) = (std::time::Duration::from_secs(every), clock::Zone::UTC, window().until);
+            let options = GapsOptions { devices: None, window: window(), every, zone, now, known_until: now };
+            gaps(&Days::new(&archive, false), &options)
+        };
+        assert!(missing(3_600).is_ok());
+        assert!(matches!(missing(60), Err(QueryError::Intervals { intervals: 1_440, devices: 70.. })));
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test bends a part")]

@@ -80,9 +80,9 @@ pub(super) struct Frame {
 impl Frame {
     /// None where there is no value, or what they span is no number.
     pub(super) fn of(chart: &Chart, every_s: u64) -> Option<Self> {
-        let every = i64::try_from(every_s).ok()?.max(1) * 1_000_000;
+        let every = i64::try_from(every_s).ok()?.max(1).checked_mul(1_000_000)?;
         let from = chart.starts.first()?.0.timestamp_micros();
-        let to = chart.starts.last()?.0.timestamp_micros() + every;
+        let to = chart.starts.last()?.0.timestamp_micros().checked_add(every)?;
         let values = || chart.series.iter().flat_map(|line| &line.values).flatten().copied();
         let (least, greatest) = values().map(|value| (value, value)).reduce(|(a, b), (c, d)| (a.min(c), b.max(d)))?;
         if chart.is_stacked {

@@ -12,6 +12,9 @@ use super::chart::{Frame, LARGE, SMALL, svg};
 use super::model::{Chart, Fact, Report, Section, Table, TableRow};
 use super::words;
 
+/// A table of more columns has no room beside others.
+const NARROW: usize = 3;
+
 const STYLE: &str = include_str!("style.css");
 
 /// A report as an HTML page, complete in itself.
@@ -50,8 +53,13 @@ pub fn to_html(report: &Report, zone: Zone) -> String {
         }
     }
     .into_string()
-    // HTML has no form for control characters, which names may hold.
-    .replace(|letter: char| letter.is_control() && !matches!(letter, '\n' | '\t'), "\u{fffd}")
+    // HTML has no form for control characters, which names may hold; and an override shows another name than it is.
+    .replace(|letter: char| letter.is_control() && !matches!(letter, '\n' | '\t') || is_override(letter), "\u{fffd}")
+}
+
+/// Whether a letter turns the letters behind it about, whatever they are: no text needs it, as `bdi` is around each.
+fn is_override(letter: char) -> bool {
+    matches!(letter, '\u{202d}' | '\u{202e}')
 }
 
 fn contents(report: &Report) -> Markup {
@@ -135,7 +143,7 @@ impl Page {
         let is_number = |at: usize| table.rows.iter().any(|row| row.cells[at].number().is_some());
         let class = |at: usize| is_number(at).then_some("number");
         html! {
-            div class="table" {
+            div class=(if table.columns.len() > NARROW { "table wide" } else { "table" }) {
                 table {
                     caption { (table.title) }
                     thead { tr {

@@ -157,6 +157,10 @@ impl Chart {
         // There may be none.
         let until = whole_intervals(window, every, zone, window.until).map_or(window.since, |whole| whole.until);
         let is_part = |start: &Moment| start.0 < window.since || start.0 >= until;
+        if self.starts.iter().all(is_part) {
+            // They are all there is.
+            return;
+        }
         for line in &mut self.series {
             let parts = line.values.iter_mut().zip(&self.starts).filter(|(_, start)| is_part(start));
             parts.for_each(|(value, _)| *value = None);
@@ -232,7 +236,10 @@ mod tests {
         assert_eq!(whole(&spring, "2026-03-29T22:00:00Z", 24), [true, true]);
         assert_eq!(whole(&spring, "2026-03-29T21:00:00Z", 24), [true, false]);
         assert_eq!(whole(&["2026-03-22T23:00:00Z"], "2026-03-29T22:00:00Z", 7 * 24), [true]);
-        assert_eq!(whole(&["2026-10-24T22:00:00Z"], "2026-10-25T22:00:00Z", 24), [false]);
+        let autumn = ["2026-10-23T22:00:00Z", "2026-10-24T22:00:00Z"];
+        assert_eq!(whole(&autumn, "2026-10-25T22:00:00Z", 24), [true, false]);
+        // Where none is, they are all there is to show.
+        assert_eq!(whole(&autumn[1..], "2026-10-25T22:00:00Z", 24), [true]);
         assert_eq!(whole(&["2026-03-28T23:00:00Z"], "2026-03-29T04:00:00Z", 6), [true]);
         assert_eq!(whole(&["2026-03-29T01:00:00Z"], "2026-03-29T02:00:00Z", 2), [true]);
     }

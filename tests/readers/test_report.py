@@ -102,7 +102,7 @@ def test_foreign_text_is_text(browser, page_file):
     page.goto("file://" + page_file)
     assert page.get_by_role("heading", name=NAME, exact=True).count() == 1
     facts = page.locator("section", has=page.get_by_role("heading", name=NAME, exact=True)).locator("dd")
-    assert SSID in facts.all_inner_texts()
+    assert SSID.replace("\u202e", "\ufffd") in facts.all_inner_texts()
     assert "<b>1</b>" in facts.all_inner_texts()
     with open(page_file, newline="") as file:
         text = file.read()

@@ -23,7 +23,7 @@ use crate::query::{Asked, QueryError, column, numbers, scan_of, texts, times};
 use crate::schema::Schema;
 use crate::snapshot::{HISTORY, Outcome, Source};
 
-use super::{Cause, GapsOptions, KNOWN_BEFORE};
+use super::{Cause, GapsOptions, KNOWN_BEFORE, MOST_INTERVALS};
 
 /// What was seen of a device, or of an account, in an interval: a bit for each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -164,6 +164,9 @@ impl Seen {
         let mut seen = Found::default();
         seen.read_states(days, options.devices.as_deref(), window, &buckets)?;
         seen.read_polls(days, options.devices.as_deref(), asked_window, &asked)?;
+        if seen.is_full(&asked) {
+            return Err(QueryError::Intervals { devices: seen.devices.len(), intervals: buckets.count() });
+        }
         seen.note_whole_lists(asked.count());
         let after = seen.expect_none_after(buckets.count());
         for device in known {
@@ -253,8 +256,16 @@ impl Found {
         let columns = ["account_id", "device_id", "timestamp", "device_name"].map(|name| column(&schema, name));
         let scan = scan_of(&schema, devices, columns);
         let question = &Question { window, buckets, asked: Asked::of(devices) };
-        let add = |found: &mut Self, batch: &RecordBatch| found.states(batch, question);
-        days.fold(&schema, window, &scan, Self::default, add, |found| self.merge(found))
+        let add = |found: &mut Self, batch: &RecordBatch| {
+            if !found.is_full(buckets) {
+                found.states(batch, question)
+            }
+        };
+        days.fold(&schema, window, &scan, Self::default, add, |found| {
+            if !self.is_full(buckets) {
+                self.merge(found)
+            }
+        })
     }
 
     fn read_polls(
@@ -270,8 +281,16 @@ impl Found {
         // The pages of the list have no device, and must be read too.
         let scan = scan_of(&schema, None, names.map(|name| column(&schema, name)));
         let question = &Question { window, buckets, asked: Asked::of(devices) };
-        let add = |found: &mut Self, batch: &RecordBatch| found.polls(batch, question);
-        days.fold(&schema, window, &scan, Self::default, add, |found| self.merge(found))
+        let add = |found: &mut Self, batch: &RecordBatch| {
+            if !found.is_full(buckets) {
+                found.polls(batch, question)
+            }
+        };
+        days.fold(&schema, window, &scan, Self::default, add, |found| {
+            if !self.is_full(buckets) {
+                self.merge(found)
+            }
+        })
     }
 
     fn states(&mut self, batch: &RecordBatch, question: &Question) {
@@ -397,6 +416,11 @@ impl Found {
     fn see(&mut self, account: &str, device: &str, bucket: usize, seeing: Seeing) {
         let key = (account.to_owned(), device.to_owned());
         self.devices.entry(key).or_default().see(bucket, seeing);
+    }
+
+    /// Whether so many intervals of each device are more than there is room for: then nothing more is taken in.
+    fn is_full(&self, buckets: &Buckets) -> bool {
+        self.devices.len().saturating_mul(buckets.count()) > MOST_INTERVALS
     }
 
     fn name(&mut self, device: &str, at: i64, name: &str) {
