@@ -344,11 +344,7 @@ fn what_was_written_before_the_rules_and_after_them_is_found_by_one_name() {
     let (config, file) = (dir.path().join("config.toml"), dir.path().join("more.ndjson"));
     put(&config, "[privacy.classes]\nperson = \"pseudonym\"\ndevice = \"pseudonym\"\n");
     put(&file, &format!("{}\n{}", of(KIOSK, 2), of(LAPTOP, 3)));
-    let with_rules = |args: &[&str]| {
-        let mut command = program();
-        command.env("DEX_ARCHIVE_PRIVACY_KEY", "sixteen letters!").arg("--archive").arg(&root);
-        run(command.arg("--config").arg(&config).args(args))
-    };
+    let with_rules = |args: &[&str]| with_rules(&root, &config, args);
     let imported = with_rules(&["import", "--account", ACCOUNT, file.to_str().expect("a path")]);
     assert_eq!(imported.0, Some(0), "{}", imported.1);
     let asked = |device: &str| {
@@ -397,11 +393,7 @@ fn a_name_and_its_pseudonym_are_found_in_any_spelling() {
     let (config, file) = (dir.path().join("config.toml"), dir.path().join("more.ndjson"));
     put(&config, "[privacy.classes]\nperson = \"pseudonym\"\n");
     put(&file, &of(2).to_string());
-    let with_rules = |args: &[&str]| {
-        let mut command = program();
-        command.env("DEX_ARCHIVE_PRIVACY_KEY", "sixteen letters!").arg("--archive").arg(&root);
-        run(command.arg("--config").arg(&config).args(args))
-    };
+    let with_rules = |args: &[&str]| with_rules(&root, &config, args);
     let imported = with_rules(&["import", "--account", ACCOUNT, file.to_str().expect("a path")]);
     assert_eq!(imported.0, Some(0), "{}", imported.1);
     for named in ["\u{c9}lodies mac", "\u{e9}LODIE*", "e\u{301}lodies mac", "elodie@example.com"] {
@@ -493,6 +485,12 @@ fn import(dir: &Path, root: &Path, account: &str, states: &[Value]) -> String {
     let (code, said) = run(program().arg("--archive").arg(root).args(["import", "--account", account]).arg(&file));
     assert_eq!(code, Some(0), "{said}");
     said
+}
+
+fn with_rules(root: &Path, config: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = program();
+    command.env("DEX_ARCHIVE_PRIVACY_KEY", "sixteen letters!").arg("--archive").arg(root);
+    run(command.arg("--config").arg(config).args(args))
 }
 
 fn ask(root: &Path, args: &[&str]) -> (Option<i32>, String) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use arrow_array::{Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use chrono::TimeDelta;
 
-use crate::archive::{ArchiveError, is_in_shard};
+use crate::archive::{ArchiveError, Scan, is_in_shard};
 use crate::clock::{Timestamp, Zone};
 use crate::query::device::devices_seen;
 use crate::query::newest::Newest;
@@ -162,8 +162,9 @@ impl Seen {
         let options = &GapsOptions { window, ..options.clone() };
         let (asked, asked_window) = one_more(options).unwrap_or_else(|| (buckets.clone(), window));
         let mut seen = Found::default();
-        seen.read_states(days, options.devices.as_deref(), window, &buckets)?;
-        seen.read_polls(days, options.devices.as_deref(), asked_window, &asked)?;
+        let question = |window, buckets| Question { window, buckets, asked: Asked::of(options.devices.as_deref()) };
+        seen.read_states(days, options.devices.as_deref(), &question(window, &buckets))?;
+        seen.read_polls(days, &question(asked_window, &asked))?;
         if seen.is_full(&asked) {
             return Err(QueryError::Intervals { devices: seen.devices.len(), intervals: buckets.count() });
         }
@@ -249,46 +250,39 @@ impl Found {
         &mut self,
         days: &Days,
         devices: Option<&[String]>,
-        window: Window,
-        buckets: &Buckets,
+        question: &Question,
     ) -> Result<(), ArchiveError> {
         let schema = Schema::device_state();
         let columns = ["account_id", "device_id", "timestamp", "device_name"].map(|name| column(&schema, name));
         let scan = scan_of(&schema, devices, columns);
-        let question = &Question { window, buckets, asked: Asked::of(devices) };
-        let add = |found: &mut Self, batch: &RecordBatch| {
-            if !found.is_full(buckets) {
-                found.states(batch, question)
-            }
-        };
-        days.fold(&schema, window, &scan, Self::default, add, |found| {
-            if !self.is_full(buckets) {
-                self.merge(found)
-            }
-        })
+        self.read(days, (&schema, &scan), question, Self::states)
     }
 
-    fn read_polls(
-        &mut self,
-        days: &Days,
-        devices: Option<&[String]>,
-        window: Window,
-        buckets: &Buckets,
-    ) -> Result<(), ArchiveError> {
+    fn read_polls(&mut self, days: &Days, question: &Question) -> Result<(), ArchiveError> {
         let schema = Schema::poll();
         let names =
             ["account_id", "device_id", "requested_at", "source", "outcome", "sweep_id", "page", "rows", "shard"];
         // The pages of the list have no device, and must be read too.
         let scan = scan_of(&schema, None, names.map(|name| column(&schema, name)));
-        let question = &Question { window, buckets, asked: Asked::of(devices) };
+        self.read(days, (&schema, &scan), question, Self::polls)
+    }
+
+    /// Takes in the rows of a scan, as long as there is room.
+    fn read(
+        &mut self,
+        days: &Days,
+        (schema, scan): (&Schema, &Scan),
+        question: &Question,
+        take: impl Fn(&mut Self, &RecordBatch, &Question) + Sync,
+    ) -> Result<(), ArchiveError> {
         let add = |found: &mut Self, batch: &RecordBatch| {
-            if !found.is_full(buckets) {
-                found.polls(batch, question)
+            if !found.is_full(question.buckets) {
+                take(found, batch, question);
             }
         };
-        days.fold(&schema, window, &scan, Self::default, add, |found| {
-            if !self.is_full(buckets) {
-                self.merge(found)
+        days.fold(schema, question.window, scan, Self::default, add, |found| {
+            if !self.is_full(question.buckets) {
+                self.merge(found);
             }
         })
     }
