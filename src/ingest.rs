@@ -553,7 +553,9 @@ impl Ingest {
             filed.unwrap_or_else(|error| published.hold(&error));
             if published.held.len() > held_before {
                 // Those are in the quarantine by now, and not journalled.
-                published.quarantined += if divided.is_quarantined { divided.quarantined() } else { 0 };
+                if divided.is_quarantined {
+                    published.count_quarantined(&divided);
+                }
                 divided = self.unchanged(divided, published);
                 self.journal(&divided).unwrap_or_else(|error| published.held.push(Held::new(&error)));
             }

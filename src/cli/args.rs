@@ -534,8 +534,13 @@ impl OutputArgs {
         match (self.format, ending(self.output.as_deref())) {
             (Some(format), _) => Ok(format),
             (None, None) => Ok(Format::Table),
-            (None, Some(ending)) => Format::of_ending(&ending)
-                .ok_or(ConfigError::Ending { ending, known: ".csv, .json, .ndjson, .md, .parquet, .txt" }),
+            (None, Some(ending)) => match Format::of_ending(&ending) {
+                Some(format) => Ok(format),
+                None if OTHERS.contains(&ending.as_str()) => {
+                    Err(ConfigError::Ending { ending, known: ".csv, .json, .ndjson, .md, .parquet, .txt" })
+                }
+                None => Ok(Format::Table),
+            },
         }
     }
 }
@@ -548,12 +553,24 @@ impl ReportArgs {
     pub(super) fn format(&self) -> Result<ReportFormat, ConfigError> {
         match (self.format, ending(self.output.as_deref()).as_deref()) {
             (Some(format), _) => Ok(format),
-            (None, None | Some("html" | "htm")) => Ok(ReportFormat::Html),
-            (None, Some("md")) => Ok(ReportFormat::Markdown),
+            (None, Some("md" | "markdown")) => Ok(ReportFormat::Markdown),
             (None, Some("json")) => Ok(ReportFormat::Json),
-            (None, Some(ending)) => Err(ConfigError::Ending { ending: ending.to_owned(), known: ".html, .md, .json" }),
+            (None, Some(ending)) if is_no_page(ending) => {
+                Err(ConfigError::Ending { ending: ending.to_owned(), known: ".html, .md, .json" })
+            }
+            (None, _) => Ok(ReportFormat::Html),
         }
     }
+}
+
+/// What the names of files end in that somebody opens with another program than this one writes for.
+const OTHERS: [&str; 16] =
+    ["xls", "xlsx", "ods", "pdf", "html", "htm", "png", "svg", "jpg", "gz", "zst", "zip", "xml", "yaml", "tsv", "docx"];
+
+/// Whether a report is no such file.
+fn is_no_page(ending: &str) -> bool {
+    let is_answer = matches!(ending, "csv" | "ndjson" | "jsonl" | "parquet");
+    is_answer || OTHERS.contains(&ending) && !matches!(ending, "html" | "htm")
 }
 
 /// What a file's name ends in, in lower case.

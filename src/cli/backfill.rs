@@ -17,7 +17,7 @@ use crate::shown::bytes;
 use crate::snapshot::{AccountId, DeviceId, HISTORY, Source};
 
 use super::args::{Args, BackfillArgs, ResolutionArg};
-use super::connect::{client, seed, with_credential};
+use super::connect::{Askable, client, seed, with_credential};
 use super::progress::Bar;
 use super::signals::until_stopped;
 use super::{Exit, print, summary, sweep_number, take};
@@ -30,10 +30,13 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
     let (place, file) = args.config()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
-    let (accounts, exit) = with_credential(command.api.clients(&file, seed(&clock))?)?;
+    let accounts = command.api.clients(&file, seed(&clock))?;
     if accounts.len() > 1 && !command.device.is_empty() {
         return Err(config::ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
     }
+    let several = accounts.len() > 1;
+    let Askable { accounts, left_out } = with_credential(accounts)?;
+    let exit = if left_out.is_empty() { Exit::Done } else { Exit::Failed };
     let wanted = accounts.iter().map(|(_, options)| Wanted::new(command, options.account_id.clone(), clock.now()));
     let wanted = wanted.collect::<anyhow::Result<Vec<_>>>()?;
     if command.dry_run {
@@ -41,11 +44,10 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         for ((_, options), wanted) in accounts.iter().zip(&wanted) {
             print_plan(&wanted.plan(archive.as_ref(), &policy, options.budget)?, args.verbose > 0)?;
         }
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     until_stopped(async |stop| {
         let mut exit = exit;
-        let several = accounts.len() > 1;
         let mut unasked = accounts.len();
         let mut summaries = serde_json::Map::new();
         for ((name, client_options), wanted) in accounts.into_iter().zip(&wanted) {

@@ -19,7 +19,7 @@ use crate::snapshot::DeviceId;
 
 use super::args::{Args, CollectArgs, SourceArg};
 use super::backfill::known_devices;
-use super::connect::{connect, seed, share_limits, with_credential};
+use super::connect::{Askable, connect, seed, share_limits, with_credential};
 use super::heal::Healer;
 use super::metrics::Metrics;
 use super::progress::Bar;
@@ -41,13 +41,16 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let every = command.every.as_deref().map(config::parse_duration).transpose()?;
     let clock = Clock::system();
     let (policy, access) = (file.policy()?, file.archive.readable_by);
-    let (mut accounts, readable) = with_credential(command.api.clients(&file, seed(&clock))?)?;
+    let accounts = command.api.clients(&file, seed(&clock))?;
+    let (several, names) = (accounts.len() > 1, accounts.iter().map(|(name, _)| name.clone()).collect());
+    let Askable { mut accounts, left_out } = with_credential(accounts)?;
     share_limits(&mut accounts);
     let rule = file.archive.publish_rule()?;
     let options = collect_options(command, every, rule)?;
-    if accounts.len() > 1 && !options.devices.is_empty() {
-        return Err(ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
+    if several && !options.devices.is_empty() {
+        return Err(ConfigError::WhichAccount(names).into());
     }
+    let exit = if left_out.is_empty() { Exit::Done } else { Exit::Failed };
     let (shards, count) = shards(command)?;
     if shards != Shards::All && command.self_heal {
         return Err(ConfigError::HealShard.into());
@@ -57,13 +60,14 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let archive = Archive::open(&place).ok().filter(|_| shards == Shards::All);
         let known = archive.and_then(|archive| known_devices(&Days::new(&archive, false), clock.now()).ok());
         let known = known.unwrap_or_default();
-        return print_plans(&accounts, &options, &known);
+        print_plans(&accounts, &options, &known)?;
+        return Ok(exit);
     }
     until_stopped(async |stop| {
         let found = find(&place, count, access).await?;
         let clients = connect(accounts, found.is_none(), &clock).await?;
         let taken = Taken { place: &place, shards, count, disk: Disk::new(access), policy: policy.clone() };
-        let (ingest, exit) = taken.begin(found, &options, &clock).await?;
+        let (ingest, begun) = taken.begin(found, &options, &clock).await?;
         let metrics = Metrics::new(place.disk(), command.metrics_file.clone(), every.is_some())?;
         if let Some(address) = command.metrics_listen {
             print::note(&format!("metrics: http://{}/metrics", metrics.listen(address).await?));
@@ -86,8 +90,9 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
         let quiet = args.quiet;
         let clock = clock.clone();
         let file = &file;
-        let sweeps = Sweeps { collectors, accounts, command, file, every, metrics, resumes, clock, quiet };
-        sweeps.run(&stop, exit.or_worse(readable)).await
+        let sweeps =
+            Sweeps { collectors, accounts, several, left_out, command, file, every, metrics, resumes, clock, quiet };
+        sweeps.run(&stop, exit.or_worse(begun)).await
     })
 }
 
@@ -96,7 +101,7 @@ fn print_plans(
     accounts: &[(String, ClientOptions)],
     options: &CollectOptions,
     known: &BTreeSet<(String, String)>,
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<()> {
     for (name, client) in accounts {
         let of = if accounts.len() > 1 { format!(" ({name})") } else { String::new() };
         let plan = Plan::new(options, client.budget);
@@ -108,7 +113,7 @@ fn print_plans(
             _ => format!("plan{of}: {plan}\n"),
         })?;
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// Which shards are to be collected, and how many the archive is said to have.

@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::config::ConfigError;
 
 use super::args::Clients;
-use super::{Exit, print};
+use super::print;
 
 /// A client; where the archive is absent and still to be made, one that has reached the API.
 pub(super) async fn client(options: ClientOptions, is_absent: bool, clock: &Clock) -> anyhow::Result<Client> {
@@ -16,9 +16,17 @@ pub(super) async fn client(options: ClientOptions, is_absent: bool, clock: &Cloc
     Ok(client)
 }
 
+/// Accounts, and those that cannot be asked.
+pub(super) struct Askable {
+    /// What each is called, and how it is asked.
+    pub(super) accounts: Vec<(String, ClientOptions)>,
+    /// What those are called that have no credential that can be read.
+    pub(super) left_out: Vec<String>,
+}
+
 /// The accounts that have a credential. Where one of several has none that can be read, it is told, and the others are
 /// asked all the same.
-pub(super) fn with_credential(accounts: Clients) -> Result<(Vec<(String, ClientOptions)>, Exit), ConfigError> {
+pub(super) fn with_credential(accounts: Clients) -> Result<Askable, ConfigError> {
     let (mut usable, mut unusable) = (Vec::new(), Vec::new());
     for (name, options) in accounts {
         match options {
@@ -27,13 +35,15 @@ pub(super) fn with_credential(accounts: Clients) -> Result<(Vec<(String, ClientO
             Err(error) => return Err(error),
         }
     }
-    if usable.is_empty() {
-        return unusable.into_iter().next().map_or(Ok((usable, Exit::Done)), |(_, error)| Err(error));
+    if usable.is_empty()
+        && let Some((_, error)) = unusable.pop()
+    {
+        return Err(error);
     }
     for (name, error) in &unusable {
         print::error(&format_args!("{name}: {error}; nothing is asked of it"));
     }
-    Ok((usable, if unusable.is_empty() { Exit::Done } else { Exit::Failed }))
+    Ok(Askable { accounts: usable, left_out: unusable.into_iter().map(|(name, _)| name).collect() })
 }
 
 /// A client for each account, beside each other where they have one credential.

@@ -73,7 +73,9 @@ fn judge(args: &Args, command: &ForgetArgs, archive: &Archive, policy: &Policy, 
     // Whether some of the rows under pseudonyms may be of whoever is named: by a key that is not here.
     let mark = policy.key_mark();
     let others = archive.pseudonym_keys().iter().filter(|key| Some(&key.mark) != mark.as_ref()).count();
-    let is_hidden = erased.other_pseudonyms > 0 && others > 0;
+    // A pseudonym that is typed as it stands is exact.
+    let are_exact = is_person && command.email.iter().all(|email| is_pseudonym(email));
+    let is_hidden = erased.other_pseudonyms > 0 && others > 0 && !are_exact;
     if erased.days.is_empty() && !is_hidden && !args.quiet {
         print::note("no row is about it: if there should be some, look at how it is written");
     }

@@ -83,7 +83,7 @@ fn tell_not_understood(published: &Published, quiet: bool) -> Exit {
     let place = |origin: Option<&Origin>| origin.map_or(String::new(), |origin| format!("{origin}: "));
     if let Some((origin, cause)) = published.first_quarantined.as_ref().filter(|_| !quiet) {
         print::note(&format!(
-            "  no device state, the first: {}{cause}; all are kept in _archive/quarantine",
+            "  no device state, the first: {}{cause}; see _archive/quarantine",
             place(origin.as_ref())
         ));
     }

@@ -156,6 +156,11 @@ impl Metrics {
         self.count(account, stats);
     }
 
+    /// Notes that nothing can be asked of an account.
+    pub(super) fn fail(&self, account: &str) {
+        self.success.with_label_values(&[account]).set(0.0);
+    }
+
     /// Counts what was sent for an account.
     pub(super) fn count(&self, account: &str, stats: &CollectStats) {
         for (counter, (_, _, value)) in self.counted.iter().zip(COUNTED) {

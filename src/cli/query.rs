@@ -27,6 +27,9 @@ use super::{Exit, print};
 
 pub(super) use table::table;
 
+/// For so long before a window a device is looked for that has no state in it, to say so: a mistyped name is to cost little.
+const LOOKED_BACK: chrono::TimeDelta = chrono::TimeDelta::days(92);
+
 /// Letters of a line where nobody says how many there are.
 const WIDTH: usize = 100;
 
@@ -173,13 +176,17 @@ impl<'a> Asker<'a> {
     /// Why nothing of a device is there in a window, as `error` says: it may have states at another time, or stand under a
     /// pseudonym.
     fn why_not(&self, device: &str, window: Window, error: QueryError) -> QueryError {
-        let since = self.now.checked_sub_signed(KNOWN_BEFORE).unwrap_or(window.since).min(window.since);
+        let since = window.since.checked_sub_signed(LOOKED_BACK).unwrap_or(window.since);
         let any = Window { since, until: self.now.max(window.until) };
-        let ids = self.device(device, any).unwrap_or_default();
+        let ids = match self.device(device, any) {
+            Ok(ids) => ids,
+            Err(ambiguous @ QueryError::Ambiguous { .. }) => return ambiguous,
+            Err(_) => Vec::new(),
+        };
         let last = last_seen(&self.days, &ids, any).ok().and_then(|seen| seen.into_values().max());
         if last.is_none() && self.has_unknown_keys {
-            print::note(
-                "what is personal stands under pseudonyms here: name the config that has their rules and key (--config)",
+            tracing::warn!(
+                "what is personal stands under pseudonyms here: name the config that has their rules and key (--config)"
             );
         }
         last.map_or(error, |last| QueryError::NotInWindow { device: device.to_owned(), window, last })

@@ -23,7 +23,7 @@ pub(super) fn run(args: &Args, command: &ReportArgs) -> anyhow::Result<Exit> {
     let window = Window { since: time(&command.since)?, until: time(&command.until)? };
     let every = command.every.as_deref().map(config::parse_duration).transpose()?;
     if let Some(typed) = &command.every
-        && every > (window.until - window.since).to_std().ok()
+        && (window.until - window.since).to_std().is_ok_and(|length| every > Some(length) && !length.is_zero())
     {
         return Err(ConfigError::LongEvery(typed.clone()).into());
     }

@@ -90,7 +90,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 /// What is put together.
 enum Node {
     Value(String),
-    Object(Vec<(String, Node)>),
+    /// Its members, and where its objects are among them.
+    Object(Vec<(String, Node)>, HashMap<String, usize>),
 }
 
 impl Mapping {
@@ -105,7 +106,7 @@ impl Mapping {
         let (mut account, mut body) = (None, Node::new());
         for (name, value) in members {
             let id = || serde_json::from_str::<String>(value.get()).ok().and_then(|id| AccountId::parse(&id).ok());
-            match id().filter(|_| name == self.account) {
+            match (name == self.account).then(id).flatten() {
                 Some(id) if account.as_ref().is_some_and(|other| *other != id) => return None,
                 Some(id) => account = Some(id),
                 None => self.put(&mut body, &name, value),
@@ -148,20 +149,20 @@ impl Field {
 
 impl Node {
     fn new() -> Self {
-        Self::Object(Vec::new())
+        Self::Object(Vec::new(), HashMap::new())
     }
 
     /// Puts a value at a path, beside what may stand there.
     fn put<'a>(&mut self, path: impl Iterator<Item = &'a str>, value: String) {
         let mut path = path.peekable();
         let mut object = self;
-        while let (Self::Object(members), Some(name)) = (object, path.next()) {
+        while let (Self::Object(members, objects), Some(name)) = (object, path.next()) {
             if path.peek().is_none() {
                 members.push((name.to_owned(), Self::Value(value)));
                 return;
             }
-            let is_its = |(other, node): &(String, Self)| other == name && matches!(node, Self::Object(_));
-            let at = members.iter().position(is_its).unwrap_or_else(|| {
+            let at = objects.get(name).copied().unwrap_or_else(|| {
+                objects.insert(name.to_owned(), members.len());
                 members.push((name.to_owned(), Self::new()));
                 members.len() - 1
             });
@@ -174,9 +175,9 @@ impl Node {
     fn write(&self, text: &mut String) {
         let mut members: Vec<_> = match self {
             Self::Value(value) => return text.push_str(value),
-            Self::Object(members) => members.iter().collect(),
+            Self::Object(members, _) => members.iter().collect(),
         };
-        members.sort_by_key(|(name, node)| (name, matches!(node, Self::Object(_))));
+        members.sort_by_key(|(name, node)| (name, matches!(node, Self::Object(..))));
         text.push('{');
         for (at, (name, member)) in members.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };

@@ -213,8 +213,8 @@ impl Divided {
         !self.changed().is_empty()
     }
 
-    /// What is left without the bodies of files that were changed; and what these are called. Only files that are there to stay may be
-    /// among them, of which no request brought anything.
+    /// What is left without the bodies of files that were changed; and what these are called. Only files that are there to
+    /// stay may be among them, of which no request brought anything.
     pub(super) fn without_changed(self, plan: &Arc<Plan>, shards: u32) -> (Self, Vec<String>) {
         let changed = self.changed();
         if changed.is_empty() {

@@ -20,5 +20,7 @@ fn settle_one(mut poll: Poll, fresh: &[Option<bool>]) -> Poll {
             poll.error = Some("the answer holds no device state; it is in the quarantine".to_owned());
         }
     }
+    // What came and is no row is in the quarantine.
+    poll.rows = u32::try_from(fresh.iter().flatten().count()).unwrap_or(u32::MAX);
     poll
 }

@@ -101,9 +101,13 @@ impl Published {
         self.states_known += fresh.len() as u64 - new;
     }
 
-    pub(super) fn count(&mut self, filed: &Divided) {
+    pub(super) fn count_quarantined(&mut self, filed: &Divided) {
         self.quarantined += filed.quarantined();
         self.first_quarantined = self.first_quarantined.take().or_else(|| filed.first_no_state());
+    }
+
+    pub(super) fn count(&mut self, filed: &Divided) {
+        self.count_quarantined(filed);
         for origin in filed.timeless() {
             self.states_timeless += 1;
             self.first_timeless = self.first_timeless.take().or_else(|| origin.cloned());

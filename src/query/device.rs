@@ -54,7 +54,7 @@ pub fn resolve_devices(days: &Days, named: &Named, window: Window) -> Result<Vec
             last_seen(days, &[id.clone(), pseudonym.to_owned()], window)?.into_keys().collect()
         }
         (None, _) => {
-            let wanted = [Some(folded(typed).into_owned()), pseudonym.map(str::to_owned)];
+            let wanted = [Some(folded(typed.trim()).into_owned()), pseudonym.map(str::to_owned)];
             let is_meant = |id: &str, word: Option<&str>| wanted.iter().flatten().any(|name| is_meant(name, id, word));
             let devices = called(days, window, &is_meant)?;
             let by_word: Vec<String> =
@@ -196,8 +196,8 @@ fn seen(days: &Days, window: Window, devices: Option<&[String]>) -> Result<Times
 fn is_meant(wanted: &str, id: &str, word: Option<&str>) -> bool {
     match word {
         None => wanted.len() >= SHORTEST_PREFIX && folded(id).starts_with(wanted),
-        Some(word) if is_pattern(wanted) => matches(wanted, &folded(word)),
-        Some(word) => folded(word) == wanted,
+        Some(word) if is_pattern(wanted) => matches(wanted, &folded(word.trim())),
+        Some(word) => folded(word.trim()) == wanted,
     }
 }
 

@@ -123,14 +123,12 @@ fn add(found: &mut Sweeps, batch: &RecordBatch, window: Window) {
     for row in (0..batch.num_rows()).filter(|&row| window.holds_row(at, row) && !is_history(row)) {
         let shard = shards.is_valid(row).then(|| shards.value(row).to_owned());
         let key = (accounts.value(row).to_owned(), sweeps.value(row).to_owned(), shard);
-        let has_failed = outcomes.value(row) == Outcome::Failed.as_str();
         found.entry(key).or_insert(Counts::NONE).merge(Counts {
             began: at.value(row),
             ended: at.value(row),
             requests: 1,
-            failed: u64::from(has_failed),
-            // What came in an answer that failed was no state.
-            states: if has_failed { 0 } else { u64::try_from(rows.value(row)).unwrap_or(0) },
+            failed: u64::from(outcomes.value(row) == Outcome::Failed.as_str()),
+            states: u64::try_from(rows.value(row)).unwrap_or(0),
         });
     }
 }

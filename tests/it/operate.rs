@@ -8,8 +8,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arrow_array::Array;
-use arrow_array::cast::AsArray;
 use chrono::TimeDelta;
 use dex_archive::clock::{self, Clock};
 use dex_archive::sim::{FaultKind, Faults, RateLimit, ServerOptions};
@@ -37,20 +35,21 @@ fn rename(from: &Path, to: &Path) {
 }
 
 #[test]
-fn status_counts_no_states_in_answers_that_failed() {
-    let (_dir, archive) = place();
-    let api = Api::start(60, Duration::from_mins(10), |options| options);
-    api.handle.set_faults(Faults::none().with(FaultKind::Garbage, 0.3));
-    assert_eq!(run(&mut api.collect(&archive)).0, Some(3));
-    let states: i64 = rows(&archive, &dex_archive::schema::Schema::poll())
-        .iter()
-        .filter(|(batch, row)| text(batch, "outcome", *row) != "failed" && !batch["rows"].is_null(*row))
-        .map(|(batch, row)| batch["rows"].as_primitive::<arrow_array::types::Int64Type>().value(*row))
-        .sum();
-    let (_, told) = json(program().arg("--archive").arg(&archive).args(["status", "--format", "json"]));
-    let sweep = &told["last_sweeps"][0];
-    assert!(sweep["failed"].as_u64() > Some(0), "{told:#}");
-    assert_eq!(sweep["states"].as_i64(), Some(states), "{told:#}");
+fn status_counts_the_states_that_a_sweep_brought_and_nothing_else() {
+    for fault in [FaultKind::Garbage, FaultKind::ClockOff] {
+        let (dir, archive) = place();
+        let api = Api::start(60, Duration::from_mins(10), |options| options);
+        api.handle.set_faults(Faults::none().with(fault, 0.3));
+        let summary = dir.path().join("summary.json");
+        assert_eq!(run(api.collect(&archive).arg("--summary-json").arg(&summary)).0, Some(3));
+        let summary = std::fs::read_to_string(&summary).expect("a file");
+        let summary: serde_json::Value = serde_json::from_str(&summary).expect("JSON");
+        let states = summary["states_new"].as_u64().zip(summary["states_unchanged"].as_u64()).map(|(a, b)| a + b);
+        let (_, told) = json(program().arg("--archive").arg(&archive).args(["status", "--format", "json"]));
+        let sweep = &told["last_sweeps"][0];
+        assert!(sweep["failed"].as_u64() > Some(0) && states > Some(0), "{told:#}");
+        assert_eq!(sweep["states"].as_u64(), states, "{fault:?}: {told:#}");
+    }
 }
 
 #[test]
@@ -469,7 +468,7 @@ fn a_loop_takes_the_token_that_its_file_holds_by_now() {
 }
 
 #[test]
-fn a_loop_gives_no_account_the_token_of_one_that_it_began_without() {
+fn a_loop_ends_for_an_account_whose_token_came_later_and_gives_it_to_no_other() {
     let (dir, archive) = place();
     let api = Api::start(5, Duration::from_secs(2), |options| ServerOptions {
         accounts: vec![OTHER.to_owned()],
@@ -491,15 +490,18 @@ fn a_loop_gives_no_account_the_token_of_one_that_it_began_without() {
     let said = || std::fs::read_to_string(at("log")).expect("a file");
     let mut collect = program();
     collect.arg("--archive").arg(&archive).arg("--config").arg(at("config.toml")).args(["collect", "--every", "1s"]);
+    collect.arg("--metrics-file").arg(at("metrics"));
     collect.stderr(std::fs::OpenOptions::new().append(true).open(at("log")).expect("a file"));
-    let _running = Running(collect.spawn().expect("the program starts"));
-    let sweeps = || said().matches(" 0 failed").count();
-    wait_for(|| sweeps() > 0);
-    assert!(said().contains("emea: cannot read "), "{}", said());
+    let mut running = Running(collect.spawn().expect("the program starts"));
+    wait_for(|| {
+        said().matches("emea: cannot read ").count() > 1 && said().contains("apac: ") && at("metrics").exists()
+    });
+    let metrics = std::fs::read_to_string(at("metrics")).expect("a file");
+    assert!(metrics.contains(&format!("dex_archive_last_sweep_success{{account=\"{ACCOUNT}\"}} 0\n")), "{metrics}");
     put(&at("emea"), "emea's");
-    let before = sweeps();
-    wait_for(|| sweeps() > before + 2);
-    assert!(!said().contains("refused"), "{}", said());
+    wait_for(|| running.0.try_wait().expect("a process").is_some());
+    assert_eq!(running.0.wait().expect("a process").code(), Some(1), "whoever watches over it starts it again");
+    assert!(said().contains("emea: its token can be read now") && !said().contains("refused"), "{}", said());
 }
 
 #[test]

@@ -25,6 +25,10 @@ pub(super) struct Sweeps<'a> {
     /// One for each account.
     pub(super) collectors: Vec<Collector<'a>>,
     pub(super) accounts: Vec<Account>,
+    /// Whether several are meant, some of which may be left out.
+    pub(super) several: bool,
+    /// What those are called that are meant and have no credential that can be read.
+    pub(super) left_out: Vec<String>,
     pub(super) command: &'a CollectArgs,
     pub(super) file: &'a ConfigFile,
     pub(super) every: Option<Duration>,
@@ -86,7 +90,7 @@ impl Sweeps<'_> {
         let (command, every) = (self.command, self.every);
         // A loop that is stopped has done what it should; what its sweeps met was told when they met it.
         let is_endless = every.is_some() && command.sweeps.is_none();
-        let mut ended_by = None;
+        let (mut ended_by, mut is_replaced) = (None, false);
         for number in 1_u64.. {
             let swept = Collector::sweep_side_by_side(&mut self.collectors, sweep_number(number)).await;
             let ended = command.sweeps == Some(number) || stop.is_requested();
@@ -111,9 +115,16 @@ impl Sweeps<'_> {
                 break;
             }
             check_shards(self.resumes.archive.clone()).await?;
-            self.renew_credentials();
+            if self.renew_credentials() {
+                is_replaced = true;
+                break;
+            }
         }
-        let exit = if is_endless { Exit::Done } else { exit };
+        let exit = match is_endless {
+            true if is_replaced => Exit::Failed,
+            true => Exit::Done,
+            false => exit,
+        };
         self.end(exit, ended_by).await
     }
 
@@ -139,8 +150,9 @@ impl Sweeps<'_> {
         }
     }
 
-    /// Takes the tokens that the files hold by now: a loop outlives them. Where one cannot be read, it stays as it was.
-    fn renew_credentials(&self) {
+    /// Takes the tokens that the files hold by now: a loop outlives them. Where one cannot be read, it stays as it was. True
+    /// where that of an account that was left out can be read: whoever watches over the process starts one that asks for it.
+    fn renew_credentials(&self) -> bool {
         let mut credentials = self.command.api.credentials(self.file);
         for (collector, account) in self.collectors.iter().zip(&self.accounts) {
             match credentials.remove(&account.name) {
@@ -149,11 +161,25 @@ impl Sweeps<'_> {
                 None => (),
             }
         }
+        let mut can_be_asked = false;
+        for name in &self.left_out {
+            match credentials.remove(name) {
+                Some(Ok(_)) => {
+                    print::error(&format_args!(
+                        "{name}: its token can be read now: start the collector again to ask for it"
+                    ));
+                    can_be_asked = true;
+                }
+                Some(Err(error)) => print::error(&format_args!("{name}: {error}; nothing is asked of it")),
+                None => (),
+            }
+        }
+        can_be_asked
     }
 
     /// Tells how the accounts' sweeps went. Where one of several failed, it is told, and the others count.
     fn tell(&self, swept: Vec<(CollectStats, Option<CollectError>)>, stop: &Stop) -> Told {
-        let several = swept.len() > 1;
+        let several = self.several;
         let Swept { total, by_account, mut failures } = self.add_up(swept, stop);
         let all_failed = failures.len() == self.accounts.len();
         // What ends the program is told as it ends, once.
@@ -182,7 +208,7 @@ impl Sweeps<'_> {
 
     /// Adds up what the accounts' sweeps did, and notes it in the metrics.
     fn add_up(&self, swept: Vec<(CollectStats, Option<CollectError>)>, stop: &Stop) -> Swept<'_> {
-        let (several, now) = (swept.len() > 1, self.clock.now());
+        let (several, now) = (self.several, self.clock.now());
         // What was published, the first one says; what went wrong with that went wrong for all.
         let is_published = swept.first().is_none_or(|(stats, failed)| {
             let is_theirs = matches!(failed, Some(CollectError::Ingest(_) | CollectError::Ended));
@@ -207,6 +233,9 @@ impl Sweeps<'_> {
                 Some(total) => total.merge(stats),
             }
             failures.extend(failed.map(|error| (account.name.as_str(), error)));
+        }
+        for (id, _) in self.file.known_accounts().iter().filter(|(_, name)| self.left_out.contains(name)) {
+            self.metrics.fail(id);
         }
         Swept { total: total.unwrap_or_default(), by_account, failures }
     }
