@@ -117,7 +117,7 @@ pub struct Poll {
     /// How it ended. Whether a state is new is known only once the archive has been looked at:
     /// until then an answer with states counts as [`Outcome::State`].
     pub outcome: Outcome,
-    /// Bodies in the answer.
+    /// Bodies in the answer; once the archive has been looked at, but for those in the quarantine.
     pub rows: u32,
     /// HTTP status of the last attempt.
     pub http_status: Option<u16>,

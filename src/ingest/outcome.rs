@@ -20,7 +20,49 @@ fn settle_one(mut poll: Poll, fresh: &[Option<bool>]) -> Poll {
             poll.error = Some("the answer holds no device state; it is in the quarantine".to_owned());
         }
     }
-    // What came and is no row is in the quarantine.
-    poll.rows = u32::try_from(fresh.iter().flatten().count()).unwrap_or(u32::MAX);
+    // Those of other collectors' shards, which are not here, count as well.
+    let quarantined = fresh.iter().filter(|fresh| fresh.is_none()).count();
+    poll.rows = poll.rows.saturating_sub(u32::try_from(quarantined).unwrap_or(u32::MAX));
     poll
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::snapshot::{AccountId, Endpoint};
+
+    fn page() -> Poll {
+        Poll {
+            sweep_id: "s".to_owned(),
+            account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
+            requested_at: clock::from_micros(0).expect("a time"),
+            endpoint: Endpoint::List,
+            device_id: None,
+            page: Some(1),
+            listing: None,
+            outcome: Outcome::State,
+            rows: 0,
+            http_status: None,
+            error_code: None,
+            error: None,
+            attempts: 1,
+            latency_ms: None,
+            cf_ray: None,
+            shard: None,
+        }
+    }
+
+    #[test]
+    fn what_went_to_the_quarantine_is_no_row_of_a_page_and_what_is_anothers_is_one() {
+        let settled = |outcome, rows, fresh: &[Option<bool>]| {
+            let poll = settle_one(Poll { outcome, rows, ..page() }, fresh);
+            (poll.outcome, poll.rows)
+        };
+        assert_eq!(settled(Outcome::State, 5, &[Some(true), None]), (Outcome::State, 4));
+        assert_eq!(settled(Outcome::State, 5, &[]), (Outcome::Failed, 5));
+        assert_eq!(settled(Outcome::State, 2, &[None, None]), (Outcome::Failed, 0));
+        assert_eq!(settled(Outcome::State, 1, &[Some(false)]), (Outcome::Unchanged, 1));
+        assert_eq!(settled(Outcome::Failed, 3, &[Some(true), None, None]), (Outcome::Failed, 1));
+    }
 }
