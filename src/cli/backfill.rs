@@ -17,7 +17,7 @@ use crate::shown::bytes;
 use crate::snapshot::{AccountId, DeviceId, HISTORY, Source};
 
 use super::args::{Args, BackfillArgs, ResolutionArg};
-use super::connect::{Askable, client, seed, with_credential};
+use super::connect::{client, seed, with_credential};
 use super::progress::Bar;
 use super::signals::until_stopped;
 use super::{Exit, print, summary, sweep_number, take};
@@ -35,8 +35,8 @@ pub(super) fn run(args: &Args, command: &BackfillArgs) -> anyhow::Result<Exit> {
         return Err(config::ConfigError::WhichAccount(accounts.into_iter().map(|(name, _)| name).collect()).into());
     }
     let several = accounts.len() > 1;
-    let Askable { accounts, left_out } = with_credential(accounts)?;
-    let exit = if left_out.is_empty() { Exit::Done } else { Exit::Failed };
+    let askable = with_credential(accounts)?;
+    let (exit, accounts) = (askable.exit(), askable.accounts);
     let wanted = accounts.iter().map(|(_, options)| Wanted::new(command, options.account_id.clone(), clock.now()));
     let wanted = wanted.collect::<anyhow::Result<Vec<_>>>()?;
     if command.dry_run {

@@ -43,14 +43,15 @@ pub(super) fn run(args: &Args, command: &CollectArgs) -> anyhow::Result<Exit> {
     let (policy, access) = (file.policy()?, file.archive.readable_by);
     let accounts = command.api.clients(&file, seed(&clock))?;
     let (several, names) = (accounts.len() > 1, accounts.iter().map(|(name, _)| name.clone()).collect());
-    let Askable { mut accounts, left_out } = with_credential(accounts)?;
+    let askable = with_credential(accounts)?;
+    let exit = askable.exit();
+    let Askable { mut accounts, left_out } = askable;
     share_limits(&mut accounts);
     let rule = file.archive.publish_rule()?;
     let options = collect_options(command, every, rule)?;
     if several && !options.devices.is_empty() {
         return Err(ConfigError::WhichAccount(names).into());
     }
-    let exit = if left_out.is_empty() { Exit::Done } else { Exit::Failed };
     let (shards, count) = shards(command)?;
     if shards != Shards::All && command.self_heal {
         return Err(ConfigError::HealShard.into());

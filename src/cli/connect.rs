@@ -5,7 +5,7 @@ use crate::clock::Clock;
 use crate::config::ConfigError;
 
 use super::args::Clients;
-use super::print;
+use super::{Exit, print};
 
 /// A client; where the archive is absent and still to be made, one that has reached the API.
 pub(super) async fn client(options: ClientOptions, is_absent: bool, clock: &Clock) -> anyhow::Result<Client> {
@@ -22,6 +22,13 @@ pub(super) struct Askable {
     pub(super) accounts: Vec<(String, ClientOptions)>,
     /// What those are called that have no credential that can be read.
     pub(super) left_out: Vec<String>,
+}
+
+impl Askable {
+    /// How a command ends that does the rest of its work well.
+    pub(super) fn exit(&self) -> Exit {
+        if self.left_out.is_empty() { Exit::Done } else { Exit::Failed }
+    }
 }
 
 /// The accounts that have a credential. Where one of several has none that can be read, it is told, and the others are
