@@ -299,6 +299,31 @@ pub fn sweep_id(start: Timestamp, number: u16) -> String {
 }
 
 #[cfg(test)]
+impl Poll {
+    /// A request, for tests.
+    pub(crate) fn example(endpoint: Endpoint) -> Self {
+        Self {
+            sweep_id: "s".to_owned(),
+            account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
+            requested_at: clock::from_micros(0).expect("a time"),
+            endpoint,
+            device_id: None,
+            page: None,
+            listing: None,
+            outcome: Outcome::State,
+            rows: 0,
+            http_status: None,
+            error_code: None,
+            error: None,
+            attempts: 1,
+            latency_ms: None,
+            cf_ray: None,
+            shard: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -536,32 +536,10 @@ fn sorted(devices: &HashSet<DeviceId>) -> Vec<DeviceId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
-    use crate::snapshot::{AccountId, Poll};
-
-    fn poll(endpoint: Endpoint) -> Poll {
-        Poll {
-            sweep_id: "s".to_owned(),
-            account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
-            requested_at: clock::from_micros(0).expect("a time"),
-            endpoint,
-            device_id: None,
-            page: None,
-            listing: None,
-            outcome: Outcome::State,
-            rows: 0,
-            http_status: None,
-            error_code: None,
-            error: None,
-            attempts: 1,
-            latency_ms: None,
-            cf_ray: None,
-            shard: None,
-        }
-    }
+    use crate::snapshot::Poll;
 
     fn answer(endpoint: Endpoint, ids: &[&str]) -> Answer {
-        let poll = poll(endpoint);
+        let poll = Poll::example(endpoint);
         let bodies = ids.iter().map(|id| Body::new(&format!(r#"{{"deviceId":"{id}"}}"#))).collect();
         let (account_id, collected_at) = (poll.account_id.clone(), poll.requested_at);
         Answer { account_id, sweep_id: "s".to_owned(), source: Source::List, collected_at, bodies, poll: Some(poll) }

@@ -29,34 +29,12 @@ fn settle_one(mut poll: Poll, fresh: &[Option<bool>]) -> Poll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
-    use crate::snapshot::{AccountId, Endpoint};
-
-    fn page() -> Poll {
-        Poll {
-            sweep_id: "s".to_owned(),
-            account_id: AccountId::parse("01a7362d577a6c3019a474fd6f485823").expect("an id"),
-            requested_at: clock::from_micros(0).expect("a time"),
-            endpoint: Endpoint::List,
-            device_id: None,
-            page: Some(1),
-            listing: None,
-            outcome: Outcome::State,
-            rows: 0,
-            http_status: None,
-            error_code: None,
-            error: None,
-            attempts: 1,
-            latency_ms: None,
-            cf_ray: None,
-            shard: None,
-        }
-    }
+    use crate::snapshot::Endpoint;
 
     #[test]
     fn what_went_to_the_quarantine_is_no_row_of_a_page_and_what_is_anothers_is_one() {
         let settled = |outcome, rows, fresh: &[Option<bool>]| {
-            let poll = settle_one(Poll { outcome, rows, ..page() }, fresh);
+            let poll = settle_one(Poll { outcome, rows, ..Poll::example(Endpoint::List) }, fresh);
             (poll.outcome, poll.rows)
         };
         assert_eq!(settled(Outcome::State, 5, &[Some(true), None]), (Outcome::State, 4));
